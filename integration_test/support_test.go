@@ -1,0 +1,232 @@
+// Package integration_test holds the tests that need a server: the contract of
+// xactlock, rule by rule, against a real PostgreSQL and a real PgBouncer.
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// patience bounds every wait for a state. It is generous, because what ends in
+// it is a test that fails anyway.
+const patience = 30 * time.Second
+
+// newDB returns a pool on a database of the test's own.
+func newDB(tb testing.TB) *sql.DB {
+	tb.Helper()
+	return openDB(tb, pgtest.New(tb).Database(tb))
+}
+
+// openDB returns a pool on dsn, and at the end of the test checks that no
+// connection of it is in use.
+func openDB(tb testing.TB, dsn string, options ...func(*pgx.ConnConfig)) *sql.DB {
+	tb.Helper()
+	return openStdlib(tb, dsn, nil, options...)
+}
+
+// openMetered is openDB with a meter, and without pgx's question whether a
+// connection that was idle for a second is alive, a message now and then.
+func openMetered(tb testing.TB, dsn string, m *meter) *sql.DB {
+	tb.Helper()
+	never := stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false })
+	return openStdlib(tb, dsn, []stdlib.OptionOpenDB{never}, m.on)
+}
+
+func openStdlib(tb testing.TB, dsn string, opts []stdlib.OptionOpenDB, options ...func(*pgx.ConnConfig)) *sql.DB {
+	tb.Helper()
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, option := range options {
+		option(config)
+	}
+	db := stdlib.OpenDB(*config, opts...)
+	db.SetMaxOpenConns(20)
+	db.SetMaxIdleConns(20)
+	tb.Cleanup(func() {
+		until(tb, "no connection is in use", func() bool { return db.Stats().InUse == 0 })
+		if err := db.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return db
+}
+
+// until waits for a state.
+func until(tb testing.TB, state string, reached func() bool) {
+	tb.Helper()
+	for deadline := time.Now().Add(patience); !reached(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("after %v it is still not so that %s", patience, state)
+		}
+	}
+}
+
+// exec runs a statement that must succeed.
+func exec(tb testing.TB, db *sql.DB, query string, args ...any) {
+	tb.Helper()
+	if _, err := db.Exec(query, args...); err != nil {
+		tb.Fatalf("%s: %v", query, err)
+	}
+}
+
+// number returns the one number that a query returns.
+func number(tb testing.TB, db interface {
+	QueryRow(string, ...any) *sql.Row
+}, query string, args ...any) int {
+	tb.Helper()
+	var n int
+	if err := db.QueryRow(query, args...).Scan(&n); err != nil {
+		tb.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+const inThisDatabase = ` locktype = 'advisory' and database = (select oid from pg_database where datname = current_database()) `
+
+// held and waiting count the advisory locks of the database of db.
+func heldLocks(tb testing.TB, db *sql.DB) int {
+	tb.Helper()
+	return number(tb, db, `select count(*) from pg_locks where granted and`+inThisDatabase)
+}
+
+func waitingLocks(tb testing.TB, db *sql.DB) int {
+	tb.Helper()
+	return number(tb, db, `select count(*) from pg_locks where not granted and`+inThisDatabase)
+}
+
+// noTrace checks that the database has no advisory lock and no transaction
+// open, and the pools no connection in use.
+func noTrace(tb testing.TB, db *sql.DB, pools ...*sql.DB) {
+	tb.Helper()
+	until(tb, "there is no advisory lock", func() bool { return heldLocks(tb, db)+waitingLocks(tb, db) == 0 })
+	until(tb, "no transaction is open", func() bool {
+		return number(tb, db, `select count(*) from pg_stat_activity
+			where datname = current_database() and pid <> pg_backend_pid() and xact_start is not null`) == 0
+	})
+	for _, pool := range append(pools, db) {
+		until(tb, "no connection is in use", func() bool { return pool.Stats().InUse == 0 })
+	}
+}
+
+// holder is somebody else who holds a lock, until release.
+type holder struct {
+	release func() error
+	pid     int
+}
+
+// hold takes key through locker and holds it until release, or the end of the
+// test.
+func hold(tb testing.TB, locker *xactlock.Locker, key hashkey.Key) *holder {
+	tb.Helper()
+	h := new(holder)
+	holding, leave, left := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		left <- locker.WithTx(context.Background(), key, func(ctx context.Context, tx *sql.Tx) error {
+			if err := tx.QueryRow(`select pg_backend_pid()`).Scan(&h.pid); err != nil {
+				return err
+			}
+			close(holding)
+			<-leave
+			return nil
+		})
+	}()
+	select {
+	case <-holding:
+	case err := <-left:
+		tb.Fatalf("hold %v: %v", key, err)
+	case <-time.After(patience):
+		tb.Fatalf("hold %v: no lock", key)
+	}
+	h.release = sync.OnceValue(func() error {
+		close(leave)
+		return <-left
+	})
+	tb.Cleanup(func() {
+		if err := h.release(); err != nil && !errors.Is(err, errExpected) {
+			tb.Logf("hold %v: %v", key, err)
+		}
+	})
+	return h
+}
+
+var errExpected = errors.New("an error of the test's own")
+
+// nothing is the empty callback.
+func nothing(context.Context, *sql.Tx) error { return nil }
+
+// unreachable is the callback of a call that must not get so far.
+func unreachable(tb testing.TB) xactlock.Func {
+	return func(context.Context, *sql.Tx) error {
+		tb.Error("fn ran")
+		return nil
+	}
+}
+
+// meter counts what a pool's connections send.
+type meter struct {
+	messages atomic.Int64 // writes: what pgx sends at once, it waits for at once
+	dials    atomic.Int64
+}
+
+// on has a connection's dialer metered.
+func (m *meter) on(config *pgx.ConnConfig) {
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		m.dials.Add(1)
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &meteredConn{Conn: conn, meter: m}, nil
+	}
+}
+
+type meteredConn struct {
+	net.Conn
+	meter *meter
+}
+
+func (c *meteredConn) Write(b []byte) (int, error) {
+	c.meter.messages.Add(1)
+	return c.Conn.Write(b)
+}
+
+// during returns the messages sent while f runs.
+func (m *meter) during(tb testing.TB, f func() error) int {
+	tb.Helper()
+	before := m.messages.Load()
+	if err := f(); err != nil {
+		tb.Fatal(err)
+	}
+	return int(m.messages.Load() - before)
+}
+
+// parallel runs f n times at once and returns the errors.
+func parallel(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var group sync.WaitGroup
+	for i := range n {
+		group.Go(func() {
+			if err := f(i); err != nil {
+				errs[i] = fmt.Errorf("goroutine %d: %w", i, err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}

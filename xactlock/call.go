@@ -1,0 +1,229 @@
+package xactlock
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/held"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+)
+
+var (
+	errNilDB   = errors.New("xactlock: New was given a nil *sql.DB")
+	errNilFunc = errors.New("xactlock: fn is nil")
+	errNoKeys  = errors.New("xactlock: no keys")
+
+	errMaxHold  = errors.New("xactlock: Options.MaxHold is over")
+	errPanicked = errors.New("xactlock: fn panicked")                // seen by no caller
+	errRefused  = errors.New("xactlock: somebody else has the lock") // seen by no caller
+)
+
+// maxDeadConns is how many connections that died in the pool, as all do when
+// the server restarts, a call puts up with.
+const maxDeadConns = 3
+
+// call is one WithTx, from the call to its end.
+type call struct {
+	*Locker
+	keys []hashkey.Key
+	fn   Func
+	try  bool
+
+	ran  bool // fn was called
+	dead int  // connections of the pool that turned out to be dead
+
+	panicked   bool
+	panicValue any
+
+	began, granted time.Time // for Observe
+	contended      bool
+	outcome        Outcome
+}
+
+func (l *Locker) run(ctx context.Context, keys []hashkey.Key, fn Func, try bool) (err error) {
+	c := &call{Locker: l, keys: keys, fn: fn, try: try, outcome: Failed}
+	if l.opts.Observe != nil {
+		c.began = time.Now()
+		defer func() { c.observe(err) }()
+	}
+	if err := c.check(ctx); err != nil {
+		return err
+	}
+	err = c.acquireAndRun(ctx)
+	if c.panicked {
+		err = nil
+		panic(c.panicValue)
+	}
+	return err
+}
+
+func (c *call) check(ctx context.Context) error {
+	switch {
+	case c.invalid != nil:
+		return c.invalid
+	case c.fn == nil:
+		return errNilFunc
+	case len(c.keys) == 0:
+		return errNoKeys
+	case held.Any(ctx, held.Transaction, c.db), held.Key(ctx, c.db, c.keys):
+		return fmt.Errorf("%w: %s", ErrNested, lockerr.Keys(c.keys))
+	}
+	return nil
+}
+
+// acquireAndRun checks connections out until the lock is granted on one and fn
+// has run there, or the wait is over.
+func (c *call) acquireAndRun(ctx context.Context) error {
+	waitCtx := ctx
+	if c.opts.Wait > 0 {
+		var cancel context.CancelFunc
+		waitCtx, cancel = context.WithTimeout(ctx, c.opts.Wait)
+		defer cancel()
+	}
+	for {
+		again, err := c.checkOut(ctx, waitCtx)
+		if !again {
+			return err
+		}
+	}
+}
+
+// checkOut takes one connection from the pool, asks for the lock there and
+// runs fn if it is granted. It reports whether to try again on another one.
+func (c *call) checkOut(ctx, waitCtx context.Context) (again bool, err error) {
+	conn, err := c.db.Conn(waitCtx)
+	if err != nil {
+		return false, c.notAcquired(waitCtx, err)
+	}
+	again, err = c.onConn(ctx, waitCtx, conn)
+	if errors.Is(err, errRefused) {
+		return c.refused(waitCtx)
+	}
+	return again, err
+}
+
+// onConn does the same on conn, and gives it back.
+func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool, err error) {
+	defer conn.Close() // fails only where Raw has discarded the connection
+	pgx := false
+	if !c.opts.Plain {
+		rawErr := conn.Raw(func(driverConn any) error {
+			s := unwrap(driverConn)
+			if s == nil {
+				return nil
+			}
+			pgx = true
+			again, err = c.onSession(ctx, waitCtx, s)
+			if s.reusable() {
+				return nil
+			}
+			// ErrBadConn alone would be too little: a *sql.DB over a pgxpool
+			// only gives the connection back to that.
+			s.close()
+			return driver.ErrBadConn
+		})
+		if rawErr != nil && !pgx {
+			return false, c.notAcquired(waitCtx, rawErr)
+		}
+	}
+	if !pgx {
+		err = c.onPlain(ctx, waitCtx, conn)
+	}
+	return again, err
+}
+
+// refused is what a call does whose try was refused and that does not wait on
+// the server: a try gives up, a poll sleeps.
+func (c *call) refused(waitCtx context.Context) (again bool, err error) {
+	c.contended = true
+	if c.try {
+		c.outcome = NotAcquired
+		return false, fmt.Errorf("%w: %s", ErrNotAcquired, lockerr.Keys(c.keys))
+	}
+	if !sleep(waitCtx, c.opts.Poll) {
+		return false, c.notAcquired(waitCtx, nil)
+	}
+	return true, nil
+}
+
+// waits reports whether the call queues on the server when a try is refused.
+func (c *call) waits() bool { return !c.try && c.opts.Poll == 0 }
+
+// notAcquired returns the error of a call that ends before the grant.
+func (c *call) notAcquired(waitCtx context.Context, err error) error {
+	err = lockerr.Acquire(waitCtx, "xactlock", c.keys, err)
+	if errors.Is(err, ErrNotAcquired) {
+		c.outcome = NotAcquired
+	}
+	return err
+}
+
+// hold runs fn, now that tx holds the lock, and returns fn's error, or why the
+// transaction must not commit though fn returned nil. end is called if fn ends
+// the goroutine, which no code after this call would see.
+func (c *call) hold(ctx context.Context, tx *sql.Tx, end func()) error {
+	if c.opts.Observe != nil {
+		c.granted = time.Now()
+	}
+	c.ran, c.outcome = true, RolledBack
+	mark := held.With(ctx, held.Transaction, c.db, c.keys)
+	defer mark.Release()
+	fnCtx := context.Context(mark)
+	if c.opts.MaxHold > 0 {
+		var cancel context.CancelFunc
+		fnCtx, cancel = context.WithTimeoutCause(mark, c.opts.MaxHold, errMaxHold)
+		defer cancel()
+	}
+	if err := c.call(fnCtx, tx, end); err != nil {
+		return err
+	}
+	if err := fnCtx.Err(); err != nil {
+		if cause := context.Cause(fnCtx); !errors.Is(cause, err) {
+			err = fmt.Errorf("%w: %w", err, cause)
+		}
+		return fmt.Errorf("xactlock: %s: rolled back, because ctx ended inside fn: %w", lockerr.Keys(c.keys), err)
+	}
+	return nil
+}
+
+// call calls fn. A panic is caught, so that the connection can be cleaned and
+// kept, and raised again by run. runtime.Goexit cannot be caught: end is
+// called on its way out.
+func (c *call) call(ctx context.Context, tx *sql.Tx, end func()) (err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if c.panicValue = recover(); c.panicValue != nil {
+			c.panicked = true
+			err = errPanicked
+			return
+		}
+		end()
+	}()
+	err = c.fn(ctx, tx)
+	returned = true
+	return err
+}
+
+func (c *call) observe(err error) {
+	now := time.Now()
+	e := Event{
+		Keys:      c.keys,
+		Shared:    c.opts.Shared,
+		Waited:    now.Sub(c.began),
+		Contended: c.contended,
+		Outcome:   c.outcome,
+		Err:       err,
+	}
+	if !c.granted.IsZero() {
+		e.Waited, e.Held = c.granted.Sub(c.began), now.Sub(c.granted)
+	}
+	c.opts.Observe(e)
+}

@@ -1,0 +1,54 @@
+package xactlock
+
+import (
+	"errors"
+
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+)
+
+// Errors to test for with [errors.Is]. Where a driver's error is behind one of
+// them, [errors.As] still finds it.
+var (
+	// ErrNotAcquired: fn did not run, because the lock was not to be had in
+	// time. After a try it stands alone; where ctx or Options.Wait ended the
+	// wait, it is joined with ctx's own error or context.DeadlineExceeded.
+	ErrNotAcquired = lockerr.NotAcquired
+
+	// ErrNested: the call was made with the ctx of a callback that holds a
+	// lock on the same pool, and could wait for ever on a second connection
+	// for what the first one holds. Take the second lock with [Locker.Lock]
+	// on the transaction in hand, or both at once with [Locker.WithTxAll].
+	ErrNested = lockerr.Nested
+
+	// ErrTxEnded: fn ended the transaction, which is WithTx's to end. After
+	// tx.Commit or tx.Rollback nothing is committed; SQL text that ends a
+	// transaction has done what it says.
+	ErrTxEnded = errors.New("xactlock: the transaction was ended inside fn")
+
+	// ErrStaleSnapshot: the transaction handed to [Locker.Lock] or
+	// [Locker.TryLock] is REPEATABLE READ or SERIALIZABLE, so what it reads
+	// may be older than the lock. No lock was taken.
+	ErrStaleSnapshot = errors.New("xactlock: the transaction's snapshot may be older than the lock")
+
+	// ErrCommitUnknown: the answer to COMMIT never came. fn's writes are
+	// committed, or they are not; the lock is free, or will be as soon as the
+	// server notices.
+	ErrCommitUnknown = errors.New("xactlock: the answer to COMMIT never came")
+
+	// ErrDeadlock: the server chose this wait to end a deadlock (SQLSTATE
+	// 40P01). Nothing is held.
+	ErrDeadlock = lockerr.Deadlock
+
+	// ErrLockTableFull: the server has no room for one lock more (SQLSTATE
+	// 53200). Its lock table has max_locks_per_transaction entries for each
+	// connection it allows.
+	ErrLockTableFull = lockerr.LockTableFull
+
+	// ErrUnsupportedServer: the server accepts advisory lock functions and
+	// locks nothing, as CockroachDB does.
+	ErrUnsupportedServer = lockerr.UnsupportedServer
+
+	// ErrStandby: the server is a hot standby, whose advisory locks exclude
+	// nobody on the primary.
+	ErrStandby = lockerr.Standby
+)

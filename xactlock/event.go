@@ -1,0 +1,51 @@
+package xactlock
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// Event is what [Options].Observe learns of one call.
+type Event struct {
+	Keys   []hashkey.Key // sorted and without duplicates; not to be changed
+	Shared bool
+
+	Queued time.Duration // waiting in this process, without a connection
+	Waited time.Duration // from the call to the grant, or to the end where there was none
+	Held   time.Duration // from the grant to the end of the transaction
+
+	Contended bool // somebody else had the lock, or was first in the queue for it
+	Outcome   Outcome
+	Err       error // what the call returns; nil where it panics
+}
+
+// Outcome is how a call ended.
+type Outcome int
+
+// The outcomes.
+const (
+	Committed   Outcome = iota // fn returned nil and its writes are committed
+	RolledBack                 // fn ran and nothing of it is committed
+	NotAcquired                // fn did not run: the lock was not to be had in time
+	Failed                     // something failed before fn ran, or the server refused the commit
+	Unknown                    // the answer to COMMIT never came, or fn ended the transaction by a way of its own
+)
+
+// String returns the outcome's name in lower case, as a metric's label.
+func (o Outcome) String() string {
+	switch o {
+	case Committed:
+		return "committed"
+	case RolledBack:
+		return "rolled back"
+	case NotAcquired:
+		return "not acquired"
+	case Failed:
+		return "failed"
+	case Unknown:
+		return "unknown"
+	}
+	return fmt.Sprintf("Outcome(%d)", int(o))
+}

@@ -1,0 +1,117 @@
+package xactlock
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// Func is what runs while the lock is held. Its ctx is the caller's, marked so
+// that a nested call on the same pool is refused rather than waiting for ever,
+// and ended by Options.MaxHold. Its tx is a transaction that holds the lock,
+// for reads and writes only: ending it is WithTx's business.
+type Func = func(ctx context.Context, tx *sql.Tx) error
+
+// A Locker takes locks through one pool. Make one for each pool and share it;
+// it is safe for concurrent use, and holds nothing that must be closed.
+//
+// Most callers want [Locker.WithTx], which waits its turn. [Locker.TryWithTx]
+// is for work that need not be done twice; [Locker.WithTxAll] is for several
+// locks at once; [Locker.Lock] is for a transaction that the caller has begun.
+type Locker struct {
+	db      *sql.DB
+	opts    Options
+	invalid error // what is wrong with opts
+}
+
+// New returns a Locker on db with the zero [Options]. It does not connect, and
+// never closes or reconfigures db.
+func New(db *sql.DB) *Locker {
+	return &Locker{db: db, invalid: nilDB(db)}
+}
+
+func nilDB(db *sql.DB) error {
+	if db == nil {
+		return errNilDB
+	}
+	return nil
+}
+
+// With returns a Locker with the options o, on the same pool and with the same
+// queue. o replaces all options of l; l itself does not change.
+func (l *Locker) With(o Options) *Locker {
+	with := *l
+	with.opts = o
+	if with.invalid = nilDB(l.db); with.invalid == nil {
+		with.invalid = o.validate()
+	}
+	return &with
+}
+
+// WithTx waits for the lock of key and runs fn once, in a transaction that
+// holds it. Uncontended, that is two messages to the server.
+//
+// If fn returns nil, the transaction commits, and WithTx returns nil: fn's
+// writes are durable, the lock is free, and the next holder sees them.
+//
+// If fn returns an error or panics, the transaction is rolled back, and the
+// error or the panic reaches the caller unchanged. If ctx ends inside fn, its
+// statements fail with ctx's error, but the lock is held until fn returns;
+// then the transaction is rolled back and WithTx returns fn's error, or ctx's
+// where fn returned nil. The same goes for a statement error that fn does not
+// return: the transaction cannot commit, and WithTx returns an error that is
+// pgx.ErrTxCommitRollback.
+//
+// fn has not run if the error is [ErrNotAcquired] (ctx or Options.Wait ended
+// first, wherever the call was by then), [ErrNested], [ErrDeadlock],
+// [ErrLockTableFull], [ErrUnsupportedServer] or [ErrStandby]. It has run, and
+// nothing of it is committed, if the error is [ErrTxEnded] after tx.Commit or
+// tx.Rollback. After [ErrCommitUnknown] nobody knows. In every case the lock
+// is not left behind, and the connection is back in the pool or closed.
+//
+// The transaction's now() is the time of the call, before any wait; use
+// clock_timestamp() for times that must follow those of earlier holders.
+func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
+	return l.run(ctx, []hashkey.Key{key}, fn, false)
+}
+
+// TryWithTx is [Locker.WithTx] for a lock that is free: if somebody else holds
+// it, or waits for it on the server, TryWithTx returns [ErrNotAcquired] at
+// once and fn has not run. It waits for a connection of the pool, as long as
+// ctx and Options.Wait allow.
+func (l *Locker) TryWithTx(ctx context.Context, key hashkey.Key, fn Func) error {
+	return l.run(ctx, []hashkey.Key{key}, fn, true)
+}
+
+// WithTxAll is [Locker.WithTx] for several locks, all or nothing. They are
+// taken in the order of [hashkey.Compare] whatever the order of keys, so that
+// calls with overlapping keys do not deadlock; a key given twice is taken
+// once. No keys at all is an error.
+func (l *Locker) WithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) error {
+	return l.run(ctx, ordered(keys), fn, false)
+}
+
+// Value is [Locker.WithTx] for an fn with a result. It returns the result if
+// the transaction committed, and the zero T otherwise.
+func Value[T any](ctx context.Context, l *Locker, key hashkey.Key, fn func(context.Context, *sql.Tx) (T, error)) (T, error) {
+	var value, zero T
+	var wrapped Func
+	if fn != nil {
+		wrapped = func(ctx context.Context, tx *sql.Tx) (err error) {
+			value, err = fn(ctx, tx)
+			return err
+		}
+	}
+	if err := l.WithTx(ctx, key, wrapped); err != nil {
+		return zero, err
+	}
+	return value, nil
+}
+
+// ordered returns keys sorted and without duplicates.
+func ordered(keys []hashkey.Key) []hashkey.Key {
+	keys = slices.SortedFunc(slices.Values(keys), hashkey.Compare)
+	return slices.CompactFunc(keys, func(a, b hashkey.Key) bool { return hashkey.Compare(a, b) == 0 })
+}

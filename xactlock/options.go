@@ -1,0 +1,109 @@
+package xactlock
+
+import (
+	"database/sql"
+	"fmt"
+	"time"
+)
+
+// Options changes how a [Locker] locks. The zero Options is what [New] gives:
+// exclusive, waiting as long as ctx allows, READ COMMITTED.
+//
+// A negative duration or count, or an isolation level that PostgreSQL does not
+// have, is an error on first use that names the field.
+//
+// [Locker.Lock] and [Locker.TryLock] obey Shared, Wait and Poll; the other
+// fields are for whoever begins the transaction.
+type Options struct {
+	// Shared takes the lock in share mode: any number of shared holders at
+	// once, and no exclusive one.
+	Shared bool
+
+	// Wait bounds the time from the call to the grant, on top of ctx. 0 means
+	// as long as ctx allows. It does not bound fn.
+	Wait time.Duration
+
+	// Poll asks for the lock, sleeps for Poll and asks again, rather than
+	// queueing on the server. A waiter that queues holds a snapshot, which
+	// deadlocks with a holder that runs CREATE INDEX CONCURRENTLY and holds
+	// back VACUUM; one that polls holds no connection between two questions,
+	// but has no place in a queue either. 0 means to queue.
+	Poll time.Duration
+
+	// Isolation is the transaction's isolation level. LevelDefault means READ
+	// COMMITTED, whatever the server's default is.
+	Isolation sql.IsolationLevel
+
+	// ReadOnly makes the transaction READ ONLY.
+	ReadOnly bool
+
+	// MaxHold bounds a holder that hangs: fn's ctx ends MaxHold after the
+	// grant, and the server ends the session (and so frees the lock) if the
+	// transaction is silent for longer than that, from PostgreSQL 17 if it
+	// lasts longer at all. It takes the place of the role's
+	// idle_in_transaction_session_timeout and transaction_timeout. 0 means
+	// that only those apply.
+	MaxHold time.Duration
+
+	// MaxWaiters is how many goroutines of this Locker may wait on the server
+	// for one key. 0 means 1.
+	MaxWaiters int
+
+	// Plain begins the transaction through the pool's own BeginTx. It costs
+	// one round trip more, and [sql.Tx.Stmt] works with statements prepared
+	// on the pool. Drivers other than pgx are always used like this.
+	//
+	// On this path a tx.Commit inside fn can only be noticed, not prevented:
+	// it commits, and the call returns ErrTxEnded. So does SQL text that ends
+	// the transaction, as far as the driver shows it. And if ctx ends while a
+	// statement of fn runs, pgx closes the connection and the lock is gone
+	// before fn returns. At REPEATABLE READ and SERIALIZABLE the connection
+	// must not go through a pooler in transaction mode.
+	Plain bool
+
+	// Observe, if not nil, is called once at the end of each call of WithTx,
+	// TryWithTx, WithTxAll and Value, when the connection is back in the pool
+	// and before the call returns (or panics on). It may be called
+	// concurrently.
+	Observe func(Event)
+}
+
+func (o *Options) validate() error {
+	for _, field := range []struct {
+		name  string
+		value time.Duration
+	}{{"Wait", o.Wait}, {"Poll", o.Poll}, {"MaxHold", o.MaxHold}} {
+		if field.value < 0 {
+			return fmt.Errorf("xactlock: Options.%s is negative: %v", field.name, field.value)
+		}
+	}
+	if o.MaxWaiters < 0 {
+		return fmt.Errorf("xactlock: Options.MaxWaiters is negative: %d", o.MaxWaiters)
+	}
+	if o.level() == "" {
+		return fmt.Errorf("xactlock: Options.Isolation: PostgreSQL has no isolation level %v", o.Isolation)
+	}
+	return nil
+}
+
+// level returns the isolation level in SQL. It is always named in BEGIN: a
+// server's default_transaction_isolation would bring stale reads back.
+func (o *Options) level() string {
+	switch o.Isolation {
+	case sql.LevelDefault, sql.LevelReadCommitted:
+		return "read committed"
+	case sql.LevelReadUncommitted:
+		return "read uncommitted"
+	case sql.LevelRepeatableRead:
+		return "repeatable read"
+	case sql.LevelSerializable:
+		return "serializable"
+	}
+	return ""
+}
+
+// handsOver reports whether the transaction keeps one snapshot to its end, so
+// that the wait for the lock must not be part of it.
+func (o *Options) handsOver() bool {
+	return o.Isolation == sql.LevelRepeatableRead || o.Isolation == sql.LevelSerializable
+}

@@ -1,0 +1,188 @@
+package xactlock
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+)
+
+// This file is the plain path: one call on a connection of any driver, or of
+// pgx where Options.Plain says so, through database/sql alone.
+
+// onPlain begins a transaction on conn, takes the lock there, runs fn and ends
+// the transaction.
+func (c *call) onPlain(ctx, waitCtx context.Context, conn *sql.Conn) (err error) {
+	if c.opts.handsOver() {
+		if err := c.lockSession(waitCtx, conn); err != nil {
+			return err
+		}
+		defer func() {
+			if !c.ran && err != nil {
+				c.unlockSession(conn)
+			}
+		}()
+	}
+	// The transaction's context must not end under a running fn, but BeginTx
+	// and the question for the lock must end with the wait.
+	txCtx, endTx := context.WithCancel(context.WithoutCancel(ctx))
+	defer endTx()
+	stop := context.AfterFunc(waitCtx, endTx)
+	tx, err := conn.BeginTx(txCtx, &sql.TxOptions{Isolation: c.plainLevel(), ReadOnly: c.opts.ReadOnly})
+	if err != nil {
+		return c.notAcquired(waitCtx, err)
+	}
+	defer tx.Rollback() // of what is not committed; also if fn ends the goroutine
+	if !stop() {
+		return c.notAcquired(waitCtx, nil)
+	}
+	if err := c.lockPlain(waitCtx, tx); err != nil {
+		return err
+	}
+	err = c.hold(ctx, tx, func() {})
+	stop = context.AfterFunc(ctx, func() { sleep(txCtx, ending.give); endTx() })
+	defer stop()
+	if err == nil {
+		err = c.whyNotCommitPlain(txCtx, tx, conn)
+	}
+	if err != nil {
+		return err
+	}
+	return c.commitPlain(tx)
+}
+
+// plainLevel names READ COMMITTED where the options leave it to the default.
+func (c *call) plainLevel() sql.IsolationLevel {
+	if c.opts.Isolation == sql.LevelDefault {
+		return sql.LevelReadCommitted
+	}
+	return c.opts.Isolation
+}
+
+// lockPlain gets the lock in tx.
+func (c *call) lockPlain(waitCtx context.Context, tx *sql.Tx) error {
+	ctx, cancel := pastDeadline(waitCtx)
+	defer cancel()
+	var ok bool
+	var err error
+	if c.opts.handsOver() {
+		ok, err = askVerdict(ctx, tx, verdict("", locksql.HandoverAll(c.opts.Shared, c.keys)))
+		if err == nil && !ok {
+			err = errors.New("BEGIN went to another session than the lock: is there a pooler in transaction mode?")
+		}
+	} else {
+		ok, err = askVerdict(ctx, tx, c.tryVerdict(c.keys))
+		if err == nil && !ok && c.waits() {
+			c.contended = true
+			ok, err = askVerdict(ctx, tx, c.waitVerdict(c.keys, untilDeadline(waitCtx)))
+		}
+	}
+	if err == nil && ok && c.opts.MaxHold > 0 {
+		var m locksql.Message
+		m.MaxHold(c.opts.MaxHold)
+		_, err = tx.ExecContext(ctx, m.String())
+	}
+	return c.plainAnswer(waitCtx, ok, err)
+}
+
+// plainAnswer returns what an answer to the question for the lock means.
+func (c *call) plainAnswer(waitCtx context.Context, ok bool, err error) error {
+	switch {
+	case err != nil:
+		return c.notAcquired(waitCtx, err)
+	case !ok:
+		return errRefused
+	}
+	return nil
+}
+
+// lockSession takes the lock for the session of conn, before a transaction
+// that keeps one snapshot: see open.go.
+func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
+	ctx, cancel := pastDeadline(waitCtx)
+	defer cancel()
+	ok, err := askVerdict(ctx, conn, verdict(whenPretends+whenStandby, locksql.All(locksql.TryLock, c.opts.Shared, c.keys)))
+	if err == nil && !ok && c.waits() {
+		c.contended = true
+		m := locksql.Sized(2048)
+		m.Begin("read committed", false)
+		m.SetAside(untilDeadline(waitCtx))
+		m.Each(locksql.Lock, c.opts.Shared, c.keys)
+		m.Statement("commit")
+		_, err = conn.ExecContext(ctx, m.String())
+		ok = err == nil
+	}
+	if err = c.plainAnswer(waitCtx, ok, err); err != nil {
+		c.unlockSession(conn)
+	}
+	return err
+}
+
+// unlockSession frees what lockSession took, or may have taken though it
+// failed. If that fails, the connection is not given back to the pool.
+func (c *call) unlockSession(conn *sql.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), ending.give)
+	defer cancel()
+	if _, err := conn.ExecContext(ctx, c.abandonMessage(c.keys)); err == nil {
+		return
+	}
+	_ = conn.Raw(func(driverConn any) error {
+		if s := unwrap(driverConn); s != nil {
+			s.close()
+		}
+		return driver.ErrBadConn // discards the connection, and is what Raw returns
+	})
+}
+
+// whyNotCommitPlain is whyNotCommit, as far as database/sql shows it. pgx
+// knows the transaction's status; any other driver is asked for the lock.
+func (c *call) whyNotCommitPlain(ctx context.Context, tx *sql.Tx, conn *sql.Conn) error {
+	var status byte
+	rawErr := conn.Raw(func(driverConn any) error {
+		if s := unwrap(driverConn); s != nil {
+			status = s.pg.TxStatus()
+		}
+		return nil
+	})
+	switch {
+	case rawErr != nil:
+		return fmt.Errorf("xactlock: %s: the connection was lost inside fn, and nothing is committed: %w", lockerr.Keys(c.keys), rawErr)
+	case status == 'I':
+		return c.txEnded()
+	case status == 'E':
+		return c.swallowed()
+	case status != 0:
+		return nil
+	}
+	ok, err := askVerdict(ctx, tx, verdict("", locksql.HeldAll(c.keys)))
+	switch {
+	case errors.Is(err, sql.ErrTxDone), err == nil && !ok:
+		return c.txEnded()
+	case err != nil:
+		return fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(c.keys), err)
+	}
+	return nil
+}
+
+func (c *call) commitPlain(tx *sql.Tx) error {
+	err := tx.Commit()
+	switch {
+	case err == nil:
+		c.outcome = Committed
+		return nil
+	case errors.Is(err, sql.ErrTxDone):
+		return c.txEnded()
+	case errors.Is(err, pgx.ErrTxCommitRollback):
+		return c.swallowed()
+	case lockerr.IsAnswer(err) || neverCommitted(err):
+		c.outcome = Failed
+		return fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(c.keys), err)
+	}
+	c.outcome = Unknown
+	return fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(c.keys), err)
+}
