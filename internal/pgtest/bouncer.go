@@ -1,0 +1,175 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// bouncerTimeout bounds the start of PgBouncer, a matter of milliseconds.
+const bouncerTimeout = 30 * time.Second
+
+// Bouncer starts PgBouncer in front of the server of dsn and returns the DSN
+// of the same database through it. The mode is its pool_mode: "session",
+// "transaction" or "statement". It is stopped at the end of the test.
+//
+// PgBouncer before 1.21 knows no prepared statements outside session mode, so
+// for the other modes the DSN makes pgx do without
+// (default_query_exec_mode=exec, which lib/pq does not understand). Settings
+// of the session that dsn asks for, such as search_path, get lost on the way.
+//
+// Where PgBouncer is not installed the test is skipped, and fails if CI is set.
+func Bouncer(tb testing.TB, dsn string, mode string) string {
+	tb.Helper()
+	bin, err := findBouncer()
+	if err != nil {
+		missing(tb, err)
+	}
+	ctx, cancel := context.WithTimeout(tb.Context(), bouncerTimeout)
+	defer cancel()
+	b, err := startBouncer(ctx, bin, dsn, mode)
+	if err != nil {
+		tb.Fatalf("pgtest: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := b.close(); err != nil {
+			tb.Errorf("pgtest: %v", err)
+		}
+	})
+	return b.dsn
+}
+
+// A bouncer is a running PgBouncer.
+type bouncer struct {
+	*sandbox
+	dsn    string
+	exited chan error // gets the result of its Wait, then is closed
+}
+
+func startBouncer(ctx context.Context, bin, dsn, mode string) (*bouncer, error) {
+	server, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	box, err := newSandbox()
+	if err != nil {
+		return nil, err
+	}
+	b := &bouncer{sandbox: box}
+	err = withPort(func(port int) error {
+		b.dsn = withAddress(dsn, port, driverOptions(mode))
+		if err := b.configure(server, mode, port); err != nil {
+			return err
+		}
+		return b.start(ctx, bin)
+	})
+	if err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	return b, nil
+}
+
+func driverOptions(mode string) map[string]string {
+	if mode == "session" {
+		return nil
+	}
+	return map[string]string{"default_query_exec_mode": "exec"}
+}
+
+// configure writes the file that PgBouncer starts from.
+func (b *bouncer) configure(server *pgx.ConnConfig, mode string, port int) error {
+	// With auth_type any, PgBouncer lets everybody in, as the user given here.
+	database := fmt.Sprintf("* = host=%s port=%d user=%s", quote(server.Host), server.Port, quote(server.User))
+	if server.Password != "" {
+		database += " password=" + quote(server.Password)
+	}
+	ignore := append([]string{"extra_float_digits", "options"}, slices.Sorted(maps.Keys(server.RuntimeParams))...)
+	lines := []string{
+		"[databases]",
+		database,
+		"[pgbouncer]",
+		"listen_addr = 127.0.0.1",
+		fmt.Sprintf("listen_port = %d", port),
+		"unix_socket_dir =",
+		"auth_type = any",
+		"pool_mode = " + mode,
+		"default_pool_size = 50",
+		"max_client_conn = 1000",
+		"ignore_startup_parameters = " + strings.Join(ignore, ","),
+	}
+	text := strings.Join(lines, "\n") + "\n"
+	return os.WriteFile(b.config(), []byte(text), 0o644)
+}
+
+// start runs PgBouncer and returns when a client gets through to the server.
+func (b *bouncer) start(ctx context.Context, bin string) error {
+	log, err := os.Create(filepath.Join(b.dir, "log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := b.command(context.Background(), bin, b.config())
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	b.exited = make(chan error, 1)
+	go func(exited chan<- error) {
+		exited <- cmd.Wait()
+		close(exited)
+	}(b.exited)
+	if err := b.await(ctx); err != nil {
+		return fmt.Errorf("%s: %w\n%s", bin, err, b.logTail())
+	}
+	return nil
+}
+
+// await tries to connect until that works, PgBouncer exits or ctx ends.
+func (b *bouncer) await(ctx context.Context) error {
+	for {
+		err := ping(ctx, b.dsn)
+		if err == nil {
+			return nil
+		}
+		select {
+		case exit := <-b.exited:
+			return fmt.Errorf("ended: %w", exit)
+		case <-ctx.Done():
+			return fmt.Errorf("accepts no connections: %w", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (b *bouncer) config() string { return filepath.Join(b.dir, "pgbouncer.ini") }
+
+func (b *bouncer) close() error {
+	err := b.sandbox.close() // whose guard kills PgBouncer: it has nothing to save
+	if b.exited != nil {
+		<-b.exited
+	}
+	return err
+}
+
+func ping(ctx context.Context, dsn string) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	return conn.Ping(ctx)
+}
+
+// quote writes a value of PgBouncer's connection strings.
+func quote(value string) string {
+	return "'" + strings.ReplaceAll(value, "'", "''") + "'"
+}

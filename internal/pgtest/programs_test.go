@@ -1,0 +1,63 @@
+package pgtest_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+)
+
+func TestNoServerProgramsSaysHowToGetThem(t *testing.T) {
+	pgtest.HidePrograms(t)
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("PGTEST_BIN", "")
+	_, err := pgtest.Start(t.Context())
+	if err == nil {
+		t.Fatal("a server started without any programs")
+	}
+	for _, way := range []string{"make setup", "apt-get install", "brew install", "PGTEST_BIN", "DATABASE_URL"} {
+		if !strings.Contains(err.Error(), way) {
+			t.Errorf("the error does not name %q: %v", way, err)
+		}
+	}
+}
+
+func TestWrongDirectoryIsNotPassedOver(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PGTEST_BIN", dir)
+	if _, err := pgtest.Start(t.Context()); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("error is %v, want one that names %s", err, dir)
+	}
+}
+
+func TestNoBouncerSkipsButFailsInCI(t *testing.T) {
+	pgtest.HidePrograms(t)
+	t.Setenv("PATH", t.TempDir())
+	for ci, want := range map[string]string{"": skipped, "true": failed} {
+		t.Setenv("CI", ci)
+		if got := outcome(func(tb testing.TB) { pgtest.Bouncer(tb, "", "session") }); got != want {
+			t.Errorf("with CI=%q the test %s, want: %s", ci, got, want)
+		}
+	}
+}
+
+func TestNewestFirst(t *testing.T) {
+	root := t.TempDir()
+	want := []string{"18", "9.6", "9.5", "latest"}
+	for _, name := range want {
+		if err := os.MkdirAll(filepath.Join(root, "v", name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(root)
+	var got []string
+	for _, dir := range pgtest.NewestFirst([]string{"v/*"}) {
+		got = append(got, filepath.Base(dir))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("order is %v, want %v", got, want)
+	}
+}
