@@ -1,0 +1,18 @@
+# What there is to run. The longer recipes are programs in scripts/.
+
+.PHONY: help setup test demo lint
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install PostgreSQL, PgBouncer and a C compiler where missing
+	@scripts/setup
+
+test: setup ## run all tests of all modules, against real servers
+	@scripts/each-module go test -race -shuffle=on -timeout=20m ./...
+
+demo: setup ## run the example web application
+	@go run -C examples/webapp .
+
+lint: ## gofmt, go vet, staticcheck, go fix, go mod tidy: report, change nothing
+	@scripts/lint
