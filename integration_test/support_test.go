@@ -230,3 +230,22 @@ func parallel(n int, f func(i int) error) error {
 	group.Wait()
 	return errors.Join(errs...)
 }
+
+// openSame returns another pool on the database of db.
+func openSame(tb testing.TB, db *sql.DB) *sql.DB {
+	tb.Helper()
+	conn, err := db.Conn(context.Background())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer conn.Close()
+	var dsn string
+	err = conn.Raw(func(driverConn any) error {
+		dsn = driverConn.(*stdlib.Conn).Conn().Config().ConnString()
+		return nil
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return openDB(tb, dsn)
+}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,8 +19,7 @@ type adopted struct {
 	driver.Conn
 	pg *pgconn.PgConn
 
-	ended   atomic.Bool // fn ended the transaction, or tried to
-	suspect atomic.Bool // fn sent text that may have begun another one
+	ended atomic.Bool // fn ended the transaction, or tried to
 }
 
 // Close closes nothing: the connection is the pool's.
@@ -57,7 +55,7 @@ func (a *adopted) ExecContext(ctx context.Context, query string, args []driver.N
 	if !ok {
 		return nil, driver.ErrSkip
 	}
-	s, err := a.start(ctx, query)
+	s, err := a.start(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +68,7 @@ func (a *adopted) QueryContext(ctx context.Context, query string, args []driver.
 	if !ok {
 		return nil, driver.ErrSkip
 	}
-	s, err := a.start(ctx, query)
+	s, err := a.start(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +76,7 @@ func (a *adopted) QueryContext(ctx context.Context, query string, args []driver.
 }
 
 func (a *adopted) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	s, err := a.start(ctx, query)
+	s, err := a.start(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -91,14 +89,13 @@ func (a *adopted) PrepareContext(ctx context.Context, query string) (driver.Stmt
 	if err = s.over(err); err != nil {
 		return nil, err
 	}
-	return &adoptedStmt{Stmt: stmt, adopted: a, query: query}, nil
+	return &adoptedStmt{Stmt: stmt, adopted: a}, nil
 }
 
 // adoptedStmt is a statement that fn prepared on its transaction.
 type adoptedStmt struct {
 	driver.Stmt
 	adopted *adopted
-	query   string
 }
 
 func (st *adoptedStmt) CheckNamedValue(v *driver.NamedValue) error {
@@ -113,7 +110,7 @@ func (st *adoptedStmt) ExecContext(ctx context.Context, args []driver.NamedValue
 	if !ok {
 		return nil, errors.New("xactlock: the driver's statements take no context; use Options.Plain")
 	}
-	s, err := st.adopted.start(ctx, st.query)
+	s, err := st.adopted.start(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +123,7 @@ func (st *adoptedStmt) QueryContext(ctx context.Context, args []driver.NamedValu
 	if !ok {
 		return nil, errors.New("xactlock: the driver's statements take no context; use Options.Plain")
 	}
-	s, err := st.adopted.start(ctx, st.query)
+	s, err := st.adopted.start(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +131,8 @@ func (st *adoptedStmt) QueryContext(ctx context.Context, args []driver.NamedValu
 }
 
 // statement is one that runs for fn. When fn's ctx for it ends, the server is
-// asked to cancel it; the connection, and with it the lock, stays.
+// asked to cancel it; the connection stays, and with it, thanks to the
+// savepoint, the lock.
 type statement struct {
 	adopted  *adopted
 	ctx      context.Context // what the driver gets: without an end
@@ -142,15 +140,12 @@ type statement struct {
 	answered func()
 }
 
-func (a *adopted) start(ctx context.Context, query string) (*statement, error) {
+func (a *adopted) start(ctx context.Context) (*statement, error) {
 	if a.ended.Load() {
 		return nil, ErrTxEnded // rather than run it without the lock
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
-	}
-	if mayBeginAnother(query) {
-		a.suspect.Store(true)
 	}
 	s := &statement{adopted: a, ctx: ctx, caller: ctx, answered: interrupt(ctx, a.pg, working)}
 	if ctx.Done() != nil {
@@ -202,22 +197,4 @@ func (r *adoptedRows) Next(dest []driver.Value) error {
 // Close is driver.Rows's. database/sql calls it once, however the rows end.
 func (r *adoptedRows) Close() error {
 	return r.statement.over(r.Rows.Close())
-}
-
-// mayBeginAnother reports whether one message with query in it could end the
-// transaction and begin another, which the transaction status then does not
-// tell. It errs towards yes: that costs a question before COMMIT.
-func mayBeginAnother(query string) bool {
-	return containsFold(query, "chain") ||
-		strings.Contains(query, ";") && (containsFold(query, "begin") || containsFold(query, "start"))
-}
-
-// containsFold is strings.Contains for lower-case ASCII words, in any case.
-func containsFold(s, word string) bool {
-	for i := 0; i+len(word) <= len(s); i++ {
-		if s[i]|0x20 == word[0] && strings.EqualFold(s[i:i+len(word)], word) {
-			return true
-		}
-	}
-	return false
 }

@@ -34,6 +34,10 @@ var errNilTx = errors.New("xactlock: tx is nil")
 // error is [ErrStaleSnapshot], nothing was locked, and tx is as it was. The
 // same goes for [ErrStandby] and [ErrUnsupportedServer].
 //
+// A statement that fails later frees keys there and then, unless it fails
+// inside a savepoint that came after Lock: PostgreSQL frees what a transaction
+// holds when it aborts, which is before the ROLLBACK.
+//
 // After any other error, such as [ErrNotAcquired] or [ErrDeadlock], tx can only
 // be rolled back, as after any failed statement.
 func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
@@ -51,7 +55,7 @@ func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
 	}
 	patient, cancel := pastDeadline(ctx)
 	defer cancel()
-	_, err := askVerdict(patient, tx, l.waitVerdict(keys, untilDeadline(ctx)))
+	_, err := askVerdict(patient, tx, l.waitIn(keys, untilDeadline(ctx), false))
 	return acquired(ctx, keys, err)
 }
 
@@ -66,7 +70,7 @@ func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool,
 		return false, err
 	}
 	keys = ordered(keys)
-	ok, err := askVerdict(ctx, tx, l.tryVerdict(keys))
+	ok, err := askVerdict(ctx, tx, l.tryIn(keys, false))
 	return ok, acquired(ctx, keys, err)
 }
 

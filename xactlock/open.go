@@ -22,6 +22,17 @@ import (
 // between the two transactions in which the session is idle with the lock, so
 // that a statement cancelled there cannot set the pooler free to give the
 // session to somebody else.
+//
+// The message ends in a savepoint. A statement that fails aborts the
+// transaction, and PostgreSQL frees a transaction's locks at its abort, not at
+// the ROLLBACK that follows: without the savepoint fn would go on, handling
+// the error, while the next holder is already inside. With it only what came
+// after the grant is aborted. COMMIT comes after a RELEASE of the savepoint,
+// which fails if fn has ended this transaction and begun another.
+const (
+	savepoint = "savepoint pgadvisory"
+	release   = "release savepoint pgadvisory"
+)
 
 // tryMessage begins a transaction and asks for keys without waiting. The lock
 // is granted if every boolean in the answer is true.
@@ -72,6 +83,7 @@ func (l *Locker) afterGrant(m *locksql.Message, keys []hashkey.Key) {
 	if l.opts.MaxHold > 0 {
 		m.MaxHold(l.opts.MaxHold)
 	}
+	m.Statement(savepoint)
 }
 
 // abandonMessage ends what an opening message that failed or was refused has

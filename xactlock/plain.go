@@ -17,16 +17,16 @@ import (
 
 // onPlain begins a transaction on conn, takes the lock there, runs fn and ends
 // the transaction.
-func (c *call) onPlain(ctx, waitCtx context.Context, conn *sql.Conn) (err error) {
+//
+// Where the transaction keeps one snapshot, or the lock must outlive COMMIT
+// (see open.go and close.go), the session takes the lock before BEGIN and
+// frees it when all is over.
+func (c *call) onPlain(ctx, waitCtx context.Context, conn *sql.Conn) error {
 	if c.opts.handsOver() {
 		if err := c.lockSession(waitCtx, conn); err != nil {
 			return err
 		}
-		defer func() {
-			if !c.ran && err != nil {
-				c.unlockSession(conn)
-			}
-		}()
+		defer c.unlockSession(conn)
 	}
 	// The transaction's context must not end under a running fn, but BeginTx
 	// and the question for the lock must end with the wait.
@@ -68,23 +68,20 @@ func (c *call) plainLevel() sql.IsolationLevel {
 func (c *call) lockPlain(waitCtx context.Context, tx *sql.Tx) error {
 	ctx, cancel := pastDeadline(waitCtx)
 	defer cancel()
-	var ok bool
-	var err error
-	if c.opts.handsOver() {
-		ok, err = askVerdict(ctx, tx, verdict("", locksql.HandoverAll(c.opts.Shared, c.keys)))
-		if err == nil && !ok {
-			err = errors.New("BEGIN went to another session than the lock: is there a pooler in transaction mode?")
-		}
-	} else {
-		ok, err = askVerdict(ctx, tx, c.tryVerdict(c.keys))
-		if err == nil && !ok && c.waits() {
-			c.contended = true
-			ok, err = askVerdict(ctx, tx, c.waitVerdict(c.keys, untilDeadline(waitCtx)))
-		}
+	ok, err := askVerdict(ctx, tx, c.tryIn(c.keys, true))
+	switch {
+	case err != nil || ok:
+	case c.opts.handsOver():
+		err = errors.New("BEGIN went to another session than the lock: is there a pooler in transaction mode?")
+	case c.waits():
+		c.contended = true
+		ok, err = askVerdict(ctx, tx, c.waitIn(c.keys, untilDeadline(waitCtx), true))
 	}
 	if err == nil && ok && c.opts.MaxHold > 0 {
 		var m locksql.Message
 		m.MaxHold(c.opts.MaxHold)
+		m.Statement(release) // or else fn's first error would put MaxHold back
+		m.Statement(savepoint)
 		_, err = tx.ExecContext(ctx, m.String())
 	}
 	return c.plainAnswer(waitCtx, ok, err)
@@ -101,12 +98,11 @@ func (c *call) plainAnswer(waitCtx context.Context, ok bool, err error) error {
 	return nil
 }
 
-// lockSession takes the lock for the session of conn, before a transaction
-// that keeps one snapshot: see open.go.
+// lockSession takes the lock for the session of conn.
 func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 	ctx, cancel := pastDeadline(waitCtx)
 	defer cancel()
-	ok, err := askVerdict(ctx, conn, verdict(whenPretends+whenStandby, locksql.All(locksql.TryLock, c.opts.Shared, c.keys)))
+	ok, err := askVerdict(ctx, conn, c.sessionVerdict(locksql.TryLock))
 	if err == nil && !ok && c.waits() {
 		c.contended = true
 		m := locksql.Sized(2048)
@@ -118,17 +114,36 @@ func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 		ok = err == nil
 	}
 	if err = c.plainAnswer(waitCtx, ok, err); err != nil {
-		c.unlockSession(conn)
+		// Some of the locks may be held, even the one whose wait has failed.
+		cleanUp(conn, func(ctx context.Context) error {
+			_, err := conn.ExecContext(ctx, c.abandonMessage(c.keys))
+			return err
+		})
 	}
 	return err
 }
 
-// unlockSession frees what lockSession took, or may have taken though it
-// failed. If that fails, the connection is not given back to the pool.
+// unlockSession frees what lockSession took.
 func (c *call) unlockSession(conn *sql.Conn) {
+	cleanUp(conn, func(ctx context.Context) error {
+		ok, err := askVerdict(ctx, conn, c.sessionVerdict(locksql.Unlock))
+		if err == nil && !ok {
+			err = errors.New("the session did not hold the lock")
+		}
+		return err
+	})
+}
+
+func (c *call) sessionVerdict(f locksql.Func) string {
+	return verdict{whenNoServer, locksql.All(f, c.opts.Shared, c.keys), false}.end(locksql.Message{})
+}
+
+// cleanUp runs clean, and closes the connection if that fails, rather than
+// give it back to the pool.
+func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), ending.give)
 	defer cancel()
-	if _, err := conn.ExecContext(ctx, c.abandonMessage(c.keys)); err == nil {
+	if clean(ctx) == nil {
 		return
 	}
 	_ = conn.Raw(func(driverConn any) error {
@@ -140,7 +155,8 @@ func (c *call) unlockSession(conn *sql.Conn) {
 }
 
 // whyNotCommitPlain is whyNotCommit, as far as database/sql shows it. pgx
-// knows the transaction's status; any other driver is asked for the lock.
+// knows the transaction's status; on any other driver, the savepoint is
+// released in a message of its own.
 func (c *call) whyNotCommitPlain(ctx context.Context, tx *sql.Tx, conn *sql.Conn) error {
 	var status byte
 	rawErr := conn.Raw(func(driverConn any) error {
@@ -159,14 +175,14 @@ func (c *call) whyNotCommitPlain(ctx context.Context, tx *sql.Tx, conn *sql.Conn
 	case status != 0:
 		return nil
 	}
-	ok, err := askVerdict(ctx, tx, verdict("", locksql.HeldAll(c.keys)))
+	_, err := tx.ExecContext(ctx, release)
 	switch {
-	case errors.Is(err, sql.ErrTxDone), err == nil && !ok:
+	case err == nil:
+		return nil
+	case errors.Is(err, sql.ErrTxDone), noSuchSavepoint(err):
 		return c.txEnded()
-	case err != nil:
-		return fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(c.keys), err)
 	}
-	return nil
+	return fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(c.keys), err)
 }
 
 func (c *call) commitPlain(tx *sql.Tx) error {

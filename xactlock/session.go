@@ -9,9 +9,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
-	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
 // This file is the fast path: one call on a connection of pgx.
@@ -53,23 +53,61 @@ func (s *session) close() {
 	_ = s.pg.Close(ctx) // the server frees what is on it either way
 }
 
-// send sends message and reads the answer to its end: the last command's tag,
-// and whether every boolean that came back is true.
-func (s *session) send(ctx context.Context, message string, p patience) (tag pgconn.CommandTag, all bool, err error) {
+// answer is what a message brought back.
+type answer struct {
+	granted   bool // every boolean in it is true
+	committed bool // a COMMIT in it succeeded, whatever came after
+}
+
+// send sends messages in one write, and returns the answer to the first when
+// all are answered.
+func (s *session) send(ctx context.Context, p patience, messages ...string) (answer, error) {
 	over := interrupt(ctx, s.pg, p)
 	defer over()
-	all = true
-	results := s.pg.Exec(context.Background(), message)
+	last := len(messages) - 1
+	for _, message := range messages[:last] {
+		s.pg.Frontend().SendQuery(&pgproto3.Query{String: message}) // into the buffer that Exec flushes
+	}
+	a, err := read(s.pg.Exec(context.Background(), messages[last]))
+	for range last {
+		if !s.skip() {
+			s.stray = true
+		}
+	}
+	return a, err
+}
+
+// read reads an answer to its end.
+func read(results *pgconn.MultiResultReader) (answer, error) {
+	a := answer{granted: true}
 	for results.NextResult() {
 		result := results.ResultReader()
 		for result.NextRow() {
-			all = all && allTrue(result)
+			a.granted = a.granted && allTrue(result)
 		}
-		if t, err := result.Close(); err == nil {
-			tag = t
+		tag, err := result.Close()
+		a.committed = a.committed || err == nil && tag.String() == "COMMIT"
+	}
+	return a, results.Close()
+}
+
+// skip reads the answer to a further message of the same write, and reports
+// whether it was read to its end without an error.
+func (s *session) skip() bool {
+	ok := true
+	for !s.pg.IsClosed() {
+		message, err := s.pg.ReceiveMessage(context.Background())
+		if err != nil {
+			return false
+		}
+		switch message.(type) {
+		case *pgproto3.ErrorResponse:
+			ok = false
+		case *pgproto3.ReadyForQuery:
+			return ok
 		}
 	}
-	return tag, all, results.Close()
+	return false
 }
 
 // allTrue reports whether every boolean column of result's row is true.
@@ -90,16 +128,16 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 	if err := pretends(s.pg); err != nil {
 		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
 	}
-	_, granted, err := s.send(waitCtx, c.tryMessage(c.keys), opening)
+	a, err := s.send(waitCtx, opening, c.tryMessage(c.keys))
 	if err != nil && s.pg.IsClosed() && waitCtx.Err() == nil && c.dead < maxDeadConns {
 		c.dead++ // it died in the pool, and has taken any lock with it
 		return true, nil
 	}
-	if err == nil && !granted && c.waits() {
+	if err == nil && !a.granted && c.waits() {
 		c.contended = true
-		granted, err = c.waitOnServer(waitCtx, s)
+		a, err = c.waitOnServer(waitCtx, s)
 	}
-	if err == nil && granted {
+	if err == nil && a.granted {
 		return false, c.holdSession(ctx, s)
 	}
 	c.abandon(waitCtx, s)
@@ -110,12 +148,12 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 }
 
 // waitOnServer queues for the lock on s, which has refused a try.
-func (c *call) waitOnServer(waitCtx context.Context, s *session) (granted bool, err error) {
-	_, granted, err = s.send(waitCtx, c.waitMessage(c.keys, untilDeadline(waitCtx)), waiting)
-	if err == nil && !granted {
-		err = errors.New("xactlock: the lock was lost between two statements of one message")
+func (c *call) waitOnServer(waitCtx context.Context, s *session) (answer, error) {
+	a, err := s.send(waitCtx, waiting, c.waitMessage(c.keys, untilDeadline(waitCtx)))
+	if err == nil && !a.granted {
+		err = errors.New("the lock was lost between two statements of one message")
 	}
-	return granted, err
+	return a, err
 }
 
 // abandon gives the session back as it was before the call. If that fails, it
@@ -124,7 +162,7 @@ func (c *call) abandon(waitCtx context.Context, s *session) {
 	if s.pg.IsClosed() {
 		return
 	}
-	if _, _, err := s.send(waitCtx, c.abandonMessage(c.keys), ending); err != nil {
+	if _, err := s.send(waitCtx, ending, c.abandonMessage(c.keys)); err != nil {
 		s.stray = true
 	}
 }
@@ -147,7 +185,7 @@ func (c *call) holdSession(ctx context.Context, s *session) error {
 	ended := a.ended.Load()
 	_ = tx.Rollback()
 	if err == nil {
-		err = c.whyNotCommit(ctx, s, a, ended)
+		err = c.whyNotCommit(s, ended)
 	}
 	if err != nil {
 		c.rollback(ctx, s)
@@ -158,7 +196,7 @@ func (c *call) holdSession(ctx context.Context, s *session) error {
 
 // whyNotCommit returns what fn, which returned nil, has done to the
 // transaction that keeps it from being committed, or nil.
-func (c *call) whyNotCommit(ctx context.Context, s *session, a *adopted, ended bool) error {
+func (c *call) whyNotCommit(s *session, ended bool) error {
 	switch {
 	case s.pg.IsClosed():
 		return fmt.Errorf("xactlock: %s: the connection was lost inside fn, and nothing is committed", lockerr.Keys(c.keys))
@@ -168,23 +206,6 @@ func (c *call) whyNotCommit(ctx context.Context, s *session, a *adopted, ended b
 		return fmt.Errorf("%w: %s", ErrTxEnded, lockerr.Keys(c.keys))
 	case s.pg.TxStatus() == 'E':
 		return c.swallowed()
-	case a.suspect.Load():
-		return c.stillHeld(ctx, s)
-	}
-	return nil
-}
-
-// stillHeld asks the server for the locks themselves, after SQL text that may
-// have ended the transaction and begun another.
-func (c *call) stillHeld(ctx context.Context, s *session) error {
-	var m locksql.Message
-	m.Held(c.keys)
-	_, all, err := s.send(ctx, m.String(), ending)
-	if err != nil {
-		return fmt.Errorf("xactlock: %s: %w", lockerr.Keys(c.keys), err)
-	}
-	if !all {
-		return c.txEnded()
 	}
 	return nil
 }
@@ -204,24 +225,40 @@ func (c *call) swallowed() error {
 // connection is broken: it is then not reusable, and the server rolls back.
 func (c *call) rollback(ctx context.Context, s *session) {
 	if !s.pg.IsClosed() && s.pg.TxStatus() != 'I' {
-		_, _, _ = s.send(ctx, "rollback", ending)
+		_, _ = s.send(ctx, ending, "rollback")
 	}
 }
 
 func (c *call) commit(ctx context.Context, s *session) error {
-	tag, _, err := s.send(ctx, "commit", ending)
-	switch {
-	case err == nil && tag.String() == "COMMIT":
+	a, err := s.send(ctx, ending, c.commitMessages(c.keys)...)
+	if a.committed {
+		s.stray = s.stray || err != nil
 		c.outcome = Committed
 		return nil
+	}
+	if !s.pg.IsClosed() && s.pg.TxStatus() != 'I' {
+		c.abandon(ctx, s)
+	}
+	switch {
 	case err == nil:
 		return c.swallowed()
+	case noSuchSavepoint(err):
+		return c.txEnded()
 	case !s.pg.IsClosed() || neverCommitted(err):
 		c.outcome = Failed
 		return fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(c.keys), err)
 	}
 	c.outcome = Unknown
 	return fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(c.keys), err)
+}
+
+// noSuchSavepoint reports whether err is the answer to a RELEASE that is not
+// in the transaction that WithTx began: there is no such savepoint, or no
+// transaction.
+func noSuchSavepoint(err error) bool {
+	const invalidSavepointSpecification, noActiveSQLTransaction = "3B001", "25P01"
+	code := lockerr.SQLState(err)
+	return code == invalidSavepointSpecification || code == noActiveSQLTransaction
 }
 
 // neverCommitted reports whether err, which broke the connection, shows that

@@ -22,19 +22,42 @@ const (
 )
 
 const (
-	whenPretends = "when pg_catalog.current_setting('crdb_version', true) is not null then 4 "
-	whenStandby  = "when pg_catalog.pg_is_in_recovery() then 3 "
-	isFresh      = "pg_catalog.starts_with(pg_catalog.current_setting('transaction_isolation'), 'read ')"
-	whenStale    = "when not " + isFresh + " then 2 "
+	pretendsSQL = "pg_catalog.current_setting('crdb_version', true) is not null"
+	standbySQL  = "pg_catalog.pg_is_in_recovery()"
+	staleSQL    = "not pg_catalog.starts_with(pg_catalog.current_setting('transaction_isolation'), 'read ')"
 
-	// mayLock is false wherever one of the verdicts above applies.
-	mayLock = "(pg_catalog.current_setting('crdb_version', true) is null and not pg_catalog.pg_is_in_recovery() and " + isFresh + ")"
+	whenNoServer = "when " + pretendsSQL + " then 4 when " + standbySQL + " then 3 "
+	whenStale    = "when " + staleSQL + " then 2 "
 )
 
-// verdict returns a select of as many rows as the verdict says: granted if
-// condition is true, unless one of whens applies.
-func verdict(whens, condition string) string {
-	return "select pg_catalog.generate_series(1, case " + whens + "when " + condition + " then 1 else 0 end)"
+// obstacles returns the verdicts that come before any lock, and a condition
+// that is true where none of them applies. The isolation level is one of them
+// where the transaction is not WithTx's own.
+func obstacles(own bool) (whens, none string) {
+	if own {
+		return whenNoServer, "not (" + pretendsSQL + " or " + standbySQL + ")"
+	}
+	return whenNoServer + whenStale, "not (" + pretendsSQL + " or " + standbySQL + " or " + staleSQL + ")"
+}
+
+// A verdict is what a message that locks ends in.
+type verdict struct {
+	whens     string // the verdicts that come first
+	condition string // granted, if it is true
+	savepoint bool   // follow it with the savepoint of open.go
+}
+
+// end returns m with the verdict as its end. Where the savepoint comes between
+// the verdict and the end of the message, a setting keeps the verdict.
+func (v verdict) end(m locksql.Message) string {
+	number := "case " + v.whens + "when " + v.condition + " then 1 else 0 end"
+	if v.savepoint {
+		m.Statement("select pg_catalog.set_config('pgadvisory.verdict', (" + number + ")::pg_catalog.text, true)")
+		m.Statement(savepoint)
+		number = "pg_catalog.current_setting('pgadvisory.verdict')::integer"
+	}
+	m.Statement("select pg_catalog.generate_series(1, " + number + ")")
+	return m.String()
 }
 
 // execer is what a verdict is asked on.
@@ -67,37 +90,36 @@ func askVerdict(ctx context.Context, on execer, message string) (bool, error) {
 	return false, fmt.Errorf("xactlock: the driver reports %d rows for a select of at most %d", rows, pretence)
 }
 
-// tryVerdict asks for keys in an open transaction, without waiting: all or
-// none of them.
-func (l *Locker) tryVerdict(keys []hashkey.Key) string {
-	const whens = whenPretends + whenStandby + whenStale
-	all := locksql.All(locksql.TryXactLock, l.opts.Shared, keys)
-	if len(keys) == 1 {
-		return verdict(whens, all)
-	}
-	// Of several, some may be granted before one is refused. What a block with
-	// an exception clause has locked is freed when it is left by one, as by
-	// ROLLBACK TO a savepoint, but in the same message.
+// tryIn returns a message that asks for keys in an open transaction, without
+// waiting: all or none of them. In WithTx's own, the savepoint follows.
+func (l *Locker) tryIn(keys []hashkey.Key, own bool) string {
 	var m locksql.Message
-	m.Statement("select pg_catalog.set_config('pgadvisory.all', 'true', true)")
-	m.Statement("do $pgadvisory$ begin " +
-		"if " + mayLock + " and not (" + all + ") then raise sqlstate 'PGADV'; end if; " +
-		"exception when sqlstate 'PGADV' then " +
-		"perform pg_catalog.set_config('pgadvisory.all', 'false', true); " +
-		"end $pgadvisory$")
-	m.Statement(verdict(whens, "pg_catalog.current_setting('pgadvisory.all')::boolean"))
-	return m.String()
+	whens, noObstacle := obstacles(own)
+	v := verdict{whens, locksql.All(locksql.TryXactLock, l.opts.Shared, keys), own}
+	if len(keys) > 1 {
+		// Some may be granted before one is refused. What a block with an
+		// exception clause has locked is freed when it is left by one, as by
+		// ROLLBACK TO a savepoint, but in the same message.
+		m.Statement("select pg_catalog.set_config('pgadvisory.all', 'true', true)")
+		m.Statement("do $pgadvisory$ begin " +
+			"if " + noObstacle + " and not (" + v.condition + ") then raise sqlstate 'PGADV'; end if; " +
+			"exception when sqlstate 'PGADV' then " +
+			"perform pg_catalog.set_config('pgadvisory.all', 'false', true); " +
+			"end $pgadvisory$")
+		v.condition = "pg_catalog.current_setting('pgadvisory.all')::boolean"
+	}
+	return v.end(m)
 }
 
-// waitVerdict waits for keys in an open transaction, for at most limit where
-// that is not 0.
-func (l *Locker) waitVerdict(keys []hashkey.Key, limit time.Duration) string {
+// waitIn returns a message that waits for keys in an open transaction, for at
+// most limit where that is not 0. In WithTx's own, the savepoint follows.
+func (l *Locker) waitIn(keys []hashkey.Key, limit time.Duration, own bool) string {
+	whens, noObstacle := obstacles(own)
 	m := locksql.Sized(2048)
 	m.SetAside(limit)
 	for _, key := range keys {
-		m.Statement("select " + locksql.Call(locksql.XactLock, l.opts.Shared, key) + " where " + mayLock)
+		m.Statement("select " + locksql.Call(locksql.XactLock, l.opts.Shared, key) + " where " + noObstacle)
 	}
 	m.PutBack()
-	m.Statement(verdict(whenPretends+whenStandby+whenStale, "true"))
-	return m.String()
+	return verdict{whens, "true", own}.end(m)
 }

@@ -1,0 +1,392 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// paths are the two ways a call goes: on pgx's connection, and through
+// database/sql alone.
+var paths = map[string]xactlock.Options{
+	"adopted":              {},
+	"adopted serializable": {Isolation: sql.LevelSerializable},
+	"plain":                {Plain: true},
+	"plain serializable":   {Plain: true, Isolation: sql.LevelSerializable},
+}
+
+// onEachPath runs a test on each path, with a pool of its own on a database
+// with an empty table t (n int).
+func onEachPath(t *testing.T, test func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker)) {
+	for name, o := range paths {
+		t.Run(name, func(t *testing.T) {
+			m := new(meter)
+			db := openMetered(t, pgtest.New(t).Database(t), m)
+			exec(t, db, `create table t (n int)`)
+			test(t, db, m, xactlock.New(db).With(o))
+			noTrace(t, db)
+		})
+	}
+}
+
+// insert is an fn that writes one row.
+func insert(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `insert into t values (1)`)
+	return err
+}
+
+func rows(tb testing.TB, db *sql.DB) int {
+	tb.Helper()
+	return number(tb, db, `select count(*) from t`)
+}
+
+// Rule 1: fn returning nil commits.
+func TestReturnCommits(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		if err := l.WithTx(t.Context(), hashkey.Name("k"), insert); err != nil {
+			t.Fatal(err)
+		}
+		if n := rows(t, db); n != 1 {
+			t.Errorf("%d rows, want 1", n)
+		}
+	})
+}
+
+// Rule 1: fn runs only while the lock is held, in the transaction that holds
+// it.
+func TestFnRunsUnderTheLock(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			if n := number(t, tx, `select count(*) from pg_locks where pid = pg_backend_pid() and granted and`+inThisDatabase); n != 1 {
+				t.Errorf("the transaction holds %d locks, want 1", n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Rule 1: an error rolls back, and reaches the caller as it is.
+func TestErrorRollsBack(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		dials := m.dials.Load()
+		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			return errors.Join(insert(ctx, tx), errExpected)
+		})
+		if !errors.Is(err, errExpected) {
+			t.Errorf("got %v", err)
+		}
+		if same := l.WithTx(t.Context(), hashkey.Name("k"), func(context.Context, *sql.Tx) error { return errExpected }); same != errExpected {
+			t.Errorf("got %v, want the very error that fn returned", same)
+		}
+		if n := rows(t, db); n != 0 {
+			t.Errorf("%d rows, want none", n)
+		}
+		if n := m.dials.Load() - dials; n != 0 {
+			t.Errorf("it cost the pool %d connections", n)
+		}
+	})
+}
+
+// Rule 1: a panic rolls back, and reaches the caller with its value.
+func TestPanicRollsBack(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		dials := m.dials.Load()
+		var value any
+		func() {
+			defer func() { value = recover() }()
+			_ = l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+				_ = insert(ctx, tx)
+				panic(errExpected)
+			})
+		}()
+		if value != errExpected {
+			t.Errorf("recovered %v, want what fn panicked with", value)
+		}
+		if n := rows(t, db); n != 0 {
+			t.Errorf("%d rows, want none", n)
+		}
+		if n := m.dials.Load() - dials; n != 0 {
+			t.Errorf("it cost the pool %d connections", n)
+		}
+	})
+}
+
+// Rule 1: runtime.Goexit, as in a test's FailNow, rolls back.
+func TestGoexitRollsBack(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		t.Run("fn", func(t *testing.T) {
+			_ = l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+				_ = insert(ctx, tx)
+				t.SkipNow() // which is Goexit, without failing this test
+				return nil
+			})
+		})
+		noTrace(t, db)
+		if n := rows(t, db); n != 0 {
+			t.Errorf("%d rows, want none", n)
+		}
+	})
+}
+
+// Rule 2: the transaction is WithTx's to end.
+func TestCommitInsideFn(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		var committed error
+		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			if err := insert(ctx, tx); err != nil {
+				return err
+			}
+			committed = tx.Commit()
+			return nil
+		})
+		if !errors.Is(err, xactlock.ErrTxEnded) {
+			t.Errorf("got %v, want ErrTxEnded", err)
+		}
+		if isPlain(t) {
+			return // there it can only be noticed
+		}
+		if !errors.Is(committed, xactlock.ErrTxEnded) {
+			t.Errorf("tx.Commit() = %v, want ErrTxEnded", committed)
+		}
+		if n := rows(t, db); n != 0 {
+			t.Errorf("%d rows, want none", n)
+		}
+	})
+}
+
+// isPlain reports whether a test of onEachPath is on the plain path.
+func isPlain(t *testing.T) bool { return paths[pathOf(t)].Plain }
+
+// pathOf returns the name in paths of a test of onEachPath.
+func pathOf(t *testing.T) string {
+	name := t.Name()[strings.LastIndex(t.Name(), "/")+1:]
+	return strings.ReplaceAll(name, "_", " ")
+}
+
+// Rule 2: neither may fn roll back, and SQL text that ends the transaction is
+// noticed, also where it begins another one at once.
+func TestOtherEndsInsideFn(t *testing.T) {
+	for name, end := range map[string]func(tx *sql.Tx) error{
+		"Rollback":           func(tx *sql.Tx) error { return tx.Rollback() },
+		"commit":             endBy(`commit`),
+		"rollback":           endBy(`rollback`),
+		"query":              func(tx *sql.Tx) error { _, err := tx.Query(`rollback`); return ignoreNoRows(err) },
+		"commit and chain":   endBy(`commit and chain`),
+		"rollback AND CHAIN": endBy(`rollback AND CHAIN`),
+		"commit; begin":      endBy(`commit; begin`),
+		"end; start":         endBy(`end; START transaction`),
+		"abort; begin":       endBy(`abort; begin; select 1`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+				if isPlain(t) && strings.ContainsAny(name, " ;") {
+					t.Skip("the plain path does not see what fn sends")
+				}
+				err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+					return end(tx)
+				})
+				if !errors.Is(err, xactlock.ErrTxEnded) {
+					t.Errorf("got %v, want ErrTxEnded", err)
+				}
+			})
+		})
+	}
+}
+
+func endBy(text string) func(*sql.Tx) error {
+	return func(tx *sql.Tx) error { _, err := tx.Exec(text); return err }
+}
+
+func ignoreNoRows(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
+}
+
+// Rule 1, the other way round: once the lock is gone, fn's statements are
+// refused rather than run without it.
+func TestNoStatementWithoutTheLock(t *testing.T) {
+	db := newDB(t)
+	exec(t, db, `create table t (n int)`)
+	err := xactlock.New(db).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.Exec(`commit`); err != nil {
+			return err
+		}
+		if err := insert(ctx, tx); !errors.Is(err, xactlock.ErrTxEnded) {
+			t.Errorf("insert after commit: %v, want ErrTxEnded", err)
+		}
+		return nil
+	})
+	if !errors.Is(err, xactlock.ErrTxEnded) {
+		t.Errorf("got %v, want ErrTxEnded", err)
+	}
+	if n := rows(t, db); n != 0 {
+		t.Errorf("%d rows, want none", n)
+	}
+}
+
+// Text that looks as if it could begin another transaction, and does not.
+func TestSuspectTextCommits(t *testing.T) {
+	db := newDB(t)
+	exec(t, db, `create table t (n int)`)
+	for _, key := range []hashkey.Key{hashkey.Name("k"), hashkey.Int64(-1), hashkey.Pair(-1, 1)} {
+		err := xactlock.New(db).WithTx(t.Context(), key, func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.Exec(`do $$ begin insert into t values (1); end $$`)
+			return err
+		})
+		if err != nil {
+			t.Errorf("%v: %v", key, err)
+		}
+	}
+	if n := rows(t, db); n != 3 {
+		t.Errorf("%d rows, want 3", n)
+	}
+}
+
+// Rule 2: a statement error that fn swallows leaves a failed transaction.
+func TestSwallowedErrorIsAnError(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			_, _ = tx.ExecContext(ctx, `select 1/0`)
+			return nil
+		})
+		if !errors.Is(err, pgx.ErrTxCommitRollback) {
+			t.Errorf("got %v, want pgx.ErrTxCommitRollback", err)
+		}
+	})
+}
+
+// The server can refuse to commit; the reason reaches the caller.
+func TestRefusedCommit(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		exec(t, db, `create table once (n int unique deferrable initially deferred)`)
+		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, `insert into once values (1), (1)`)
+			return err
+		})
+		const uniqueViolation = "23505"
+		if code := sqlState(err); code != uniqueViolation || errors.Is(err, xactlock.ErrCommitUnknown) {
+			t.Errorf("got %v, want SQLSTATE %s", err, uniqueViolation)
+		}
+	})
+}
+
+func sqlState(err error) string {
+	var e interface{ SQLState() string }
+	if errors.As(err, &e) {
+		return e.SQLState()
+	}
+	return ""
+}
+
+// All that database/sql can do works on the transaction that fn gets.
+func TestTransactionIsWhole(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			stmt, err := tx.PrepareContext(ctx, `insert into t values ($1)`)
+			if err != nil {
+				return fmt.Errorf("prepare: %w", err)
+			}
+			for n := range 3 {
+				if _, err := stmt.ExecContext(ctx, n); err != nil {
+					return fmt.Errorf("insert: %w", err)
+				}
+			}
+			numbers, err := tx.PrepareContext(ctx, `select n from t order by n`)
+			if err != nil {
+				return fmt.Errorf("prepare: %w", err)
+			}
+			rows, err := numbers.QueryContext(ctx)
+			if err != nil {
+				return fmt.Errorf("query: %w", err)
+			}
+			var got []int
+			for rows.Next() {
+				var n int
+				if err := rows.Scan(&n); err != nil {
+					return err
+				}
+				got = append(got, n)
+			}
+			if len(got) != 3 || got[2] != 2 {
+				t.Errorf("read %v, want [0 1 2]", got)
+			}
+			types, err := tx.QueryContext(ctx, `select 1::numeric(10, 2) as price, array['a'] as tags`)
+			if err != nil {
+				return err
+			}
+			columns, err := types.ColumnTypes()
+			if err != nil {
+				return err
+			}
+			if precision, scale, ok := columns[0].DecimalSize(); !ok || precision != 10 || scale != 2 {
+				t.Errorf("price is numeric(%d, %d), %t", precision, scale, ok)
+			}
+			return errors.Join(rows.Err(), rows.Close()) // and types is left open
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if n := rows(t, db); n != 3 {
+			t.Errorf("%d rows, want 3", n)
+		}
+	})
+}
+
+// A transaction that fn keeps is of no use to it afterwards.
+func TestTransactionDoesNotOutliveTheCall(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		var kept *sql.Tx
+		if err := l.WithTx(t.Context(), hashkey.Name("k"), func(_ context.Context, tx *sql.Tx) error { kept = tx; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kept.Exec(`insert into t values (1)`); !errors.Is(err, sql.ErrTxDone) {
+			t.Errorf("got %v, want sql.ErrTxDone", err)
+		}
+	})
+}
+
+// tx.Stmt takes statements of the pool on the plain path; on the other it says
+// loudly that it does not.
+func TestStmt(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		stmt, err := db.Prepare(`insert into t values ($1)`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stmt.Close()
+		err = l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.StmtContext(ctx, stmt).ExecContext(ctx, 1)
+			return err
+		})
+		if isPlain(t) != (err == nil) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Value returns fn's result only if it is committed.
+func TestValue(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		for _, want := range []error{nil, errExpected} {
+			n, err := xactlock.Value(t.Context(), l, hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) (int, error) {
+				return 42, want
+			})
+			if err != want || (n == 42) != (want == nil) {
+				t.Errorf("got %d, %v after fn returned 42, %v", n, err, want)
+			}
+		}
+	})
+}

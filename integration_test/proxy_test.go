@@ -1,0 +1,152 @@
+package integration_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// proxy stands between a pool and the server and does what networks do.
+type proxy struct {
+	listener net.Listener
+	target   string
+	swallow  atomic.Pointer[swallow]
+	inject   []byte // put behind the server's first answer, AuthenticationOk
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// swallow makes the proxy lose the server's answers, from the moment that a
+// client sends the text.
+type swallow struct {
+	text    string
+	hang    bool // leave the client's connection open, rather than close it
+	reached chan struct{}
+	once    sync.Once
+}
+
+// newProxy returns a running proxy and the way to it for openDB.
+func newProxy(tb testing.TB, dsn string) (*proxy, func(*pgx.ConnConfig)) {
+	tb.Helper()
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &proxy{listener: listener, target: fmt.Sprintf("%s:%d", config.Host, config.Port)}
+	var serving sync.WaitGroup
+	serving.Go(p.serve)
+	tb.Cleanup(func() {
+		listener.Close()
+		p.cutAll()
+		serving.Wait()
+	})
+	return p, func(config *pgx.ConnConfig) {
+		config.Port = uint16(listener.Addr().(*net.TCPAddr).Port)
+	}
+}
+
+func (p *proxy) serve() {
+	var both sync.WaitGroup
+	defer both.Wait()
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", p.target)
+		if err != nil {
+			client.Close()
+			continue
+		}
+		p.mu.Lock()
+		p.conns = append(p.conns, client, server)
+		p.mu.Unlock()
+		var lost atomic.Bool
+		both.Go(func() { p.pass(server, client, &lost) })
+		both.Go(func() { p.answer(client, server, &lost) })
+	}
+}
+
+// cutAll closes every connection there is.
+func (p *proxy) cutAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, conn := range p.conns {
+		conn.Close()
+	}
+	p.conns = nil
+}
+
+// pass carries what the client says.
+func (p *proxy) pass(server, client net.Conn, lost *atomic.Bool) {
+	defer server.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := client.Read(buf)
+		if n > 0 {
+			s := p.swallow.Load()
+			hit := s != nil && bytes.Contains(buf[:n], []byte(s.text))
+			if hit {
+				lost.Store(true)
+			}
+			if _, err := server.Write(buf[:n]); err != nil {
+				return
+			}
+			if hit {
+				s.once.Do(func() { close(s.reached) })
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// answer carries what the server says, as long as it is not swallowed.
+func (p *proxy) answer(client, server net.Conn, lost *atomic.Bool) {
+	defer client.Close()
+	buf := make([]byte, 64<<10)
+	inject := p.inject
+	for {
+		n, err := server.Read(buf)
+		answer := buf[:n]
+		if lost.Load() {
+			if n == 0 || p.swallow.Load().hang {
+				_, _ = io.Copy(io.Discard, server)
+				if p.swallow.Load().hang {
+					_, _ = io.Copy(io.Discard, client) // until it gives up
+				}
+			}
+			return
+		}
+		if authenticationOk := []byte{'R', 0, 0, 0, 8, 0, 0, 0, 0}; inject != nil && bytes.HasPrefix(answer, authenticationOk) {
+			answer = append(append(append([]byte(nil), authenticationOk...), inject...), answer[len(authenticationOk):]...)
+			inject = nil
+		}
+		if _, err := client.Write(answer); err != nil || n == 0 {
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// parameterStatus is the message in which a server reports a setting.
+func parameterStatus(name, value string) []byte {
+	body := name + "\x00" + value + "\x00"
+	message := binary.BigEndian.AppendUint32([]byte{'S'}, uint32(4+len(body)))
+	return append(message, body...)
+}
