@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// dropTimeout bounds the end of a demonstration that was interrupted.
+const dropTimeout = 10 * time.Second
+
+// newDatabase creates a database on the server of dsn and returns a pool on
+// it. drop closes the pool and drops the database, even if ctx has ended.
+func newDatabase(ctx context.Context, dsn string) (db *sql.DB, drop func() error, err error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, nil, err
+	}
+	name := "webapp_demo_" + strings.ToLower(rand.Text()[:12])
+	if err := execOnce(ctx, config, "create database "+name); err != nil {
+		return nil, nil, fmt.Errorf("create a database for the demonstration: %w", err)
+	}
+	own := config.Copy()
+	own.Database = name
+	db = newPool(own)
+	return db, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
+		defer cancel()
+		return errors.Join(db.Close(), execOnce(ctx, config, "drop database "+name+" with (force)"))
+	}, nil
+}
+
+func execOnce(ctx context.Context, config *pgx.ConnConfig, statement string) (err error) {
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	_, err = conn.Exec(ctx, statement)
+	return err
+}
