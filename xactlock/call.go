@@ -34,19 +34,22 @@ type call struct {
 	fn   Func
 	try  bool
 
-	ran  bool // fn was called
-	dead int  // connections of the pool that turned out to be dead
+	place  place
+	direct bool // the lock is known to be taken: wait for it without asking first
+	ran    bool // fn was called
+	dead   int  // connections of the pool that turned out to be dead
 
 	panicked   bool
 	panicValue any
 
-	began, granted time.Time // for Observe
+	began, granted time.Time // for Observe, as is queued
+	queued         time.Duration
 	contended      bool
 	outcome        Outcome
 }
 
 func (l *Locker) run(ctx context.Context, keys []hashkey.Key, fn Func, try bool) (err error) {
-	c := &call{Locker: l, keys: keys, fn: fn, try: try, outcome: Failed}
+	c := &call{Locker: l, keys: keys, fn: fn, try: try, outcome: Failed, place: place{queue: l.queue}}
 	if l.opts.Observe != nil {
 		c.began = time.Now()
 		defer func() { c.observe(err) }()
@@ -85,6 +88,13 @@ func (c *call) acquireAndRun(ctx context.Context) error {
 		waitCtx, cancel = context.WithTimeout(ctx, c.opts.Wait)
 		defer cancel()
 	}
+	defer c.place.end()
+	if !c.try && !(c.opts.Shared && c.nobodyQueues()) {
+		if err := c.lineUp(waitCtx); err != nil {
+			return c.notAcquired(waitCtx, err)
+		}
+		c.direct = !c.place.first
+	}
 	for {
 		again, err := c.checkOut(ctx, waitCtx)
 		if !again {
@@ -96,6 +106,10 @@ func (c *call) acquireAndRun(ctx context.Context) error {
 // checkOut takes one connection from the pool, asks for the lock there and
 // runs fn if it is granted. It reports whether to try again on another one.
 func (c *call) checkOut(ctx, waitCtx context.Context) (again bool, err error) {
+	if c.direct && c.waits() {
+		c.contended = true
+		c.direct = c.waitQuota(waitCtx)
+	}
 	conn, err := c.db.Conn(waitCtx)
 	if err != nil {
 		return false, c.notAcquired(waitCtx, err)
@@ -137,22 +151,38 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	return again, err
 }
 
-// refused is what a call does whose try was refused and that does not wait on
-// the server: a try gives up, a poll sleeps.
+// refused is what a call does whose try was refused and that could not go on
+// to wait on the same connection: a try gives up, a poll sleeps, and who is to
+// wait finds a place to.
 func (c *call) refused(waitCtx context.Context) (again bool, err error) {
 	c.contended = true
 	if c.try {
 		c.outcome = NotAcquired
 		return false, fmt.Errorf("%w: %s", ErrNotAcquired, lockerr.Keys(c.keys))
 	}
-	if !sleep(waitCtx, c.opts.Poll) {
-		return false, c.notAcquired(waitCtx, nil)
+	if c.opts.Poll > 0 {
+		if !sleep(waitCtx, c.opts.Poll) {
+			return false, c.notAcquired(waitCtx, nil)
+		}
+		return true, nil
 	}
+	if !c.place.inLine() {
+		if err := c.lineUp(waitCtx); err != nil {
+			return false, c.notAcquired(waitCtx, err)
+		}
+	}
+	c.direct = true
 	return true, nil
 }
 
 // waits reports whether the call queues on the server when a try is refused.
 func (c *call) waits() bool { return !c.try && c.opts.Poll == 0 }
+
+// waitsHere reports whether the call, whose try was refused, may wait on the
+// connection it has.
+func (c *call) waitsHere() bool {
+	return c.waits() && c.place.inLine() && c.place.tryQuota()
+}
 
 // notAcquired returns the error of a call that ends before the grant.
 func (c *call) notAcquired(waitCtx context.Context, err error) error {
@@ -170,6 +200,7 @@ func (c *call) hold(ctx context.Context, tx *sql.Tx, end func()) error {
 	if c.opts.Observe != nil {
 		c.granted = time.Now()
 	}
+	c.place.granted()
 	c.ran, c.outcome = true, RolledBack
 	mark := held.With(ctx, held.Transaction, c.db, c.keys)
 	defer mark.Release()
@@ -217,6 +248,7 @@ func (c *call) observe(err error) {
 	e := Event{
 		Keys:      c.keys,
 		Shared:    c.opts.Shared,
+		Queued:    c.queued,
 		Waited:    now.Sub(c.began),
 		Contended: c.contended,
 		Outcome:   c.outcome,

@@ -22,6 +22,7 @@ type Func = func(ctx context.Context, tx *sql.Tx) error
 // locks at once; [Locker.Lock] is for a transaction that the caller has begun.
 type Locker struct {
 	db      *sql.DB
+	queue   *queue
 	opts    Options
 	invalid error // what is wrong with opts
 }
@@ -29,7 +30,7 @@ type Locker struct {
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	return &Locker{db: db, invalid: nilDB(db)}
+	return &Locker{db: db, queue: newQueue(db), invalid: nilDB(db)}
 }
 
 func nilDB(db *sql.DB) error {

@@ -68,12 +68,15 @@ func (c *call) plainLevel() sql.IsolationLevel {
 func (c *call) lockPlain(waitCtx context.Context, tx *sql.Tx) error {
 	ctx, cancel := pastDeadline(waitCtx)
 	defer cancel()
-	ok, err := askVerdict(ctx, tx, c.tryIn(c.keys, true))
+	ok, err := false, error(nil)
+	if !c.direct || c.opts.handsOver() {
+		ok, err = askVerdict(ctx, tx, c.tryIn(c.keys, true))
+	}
 	switch {
 	case err != nil || ok:
 	case c.opts.handsOver():
 		err = errors.New("BEGIN went to another session than the lock: is there a pooler in transaction mode?")
-	case c.waits():
+	case c.direct || c.waitsHere():
 		c.contended = true
 		ok, err = askVerdict(ctx, tx, c.waitIn(c.keys, untilDeadline(waitCtx), true))
 	}
@@ -102,8 +105,11 @@ func (c *call) plainAnswer(waitCtx context.Context, ok bool, err error) error {
 func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 	ctx, cancel := pastDeadline(waitCtx)
 	defer cancel()
-	ok, err := askVerdict(ctx, conn, c.sessionVerdict(locksql.TryLock))
-	if err == nil && !ok && c.waits() {
+	ok, err := false, error(nil)
+	if !c.direct {
+		ok, err = askVerdict(ctx, conn, c.sessionVerdict(locksql.TryLock))
+	}
+	if err == nil && !ok && (c.direct || c.waitsHere()) {
 		c.contended = true
 		m := locksql.Sized(2048)
 		m.Begin("read committed", false)

@@ -128,14 +128,18 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 	if err := pretends(s.pg); err != nil {
 		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
 	}
-	a, err := s.send(waitCtx, opening, c.tryMessage(c.keys))
-	if err != nil && s.pg.IsClosed() && waitCtx.Err() == nil && c.dead < maxDeadConns {
-		c.dead++ // it died in the pool, and has taken any lock with it
-		return true, nil
-	}
-	if err == nil && !a.granted && c.waits() {
-		c.contended = true
-		a, err = c.waitOnServer(waitCtx, s)
+	var a answer
+	if c.direct {
+		a, err = c.waitOnServer(waitCtx, s, false)
+	} else {
+		a, err = s.send(waitCtx, opening, c.tryMessage(c.keys))
+		if err != nil && s.pg.IsClosed() && waitCtx.Err() == nil && c.dead < maxDeadConns {
+			c.dead++ // it died in the pool, and has taken any lock with it
+			return true, nil
+		}
+		if err == nil && !a.granted && c.waitsHere() {
+			a, err = c.waitOnServer(waitCtx, s, true)
+		}
 	}
 	if err == nil && a.granted {
 		return false, c.holdSession(ctx, s)
@@ -147,9 +151,11 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 	return false, errRefused
 }
 
-// waitOnServer queues for the lock on s, which has refused a try.
-func (c *call) waitOnServer(waitCtx context.Context, s *session) (answer, error) {
-	a, err := s.send(waitCtx, waiting, c.waitMessage(c.keys, untilDeadline(waitCtx)))
+// waitOnServer queues for the lock on s, where a try that was refused may have
+// left a transaction open.
+func (c *call) waitOnServer(waitCtx context.Context, s *session, open bool) (answer, error) {
+	c.contended = true
+	a, err := s.send(waitCtx, waiting, c.waitMessage(c.keys, untilDeadline(waitCtx), open))
 	if err == nil && !a.granted {
 		err = errors.New("the lock was lost between two statements of one message")
 	}
