@@ -3,7 +3,6 @@ package xactlock
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"time"
@@ -33,6 +32,7 @@ type call struct {
 	keys []hashkey.Key
 	fn   Func
 	try  bool
+	exec *execution // where fn is that of Exec
 
 	place  place
 	direct bool // the lock is known to be taken: wait for it without asking first
@@ -48,16 +48,34 @@ type call struct {
 	outcome        Outcome
 }
 
-func (l *Locker) run(ctx context.Context, keys []hashkey.Key, fn Func, try bool) (err error) {
-	c := &call{Locker: l, keys: keys, fn: fn, try: try, outcome: Failed, place: place{queue: l.queue}}
-	if l.opts.Observe != nil {
+func (l *Locker) run(ctx context.Context, keys []hashkey.Key, fn Func, try bool) error {
+	c := &call{Locker: l, keys: keys, fn: fn, try: try}
+	return c.run(ctx)
+}
+
+func (c *call) run(ctx context.Context) (err error) {
+	c.outcome, c.place.queue = Failed, c.queue
+	if c.opts.Observe != nil {
 		c.began = time.Now()
 		defer func() { c.observe(err) }()
 	}
 	if err := c.check(ctx); err != nil {
 		return err
 	}
-	err = c.acquireAndRun(ctx)
+	defer c.place.end()
+	waitCtx := ctx
+	if c.opts.Wait > 0 {
+		var cancel context.CancelFunc
+		waitCtx, cancel = context.WithTimeout(ctx, c.opts.Wait)
+		defer cancel()
+	}
+	err = errNotPgx
+	if c.exec != nil && c.pipelines() {
+		err = c.pipeline(ctx, waitCtx)
+	}
+	if errors.Is(err, errNotPgx) {
+		err = c.acquireAndRun(ctx, waitCtx)
+	}
 	if c.panicked {
 		err = nil
 		panic(c.panicValue)
@@ -81,14 +99,7 @@ func (c *call) check(ctx context.Context) error {
 
 // acquireAndRun checks connections out until the lock is granted on one and fn
 // has run there, or the wait is over.
-func (c *call) acquireAndRun(ctx context.Context) error {
-	waitCtx := ctx
-	if c.opts.Wait > 0 {
-		var cancel context.CancelFunc
-		waitCtx, cancel = context.WithTimeout(ctx, c.opts.Wait)
-		defer cancel()
-	}
-	defer c.place.end()
+func (c *call) acquireAndRun(ctx, waitCtx context.Context) error {
 	if !c.try && !(c.opts.Shared && c.nobodyQueues()) {
 		if err := c.lineUp(waitCtx); err != nil {
 			return c.notAcquired(waitCtx, err)
@@ -127,19 +138,13 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	pgx := false
 	if !c.opts.Plain {
 		rawErr := conn.Raw(func(driverConn any) error {
-			s := unwrap(driverConn)
-			if s == nil {
+			s, ok := unwrap(driverConn)
+			if !ok {
 				return nil
 			}
 			pgx = true
-			again, err = c.onSession(ctx, waitCtx, s)
-			if s.reusable() {
-				return nil
-			}
-			// ErrBadConn alone would be too little: a *sql.DB over a pgxpool
-			// only gives the connection back to that.
-			s.close()
-			return driver.ErrBadConn
+			again, err = c.onSession(ctx, waitCtx, &s)
+			return s.giveBack()
 		})
 		if rawErr != nil && !pgx {
 			return false, c.notAcquired(waitCtx, rawErr)

@@ -153,7 +153,7 @@ func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 		return
 	}
 	_ = conn.Raw(func(driverConn any) error {
-		if s := unwrap(driverConn); s != nil {
+		if s, ok := unwrap(driverConn); ok {
 			s.close()
 		}
 		return driver.ErrBadConn // discards the connection, and is what Raw returns
@@ -166,7 +166,7 @@ func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 func (c *call) whyNotCommitPlain(ctx context.Context, tx *sql.Tx, conn *sql.Conn) error {
 	var status byte
 	rawErr := conn.Raw(func(driverConn any) error {
-		if s := unwrap(driverConn); s != nil {
+		if s, ok := unwrap(driverConn); ok {
 			status = s.pg.TxStatus()
 		}
 		return nil

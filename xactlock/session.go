@@ -18,33 +18,41 @@ import (
 
 // session is a connection of the pool, while one call has it.
 type session struct {
-	conn  driver.Conn // as the pool gave it, for fn's statements
-	pg    *pgconn.PgConn
-	stray bool // a session lock may be left
+	driver driver.Conn // as the pool gave it, for fn's statements
+	conn   *pgx.Conn
+	pg     *pgconn.PgConn
+	stray  bool // a session lock may be left
 }
 
-// unwrap returns the session behind driverConn, or nil if that is not pgx's.
-// Instrumented drivers wrap connections; the better ones offer a way back.
-func unwrap(driverConn any) *session {
+// unwrap returns the session behind driverConn, if that is pgx's. Instrumented
+// drivers wrap connections; the better ones offer a way back.
+func unwrap(driverConn any) (session, bool) {
 	conn, ok := driverConn.(driver.Conn)
 	if !ok {
-		return nil
+		return session{}, false
 	}
 	for inner := conn; ; {
 		switch c := inner.(type) {
 		case *stdlib.Conn:
-			return &session{conn: conn, pg: c.Conn().PgConn()}
+			return session{driver: conn, conn: c.Conn(), pg: c.Conn().PgConn()}, true
 		case interface{ Raw() driver.Conn }:
 			inner = c.Raw()
 		default:
-			return nil
+			return session{}, false
 		}
 	}
 }
 
-// reusable reports whether nothing of the call is left on the connection.
-func (s *session) reusable() bool {
-	return !s.stray && !s.pg.IsClosed() && s.pg.TxStatus() == 'I'
+// giveBack is for Conn.Raw to return: the connection goes back to the pool if
+// nothing of the call is left on it, and is closed otherwise. ErrBadConn alone
+// would be too little for that: a *sql.DB over a pgxpool only gives the
+// connection back to the pgxpool then.
+func (s *session) giveBack() error {
+	if !s.stray && !s.pg.IsClosed() && s.pg.TxStatus() == 'I' {
+		return nil
+	}
+	s.close()
+	return driver.ErrBadConn
 }
 
 func (s *session) close() {
@@ -175,7 +183,7 @@ func (c *call) abandon(waitCtx context.Context, s *session) {
 
 // holdSession runs fn in the transaction that is open on s and ends it.
 func (c *call) holdSession(ctx context.Context, s *session) error {
-	a := &adopted{Conn: s.conn, pg: s.pg}
+	a := &adopted{Conn: s.driver, pg: s.pg}
 	tx, err := adopt(a)
 	if err != nil {
 		c.rollback(ctx, s)

@@ -26,6 +26,7 @@ const (
 	codeDeadlock      = "40P01" // deadlock_detected
 	codeLockTableFull = "53200" // out_of_memory, which is how shared memory for locks runs out
 	codeLockTimeout   = "55P03" // lock_not_available
+	codeCanceled      = "57014" // query_canceled
 )
 
 // SQLState returns the SQLSTATE of err, whatever driver it comes from, or "".
@@ -42,6 +43,13 @@ func SQLState(err error) string {
 func IsAnswer(err error) bool {
 	code := SQLState(err)
 	return code != "" && !strings.HasPrefix(code, "57P") && !strings.HasPrefix(code, "08")
+}
+
+// WaitEnded reports whether err is the server's answer to a wait that reached a
+// limit or was cancelled.
+func WaitEnded(err error) bool {
+	code := SQLState(err)
+	return code == codeLockTimeout || code == codeCanceled
 }
 
 // Keys names keys in a message as people wrote them.
