@@ -26,7 +26,8 @@ var (
 // the server restarts, a call puts up with.
 const maxDeadConns = 3
 
-// call is one WithTx, from the call to its end.
+// call is one WithTx, from the call to its end. What it needs on the way is part
+// of it, so that all of that is one allocation.
 type call struct {
 	*Locker
 	keys []hashkey.Key
@@ -39,6 +40,12 @@ type call struct {
 	ran    bool // fn was called
 	dead   int  // connections of the pool that turned out to be dead
 
+	session session
+	adopted adopted
+	mark    held.Context
+	oneKey  [1]hashkey.Key
+	oneLine [1]lineID
+
 	panicked   bool
 	panicValue any
 
@@ -48,9 +55,11 @@ type call struct {
 	outcome        Outcome
 }
 
-func (l *Locker) run(ctx context.Context, keys []hashkey.Key, fn Func, try bool) error {
-	c := &call{Locker: l, keys: keys, fn: fn, try: try}
-	return c.run(ctx)
+// newCall returns a call for one key.
+func (l *Locker) newCall(key hashkey.Key, fn Func) *call {
+	c := &call{Locker: l, fn: fn, oneKey: [1]hashkey.Key{key}}
+	c.keys = c.oneKey[:]
+	return c
 }
 
 func (c *call) run(ctx context.Context) (err error) {
@@ -138,13 +147,11 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	pgx := false
 	if !c.opts.Plain {
 		rawErr := conn.Raw(func(driverConn any) error {
-			s, ok := unwrap(driverConn)
-			if !ok {
+			if c.session, pgx = unwrap(driverConn); !pgx {
 				return nil
 			}
-			pgx = true
-			again, err = c.onSession(ctx, waitCtx, &s)
-			return s.giveBack()
+			again, err = c.onSession(ctx, waitCtx, &c.session)
+			return c.session.giveBack()
 		})
 		if rawErr != nil && !pgx {
 			return false, c.notAcquired(waitCtx, rawErr)
@@ -207,12 +214,12 @@ func (c *call) hold(ctx context.Context, tx *sql.Tx, end func()) error {
 	}
 	c.place.granted()
 	c.ran, c.outcome = true, RolledBack
-	mark := held.With(ctx, held.Transaction, c.db, c.keys)
-	defer mark.Release()
-	fnCtx := context.Context(mark)
+	c.mark.Mark(ctx, held.Transaction, c.db, c.keys)
+	defer c.mark.Release()
+	fnCtx := context.Context(&c.mark)
 	if c.opts.MaxHold > 0 {
 		var cancel context.CancelFunc
-		fnCtx, cancel = context.WithTimeoutCause(mark, c.opts.MaxHold, errMaxHold)
+		fnCtx, cancel = context.WithTimeoutCause(fnCtx, c.opts.MaxHold, errMaxHold)
 		defer cancel()
 	}
 	if err := c.call(fnCtx, tx, end); err != nil {

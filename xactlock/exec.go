@@ -26,7 +26,8 @@ import (
 // drivers other than pgx, Exec runs as a WithTx.
 func (l *Locker) Exec(ctx context.Context, key hashkey.Key, query string, args ...any) (sql.Result, error) {
 	e := &execution{query: query, args: args}
-	c := &call{Locker: l, keys: []hashkey.Key{key}, fn: e.asFunc, exec: e}
+	c := l.newCall(key, e.asFunc)
+	c.exec = e
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}

@@ -7,9 +7,9 @@ import (
 
 // lineIDs returns the lines of the call's keys.
 func (c *call) lineIDs() []lineID {
-	ids := make([]lineID, len(c.keys))
-	for i, key := range c.keys {
-		ids[i] = newLineID(key, c.opts.Shared, int64(max(1, c.opts.MaxWaiters)))
+	ids := c.oneLine[:0]
+	for _, key := range c.keys {
+		ids = append(ids, newLineID(key, c.opts.Shared, int64(max(1, c.opts.MaxWaiters))))
 	}
 	return ids
 }

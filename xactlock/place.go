@@ -10,7 +10,7 @@ import (
 // place is where one call stands in the queue.
 type place struct {
 	queue *queue
-	lines []lineID // those it is a head of
+	lines []lineID // those it is a head of, a prefix of what enter was given
 	quota *semaphore.Weighted
 	first bool // there was nobody else in any of the lines
 }
@@ -19,12 +19,12 @@ type place struct {
 // of its sorted keys, so that no two calls wait for each other.
 func (p *place) enter(ctx context.Context, ids []lineID) error {
 	p.first = true
-	for _, id := range ids {
+	for i, id := range ids {
 		first, err := p.queue.enter(ctx, id, 1)
 		if err != nil {
 			return err
 		}
-		p.lines = append(p.lines, id)
+		p.lines = ids[:i+1]
 		p.first = p.first && first
 	}
 	return nil

@@ -26,6 +26,7 @@ type queue struct {
 
 	mu        sync.Mutex
 	lines     map[lineID]*line // guarded by mu; a line that nobody is in is not there
+	spare     *line            // guarded by mu; the one that was left last, for the next key
 	quota     *semaphore.Weighted
 	quotaSize int64
 }
@@ -42,8 +43,9 @@ type lineID struct {
 }
 
 type line struct {
-	heads *semaphore.Weighted
-	size  int // guarded by queue.mu: how many are in it, heads included
+	heads  *semaphore.Weighted
+	weight int64 // of all heads together
+	size   int   // guarded by queue.mu: how many are in it, heads included
 }
 
 func newQueue(db *sql.DB) *queue {
@@ -62,7 +64,7 @@ func (q *queue) enter(ctx context.Context, id lineID, weight int64) (first bool,
 	q.mu.Lock()
 	l := q.lines[id]
 	if l == nil {
-		l = &line{heads: semaphore.NewWeighted(id.heads)}
+		l = q.newLine(id.heads)
 		q.lines[id] = l
 	}
 	l.size++
@@ -73,6 +75,15 @@ func (q *queue) enter(ctx context.Context, id lineID, weight int64) (first bool,
 		return false, err
 	}
 	return first, nil
+}
+
+// newLine returns a line that nobody is in. The caller holds mu.
+func (q *queue) newLine(weight int64) *line {
+	if l := q.spare; l != nil && l.weight == weight {
+		q.spare = nil
+		return l
+	}
+	return &line{heads: semaphore.NewWeighted(weight), weight: weight}
 }
 
 // leave lets the next one be head.
@@ -89,6 +100,7 @@ func (q *queue) drop(id lineID, l *line) {
 	defer q.mu.Unlock()
 	if l.size--; l.size == 0 {
 		delete(q.lines, id)
+		q.spare = l
 	}
 }
 

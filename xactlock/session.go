@@ -67,21 +67,21 @@ type answer struct {
 	committed bool // a COMMIT in it succeeded, whatever came after
 }
 
-// send sends messages in one write, and returns the answer to the first when
-// all are answered.
-func (s *session) send(ctx context.Context, p patience, messages ...string) (answer, error) {
+// send sends message and reads the answer.
+func (s *session) send(ctx context.Context, p patience, message string) (answer, error) {
 	over := interrupt(ctx, s.pg, p)
 	defer over()
-	last := len(messages) - 1
-	for _, message := range messages[:last] {
-		s.pg.Frontend().SendQuery(&pgproto3.Query{String: message}) // into the buffer that Exec flushes
-	}
-	a, err := read(s.pg.Exec(context.Background(), messages[last]))
-	for range last {
-		if !s.skip() {
-			s.stray = true
-		}
-	}
+	return read(s.pg.Exec(context.Background(), message))
+}
+
+// sendBoth sends two messages in one write, and returns the answer to the first
+// when both are answered.
+func (s *session) sendBoth(ctx context.Context, p patience, message, after string) (answer, error) {
+	over := interrupt(ctx, s.pg, p)
+	defer over()
+	s.pg.Frontend().SendQuery(&pgproto3.Query{String: message}) // into the buffer that Exec flushes
+	a, err := read(s.pg.Exec(context.Background(), after))
+	s.stray = !s.skip()
 	return a, err
 }
 
@@ -99,8 +99,8 @@ func read(results *pgconn.MultiResultReader) (answer, error) {
 	return a, results.Close()
 }
 
-// skip reads the answer to a further message of the same write, and reports
-// whether it was read to its end without an error.
+// skip reads the answer to the second message, and reports whether that was
+// executed without an error.
 func (s *session) skip() bool {
 	ok := true
 	for !s.pg.IsClosed() {
@@ -183,7 +183,8 @@ func (c *call) abandon(waitCtx context.Context, s *session) {
 
 // holdSession runs fn in the transaction that is open on s and ends it.
 func (c *call) holdSession(ctx context.Context, s *session) error {
-	a := &adopted{Conn: s.driver, pg: s.pg}
+	a := &c.adopted
+	a.Conn, a.pg = s.driver, s.pg
 	tx, err := adopt(a)
 	if err != nil {
 		c.rollback(ctx, s)
@@ -244,7 +245,13 @@ func (c *call) rollback(ctx context.Context, s *session) {
 }
 
 func (c *call) commit(ctx context.Context, s *session) error {
-	a, err := s.send(ctx, ending, c.commitMessages(c.keys)...)
+	var a answer
+	var err error
+	if commit, after := c.commitMessages(c.keys); after == "" {
+		a, err = s.send(ctx, ending, commit)
+	} else {
+		a, err = s.sendBoth(ctx, ending, commit, after)
+	}
 	if a.committed {
 		s.stray = s.stray || err != nil
 		c.outcome = Committed
