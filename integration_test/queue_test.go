@@ -151,6 +151,49 @@ func TestQuotaHoldsUpNobodyWhoseKeyIsFree(t *testing.T) {
 	}
 }
 
+// Who polls never waits on the server, and holds no connection between two
+// questions.
+func TestPollNeverWaitsOnTheServer(t *testing.T) {
+	for name, o := range paths {
+		t.Run(name, func(t *testing.T) {
+			var m meter
+			db := openMetered(t, pgtest.New(t).Database(t), &m)
+			watcher := openSame(t, db)
+			h := hold(t, xactlock.New(watcher), hashkey.Name("hot"))
+			o.Poll = time.Millisecond
+			l := xactlock.New(db).With(o)
+			askAndAsk := func(times int64) {
+				for asked := m.messages.Load() + 2*times; m.messages.Load() < asked; {
+					if n := waitingLocks(t, watcher); n != 0 {
+						t.Errorf("%d wait on the server", n)
+						return
+					}
+				}
+			}
+			var turns atomic.Int64
+			done := make(chan error, 1)
+			go func() {
+				done <- parallel(5, func(int) error {
+					return l.WithTx(t.Context(), hashkey.Name("hot"), func(context.Context, *sql.Tx) error {
+						if turns.Add(1) < 5 { // there is somebody left to ask
+							askAndAsk(10)
+						}
+						return nil
+					})
+				})
+			}()
+			askAndAsk(30)
+			until(t, "no connection is in use", func() bool { return db.Stats().InUse == 0 })
+			if err := h.release(); err != nil {
+				t.Error(err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // Readers do not queue behind each other.
 func TestReadersShare(t *testing.T) {
 	for name, o := range paths {

@@ -113,7 +113,7 @@ func (c *call) acquireAndRun(ctx, waitCtx context.Context) error {
 		if err := c.lineUp(waitCtx); err != nil {
 			return c.notAcquired(waitCtx, err)
 		}
-		c.direct = !c.place.first
+		c.direct = c.waits() && !c.place.first
 	}
 	for {
 		again, err := c.checkOut(ctx, waitCtx)
@@ -126,7 +126,7 @@ func (c *call) acquireAndRun(ctx, waitCtx context.Context) error {
 // checkOut takes one connection from the pool, asks for the lock there and
 // runs fn if it is granted. It reports whether to try again on another one.
 func (c *call) checkOut(ctx, waitCtx context.Context) (again bool, err error) {
-	if c.direct && c.waits() {
+	if c.direct {
 		c.contended = true
 		c.direct = c.waitQuota(waitCtx)
 	}
