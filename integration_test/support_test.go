@@ -24,10 +24,16 @@ import (
 // it is a test that fails anyway.
 const patience = 30 * time.Second
 
+// newDatabase returns the DSN of an empty database of the test's own.
+func newDatabase(tb testing.TB) string {
+	tb.Helper()
+	return pgtest.New(tb).Scratch(tb)
+}
+
 // newDB returns a pool on a database of the test's own.
 func newDB(tb testing.TB) *sql.DB {
 	tb.Helper()
-	return openDB(tb, pgtest.New(tb).Database(tb))
+	return openDB(tb, newDatabase(tb))
 }
 
 // openDB returns a pool on dsn, and at the end of the test checks that no
