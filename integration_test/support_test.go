@@ -240,6 +240,12 @@ func parallel(n int, f func(i int) error) error {
 // openSame returns another pool on the database of db.
 func openSame(tb testing.TB, db *sql.DB) *sql.DB {
 	tb.Helper()
+	return openDB(tb, dsnOf(tb, db))
+}
+
+// dsnOf returns the DSN of the database of db.
+func dsnOf(tb testing.TB, db *sql.DB) string {
+	tb.Helper()
 	conn, err := db.Conn(context.Background())
 	if err != nil {
 		tb.Fatal(err)
@@ -253,5 +259,5 @@ func openSame(tb testing.TB, db *sql.DB) *sql.DB {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return openDB(tb, dsn)
+	return dsn
 }
