@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -29,7 +28,7 @@ func onEachPath(t *testing.T, test func(t *testing.T, db *sql.DB, m *meter, l *x
 	for name, o := range paths {
 		t.Run(name, func(t *testing.T) {
 			m := new(meter)
-			db := openMetered(t, pgtest.New(t).Database(t), m)
+			db := openMetered(t, newDatabase(t), m)
 			exec(t, db, `create table t (n int)`)
 			test(t, db, m, xactlock.New(db).With(o))
 			noTrace(t, db)

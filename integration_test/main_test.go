@@ -1,10 +1,49 @@
 package integration_test
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv("X") != "" {
+		os.Exit(1)
+	}
+	os.Exit(pgtest.Main(m, noGoroutine, noLock))
+}
+
+// noGoroutine checks that the tests have left none behind.
+func noGoroutine(*pgtest.Server) error {
+	return goleak.Find(
+		// Every *sql.DB has one until it is closed; xactlock keeps a database
+		// for the transactions that it adopts.
+		goleak.IgnoreTopFunction("database/sql.(*DB).connectionOpener"),
+	)
+}
+
+// noLock checks that the server holds no advisory lock, in any database.
+func noLock(s *pgtest.Server) error {
+	if s == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.DSN())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	var left int
+	err = conn.QueryRow(ctx, `select count(*) from pg_locks where locktype = 'advisory'`).Scan(&left)
+	if err == nil && left > 0 {
+		err = fmt.Errorf("the tests have left %d advisory locks on the server", left)
+	}
+	return err
+}

@@ -24,7 +24,7 @@ func TestFreshReads(t *testing.T) {
 						continue // documented: the session lock needs one session
 					}
 					t.Run(fmt.Sprintf("%v/plain=%t", isolation, plain), func(t *testing.T) {
-						direct := pgtest.New(t).Database(t)
+						direct := newDatabase(t)
 						readModifyWrite(t, route.dsn(t, direct), xactlock.Options{Isolation: isolation, Plain: plain})
 					})
 				}

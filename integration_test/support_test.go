@@ -24,10 +24,16 @@ import (
 // it is a test that fails anyway.
 const patience = 30 * time.Second
 
+// newDatabase returns the DSN of an empty database of the test's own.
+func newDatabase(tb testing.TB) string {
+	tb.Helper()
+	return pgtest.New(tb).Scratch(tb)
+}
+
 // newDB returns a pool on a database of the test's own.
 func newDB(tb testing.TB) *sql.DB {
 	tb.Helper()
-	return openDB(tb, pgtest.New(tb).Database(tb))
+	return openDB(tb, newDatabase(tb))
 }
 
 // openDB returns a pool on dsn, and at the end of the test checks that no
@@ -234,6 +240,12 @@ func parallel(n int, f func(i int) error) error {
 // openSame returns another pool on the database of db.
 func openSame(tb testing.TB, db *sql.DB) *sql.DB {
 	tb.Helper()
+	return openDB(tb, dsnOf(tb, db))
+}
+
+// dsnOf returns the DSN of the database of db.
+func dsnOf(tb testing.TB, db *sql.DB) string {
+	tb.Helper()
 	conn, err := db.Conn(context.Background())
 	if err != nil {
 		tb.Fatal(err)
@@ -247,5 +259,5 @@ func openSame(tb testing.TB, db *sql.DB) *sql.DB {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return openDB(tb, dsn)
+	return dsn
 }

@@ -41,7 +41,7 @@ func everyOption() []xactlock.Options {
 // An empty call costs two messages, whatever the options, directly and through
 // PgBouncer.
 func TestMessagesOfAnUncontendedCall(t *testing.T) {
-	direct := pgtest.New(t).Database(t)
+	direct := newDatabase(t)
 	for _, route := range []struct {
 		name string
 		dsn  func(t *testing.T) string
@@ -89,7 +89,7 @@ func calls(l *xactlock.Locker) map[string]func(context.Context, xactlock.Func) e
 // A cancellable ctx must not change what is sent.
 func TestMessagesOfOtherCalls(t *testing.T) {
 	var m meter
-	db := openMetered(t, pgtest.New(t).Database(t), &m)
+	db := openMetered(t, newDatabase(t), &m)
 	db.SetMaxOpenConns(1)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -143,6 +143,9 @@ func atDeadline(ctx context.Context) bool {
 // answer leaves the connection whole, where a ctx that ends would not.
 func pastDeadline(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
+	if parent.Err() != nil {
+		cancel() // now, and not when AfterFunc gets to it
+	}
 	stop := context.AfterFunc(parent, func() {
 		if parent.Err() == context.DeadlineExceeded {
 			sleep(ctx, waiting.slack)

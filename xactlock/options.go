@@ -40,7 +40,8 @@ type Options struct {
 	// MaxHold bounds a holder that hangs: fn's ctx ends MaxHold after the
 	// grant, and the server ends the session (and so frees the lock) if the
 	// transaction is silent for longer than that, from PostgreSQL 17 if it
-	// lasts longer at all. It takes the place of the role's
+	// lasts longer at all (unless a statement of fn has failed, after which
+	// the server counts only silence). It takes the place of the role's
 	// idle_in_transaction_session_timeout and transaction_timeout. 0 means
 	// that only those apply.
 	MaxHold time.Duration

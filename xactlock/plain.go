@@ -112,6 +112,12 @@ func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 	if err == nil && !ok && (c.direct || c.waitsHere()) {
 		c.contended = true
 		m := locksql.Sized(2048)
+		if len(c.keys) > 1 {
+			// The try may have got some, which would be locked twice then.
+			m.Begin("read committed", false)
+			m.Handover(c.opts.Shared, c.keys)
+			m.Statement("rollback")
+		}
 		m.Begin("read committed", false)
 		m.SetAside(untilDeadline(waitCtx))
 		m.Each(locksql.Lock, c.opts.Shared, c.keys)

@@ -145,9 +145,14 @@ func LockWithin(shared bool, key hashkey.Key) (sql string, args []any) {
 // longer than hold, and from PostgreSQL 17 if it lasts longer at all. A
 // transaction_timeout that is already running is not changed by a new value,
 // only by 0, so it is stopped first.
+//
+// The second limit is the longer one by a millisecond, because the server
+// leaves the first one out where the second is as short, and a statement that
+// fails stops all timers, which the second is not started again after.
 func (m *Message) MaxHold(hold time.Duration) {
-	ms := strconv.FormatInt(Milliseconds(hold), 10)
-	m.Statement("select pg_catalog.set_config('idle_in_transaction_session_timeout', '" + ms + "', true)")
+	silent := strconv.FormatInt(Milliseconds(hold), 10)
+	whole := strconv.FormatInt(Milliseconds(hold+time.Millisecond), 10)
+	m.Statement("select pg_catalog.set_config('idle_in_transaction_session_timeout', '" + silent + "', true)")
 	m.Statement("select pg_catalog.set_config('transaction_timeout', '0', true), " +
-		"pg_catalog.set_config('transaction_timeout', '" + ms + "', true) " + hasTransactionTimeout)
+		"pg_catalog.set_config('transaction_timeout', '" + whole + "', true) " + hasTransactionTimeout)
 }

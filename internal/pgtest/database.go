@@ -17,20 +17,29 @@ const statementTimeout = time.Minute
 // end of the test, sessions that are still open notwithstanding.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
-	name := "pgtest_" + strings.ToLower(rand.Text()[:12])
-	// template0 never has a session, which would stop it from being copied.
-	if err := s.exec("create database " + name + " template template0"); err != nil {
+	name, err := s.createDatabase()
+	if err != nil {
 		tb.Fatalf("pgtest: create a database: %v", err)
 	}
 	tb.Cleanup(func() {
 		if s.down.Load() {
 			return // gone with its server
 		}
-		if err := s.exec("drop database if exists " + name + " with (force)"); err != nil {
+		if err := s.dropDatabase(name); err != nil {
 			tb.Errorf("pgtest: drop the test's database: %v", err)
 		}
 	})
 	return withDatabase(s.dsn, name)
+}
+
+func (s *Server) createDatabase() (string, error) {
+	name := "pgtest_" + strings.ToLower(rand.Text()[:12])
+	// template0 never has a session, which would stop it from being copied.
+	return name, s.exec("create database " + name + " template template0")
+}
+
+func (s *Server) dropDatabase(name string) error {
+	return s.exec("drop database if exists " + name + " with (force)")
 }
 
 func (s *Server) exec(sql string) error {

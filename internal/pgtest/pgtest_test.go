@@ -1,7 +1,11 @@
 package pgtest_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,7 +18,55 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
 		os.Exit(child())
 	}
-	os.Exit(pgtest.Main(m))
+	os.Exit(pgtest.Main(m, stillRuns))
+}
+
+// stillRuns is a check of this program's own Main.
+func stillRuns(s *pgtest.Server) error {
+	if s == nil {
+		return nil // no test that ran has asked for one
+	}
+	conn, err := pgx.Connect(context.Background(), s.DSN())
+	if err != nil {
+		return fmt.Errorf("the server is gone before the checks: %w", err)
+	}
+	return conn.Close(context.Background())
+}
+
+func TestMainFailsWithACheck(t *testing.T) {
+	broken := errors.New("left behind")
+	for _, test := range []struct {
+		name  string
+		tests int // exit code
+		check error
+		want  int
+	}{
+		{"all is well", 0, nil, 0},
+		{"a check fails", 0, broken, 1},
+		{"the tests fail", 2, nil, 2},
+		{"both fail", 2, broken, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var calls []string
+			code := pgtest.RunChecks(
+				func() int { calls = append(calls, "tests"); return test.tests },
+				func(*pgtest.Server) error { calls = append(calls, "first"); return test.check },
+				func(s *pgtest.Server) error {
+					calls = append(calls, "second")
+					if s != nil {
+						t.Error("a server that no test has asked for")
+					}
+					return nil
+				},
+			)
+			if code != test.want {
+				t.Errorf("exit code %d, want %d", code, test.want)
+			}
+			if want := []string{"tests", "first", "second"}; !slices.Equal(calls, want) {
+				t.Errorf("called %v, want %v", calls, want)
+			}
+		})
+	}
 }
 
 func TestDatabasesAreSeparate(t *testing.T) {
@@ -43,6 +95,32 @@ func TestDatabaseIsDroppedUnderAnOpenSession(t *testing.T) {
 	if query[bool](t, admin, "select exists (select from pg_database where datname = $1)", name) {
 		t.Errorf("%s outlived its test", name)
 	}
+}
+
+// A scratch database is used again, and shows nothing of its last user.
+func TestScratchDatabaseIsCleared(t *testing.T) {
+	s := pgtest.New(t)
+	var used string
+	t.Run("first", func(t *testing.T) {
+		used = s.Scratch(t)
+		conn := connect(t, used)
+		mustExec(t, conn, "create table note (text text)")
+		mustExec(t, conn, "create schema other create table note (text text)")
+		name := query[string](t, conn, "select current_database()")
+		mustExec(t, conn, "alter database "+name+" set work_mem = '7MB'")
+		mustExec(t, conn, "alter role current_user in database "+name+" set search_path = other")
+	})
+	if again := s.Scratch(t); again != used {
+		t.Fatalf("got %s, want %s again", again, used)
+	}
+	conn := connect(t, used)
+	if n := query[int](t, conn, "select count(*) from pg_tables where tablename = 'note'"); n != 0 {
+		t.Errorf("%d tables are left", n)
+	}
+	if n := query[int](t, conn, "select count(*) from pg_db_role_setting where setdatabase = (select oid from pg_database where datname = current_database())"); n != 0 {
+		t.Errorf("%d settings are left", n)
+	}
+	mustExec(t, conn, "create table note (text text)")
 }
 
 func TestNewSharesOneServer(t *testing.T) {

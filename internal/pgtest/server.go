@@ -20,6 +20,7 @@ type Server struct {
 	dsn     string
 	cluster *cluster    // nil for a server that somebody else runs
 	down    atomic.Bool // stopped by the test, not restarted since
+	scratch scratch
 }
 
 // Start starts a server of the caller's own, on a free port of 127.0.0.1. The
@@ -46,10 +47,11 @@ func Open(ctx context.Context) (*Server, error) {
 }
 
 // Close stops the server, which disconnects its clients, and removes its data.
-// It does nothing to a server which this process did not start.
+// A server which this process did not start goes on, without the databases of
+// [Server.Scratch].
 func (s *Server) Close() error {
 	if s.cluster == nil {
-		return nil
+		return s.dropScratch()
 	}
 	if err := s.cluster.close(); err != nil {
 		return fmt.Errorf("pgtest: %w", err)

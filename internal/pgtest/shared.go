@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -32,21 +33,31 @@ func New(tb testing.TB) *Server {
 	return shared.server
 }
 
-// Main runs the tests, then stops the server that [New] started, and returns
-// the exit code:
+// Main runs the tests, then the checks, then stops the server that [New]
+// started, and returns the exit code:
 //
 //	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 //
-// A package may do without: its server is stopped soon after the process ends.
-// With Main that has happened when the process ends.
-func Main(m *testing.M) int {
-	code := m.Run()
-	if shared.server == nil {
-		return code
+// A check is for what the tests together must not leave behind. Its argument
+// is New's server, or nil if no test has asked for one. An error of a check
+// fails the run.
+//
+// A package may do without Main: its server is stopped soon after the process
+// ends. With Main that has happened when the process ends.
+func Main(m *testing.M, checks ...func(*Server) error) int {
+	return runAll(m.Run, checks)
+}
+
+func runAll(tests func() int, checks []func(*Server) error) int {
+	code := tests()
+	if shared.server != nil {
+		checks = append(slices.Clip(checks), (*Server).Close)
 	}
-	if err := shared.server.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return max(code, 1)
+	for _, check := range checks {
+		if err := check(shared.server); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
 	}
 	return code
 }

@@ -1,0 +1,128 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// sessionsTimeout bounds the wait for a test's sessions to end after it. The
+// driver may take a while to close a connection that it has given up.
+const sessionsTimeout = 30 * time.Second
+
+// scratch holds the databases that one test after the other uses.
+type scratch struct {
+	mu   sync.Mutex
+	free []string
+	all  []string
+}
+
+// Scratch is [Server.Database] for packages with hundreds of tests: the
+// database is empty, but another test may have used it before, because to
+// clear one is much quicker than to create one. Schemas, what is in them, and
+// the database's settings are cleared, also those for the role of DSN alone.
+//
+// At the end of the test no session may be left: one that is still there half
+// a minute later fails the test.
+func (s *Server) Scratch(tb testing.TB) string {
+	tb.Helper()
+	name, err := s.takeScratch()
+	if err != nil {
+		tb.Fatalf("pgtest: create a database: %v", err)
+	}
+	tb.Cleanup(func() {
+		if s.down.Load() {
+			return
+		}
+		if err := s.clear(name); err != nil {
+			tb.Errorf("pgtest: clear the test's database: %v", err)
+			return // not to be used again
+		}
+		s.scratch.mu.Lock()
+		defer s.scratch.mu.Unlock()
+		s.scratch.free = append(s.scratch.free, name)
+	})
+	return withDatabase(s.dsn, name)
+}
+
+func (s *Server) takeScratch() (string, error) {
+	s.scratch.mu.Lock()
+	defer s.scratch.mu.Unlock()
+	if last := len(s.scratch.free) - 1; last >= 0 {
+		name := s.scratch.free[last]
+		s.scratch.free = s.scratch.free[:last]
+		return name, nil
+	}
+	name, err := s.createDatabase()
+	if err == nil {
+		s.scratch.all = append(s.scratch.all, name)
+	}
+	return name, err
+}
+
+const clearSQL = `
+do $clear$
+declare name text;
+begin
+	for name in select nspname from pg_catalog.pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema' loop
+		execute format('drop schema %I cascade', name);
+	end loop;
+	create schema public;
+	grant all on schema public to public;
+	execute format('alter database %I reset all', current_database());
+	execute format('alter role current_user in database %I reset all', current_database());
+end $clear$`
+
+const sessionsSQL = `
+select coalesce(string_agg(format('%s (%s: %s)', pid, state, query), ', '), '')
+from pg_catalog.pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`
+
+// clear empties a database, once its sessions are gone.
+func (s *Server) clear(name string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), sessionsTimeout)
+	defer cancel()
+	config, err := pgx.ParseConfig(withDatabase(s.dsn, name))
+	if err != nil {
+		return err
+	}
+	// The settings to be cleared must not be in force meanwhile.
+	config.RuntimeParams["search_path"] = "pg_catalog"
+	config.RuntimeParams["statement_timeout"] = "0"
+	config.RuntimeParams["lock_timeout"] = "0"
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for {
+		var sessions string
+		if err := conn.QueryRow(ctx, sessionsSQL).Scan(&sessions); err != nil {
+			return err
+		}
+		if sessions == "" {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("after %v there are still sessions: %s", sessionsTimeout, sessions)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	_, err = conn.Exec(ctx, clearSQL)
+	return err
+}
+
+// dropScratch drops the databases, on a server that goes on.
+func (s *Server) dropScratch() error {
+	var errs []error
+	for _, name := range s.scratch.all {
+		errs = append(errs, s.dropDatabase(name))
+	}
+	return errors.Join(errs...)
+}

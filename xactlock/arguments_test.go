@@ -1,0 +1,118 @@
+package xactlock_test
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// forms are all the ways to ask for a lock.
+var forms = map[string]func(*xactlock.Locker, xactlock.Func) error{
+	"WithTx": func(l *xactlock.Locker, fn xactlock.Func) error {
+		return l.WithTx(context.Background(), hashkey.Name("k"), fn)
+	},
+	"TryWithTx": func(l *xactlock.Locker, fn xactlock.Func) error {
+		return l.TryWithTx(context.Background(), hashkey.Name("k"), fn)
+	},
+	"WithTxAll": func(l *xactlock.Locker, fn xactlock.Func) error {
+		return l.WithTxAll(context.Background(), []hashkey.Key{hashkey.Name("k")}, fn)
+	},
+	"Value": func(l *xactlock.Locker, fn xactlock.Func) error {
+		var withResult func(context.Context, *sql.Tx) (int, error)
+		if fn != nil {
+			withResult = func(ctx context.Context, tx *sql.Tx) (int, error) { return 0, fn(ctx, tx) }
+		}
+		_, err := xactlock.Value(context.Background(), l, hashkey.Name("k"), withResult)
+		return err
+	},
+}
+
+// onTx are the ways to ask for a lock in a transaction of the caller's own.
+var onTx = map[string]func(*xactlock.Locker, xactlock.Tx, ...hashkey.Key) error{
+	"Lock": func(l *xactlock.Locker, tx xactlock.Tx, keys ...hashkey.Key) error {
+		return l.Lock(context.Background(), tx, keys...)
+	},
+	"TryLock": func(l *xactlock.Locker, tx xactlock.Tx, keys ...hashkey.Key) error {
+		_, err := l.TryLock(context.Background(), tx, keys...)
+		return err
+	},
+}
+
+func unreachable(t *testing.T) xactlock.Func {
+	return func(context.Context, *sql.Tx) error {
+		t.Error("fn ran")
+		return nil
+	}
+}
+
+// refuses checks that err is an error that says what is wrong.
+func refuses(t *testing.T, err error, says string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("got %v, want an error that says %q", err, says)
+	}
+}
+
+// A nil *sql.DB, nil fn, nil tx or no keys are errors, not panics; no server
+// is asked.
+func TestMissingArguments(t *testing.T) {
+	for name, call := range forms {
+		t.Run(name, func(t *testing.T) {
+			refuses(t, call(xactlock.New(nil), unreachable(t)), "nil *sql.DB")
+			refuses(t, call(xactlock.New(nil).With(xactlock.Options{Shared: true}), unreachable(t)), "nil *sql.DB")
+			refuses(t, call(xactlock.New(new(sql.DB)), nil), "fn is nil")
+		})
+	}
+	for name, call := range onTx {
+		t.Run(name, func(t *testing.T) {
+			refuses(t, call(xactlock.New(new(sql.DB)), nil, hashkey.Name("k")), "tx is nil")
+			refuses(t, call(xactlock.New(new(sql.DB)), new(sql.Tx)), "no keys")
+		})
+	}
+	refuses(t, xactlock.New(new(sql.DB)).WithTxAll(context.Background(), nil, unreachable(t)), "no keys")
+	t.Run("Token", func(t *testing.T) {
+		_, err := xactlock.Token(context.Background(), nil)
+		refuses(t, err, "tx is nil")
+	})
+}
+
+// Rule 9: a bad option is an error on first use that names the field.
+func TestBadOptions(t *testing.T) {
+	for field, o := range map[string]xactlock.Options{
+		"Wait":       {Wait: -1},
+		"Poll":       {Poll: -time.Second},
+		"MaxHold":    {MaxHold: -time.Nanosecond},
+		"MaxWaiters": {MaxWaiters: -1},
+		"Isolation":  {Isolation: sql.LevelLinearizable},
+	} {
+		t.Run(field, func(t *testing.T) {
+			locker := xactlock.New(new(sql.DB)).With(o)
+			for _, call := range forms {
+				refuses(t, call(locker, unreachable(t)), "Options."+field)
+			}
+			for _, call := range onTx {
+				refuses(t, call(locker, new(sql.Tx), hashkey.Name("k")), "Options."+field)
+			}
+		})
+	}
+	t.Run("isolation levels of other databases", func(t *testing.T) {
+		for _, level := range []sql.IsolationLevel{sql.LevelWriteCommitted, sql.LevelSnapshot, 99, -1} {
+			err := xactlock.New(new(sql.DB)).With(xactlock.Options{Isolation: level}).
+				WithTx(context.Background(), hashkey.Name("k"), unreachable(t))
+			refuses(t, err, "Options.Isolation")
+		}
+	})
+}
+
+// With replaces all options and leaves the Locker it was called on alone.
+func TestWithReplacesAllOptions(t *testing.T) {
+	bad := xactlock.New(new(sql.DB)).With(xactlock.Options{Wait: -1})
+	good := bad.With(xactlock.Options{Poll: -1})
+	refuses(t, good.TryWithTx(context.Background(), hashkey.Name("k"), unreachable(t)), "Options.Poll")
+	refuses(t, bad.TryWithTx(context.Background(), hashkey.Name("k"), unreachable(t)), "Options.Wait")
+}
