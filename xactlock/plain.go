@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
@@ -166,7 +167,12 @@ func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 func (c *call) whyNotCommitPlain(ctx context.Context, tx *sql.Tx, conn *sql.Conn) error {
 	var status byte
 	rawErr := conn.Raw(func(driverConn any) error {
-		if s := unwrap(driverConn); s != nil {
+		s := unwrap(driverConn)
+		switch {
+		case s == nil:
+		case s.pg.IsClosed():
+			return pgconn.ErrConnClosed
+		default:
 			status = s.pg.TxStatus()
 		}
 		return nil

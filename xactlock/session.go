@@ -264,9 +264,14 @@ func noSuchSavepoint(err error) bool {
 // neverCommitted reports whether err, which broke the connection, shows that
 // the server did not see COMMIT: it was not sent, or the server had ended the
 // session because it waited too long for one.
+//
+// ErrConnClosed shows no such thing, though pgx says that it is safe to retry
+// after it: it is also what pgx returns when the connection breaks off before
+// the answer.
 func neverCommitted(err error) bool {
 	const idleInTransactionSessionTimeout = "25P03"
-	return pgconn.SafeToRetry(err) || lockerr.SQLState(err) == idleInTransactionSessionTimeout
+	notSent := pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed)
+	return notSent || lockerr.SQLState(err) == idleInTransactionSessionTimeout
 }
 
 // pretends returns why the locks of the server behind pg exclude nobody, as
