@@ -129,8 +129,7 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
 	}
 	a, err := s.send(waitCtx, opening, c.tryMessage(c.keys))
-	if err != nil && s.pg.IsClosed() && waitCtx.Err() == nil && c.dead < maxDeadConns {
-		c.dead++ // it died in the pool, and has taken any lock with it
+	if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
 		return true, nil
 	}
 	if err == nil && !a.granted && c.waits() {
