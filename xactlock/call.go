@@ -144,7 +144,7 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	pgx := false
 	if !c.opts.Plain {
 		rawErr := conn.Raw(func(driverConn any) error {
-			if c.session, pgx = unwrap(driverConn); !pgx {
+			if pgx = c.session.unwrap(driverConn); !pgx {
 				return nil
 			}
 			again, err = c.onSession(ctx, waitCtx, &c.session)

@@ -2,6 +2,7 @@ package xactlock
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,28 +26,68 @@ var (
 	ending  = patience{give: 5 * time.Second}
 )
 
-// interrupt ends a message on pg as p says, once ctx has ended. The function
-// it returns must be called when the answer is there; after that, nothing of
-// the interrupt can reach a later message.
-func interrupt(ctx context.Context, pg *pgconn.PgConn, p patience) (over func()) {
+// A watch ends a message on the wire once ctx has ended, as its patience says.
+// It is used for one message after the other, and costs a message whose ctx
+// does not end next to nothing.
+type watch struct {
+	ctx      context.Context
+	pg       *pgconn.PgConn
+	patience patience
+	stop     func() bool // nil where ctx has no end
+
+	mu       sync.Mutex
+	over     bool          // guarded by mu: the answer is there
+	answered chan struct{} // guarded by mu: made by the interrupt, closed when the answer is there
+	finished chan struct{} // guarded by mu: closed when nothing of the interrupt is left
+}
+
+// begin watches over a message that is about to be sent on pg.
+func (w *watch) begin(ctx context.Context, pg *pgconn.PgConn, p patience) {
+	w.stop = nil
 	if ctx.Done() == nil {
-		return func() {}
+		return
+	}
+	w.ctx, w.pg, w.patience = ctx, pg, p
+	w.over, w.answered, w.finished = false, nil, nil
+	w.stop = context.AfterFunc(ctx, w.interrupt)
+}
+
+// end is called when the answer is there. When it returns, nothing of the
+// interrupt can reach a later message.
+func (w *watch) end() {
+	if w.stop == nil || w.stop() {
+		return
+	}
+	w.mu.Lock()
+	w.over = true
+	if w.finished == nil {
+		w.finished = make(chan struct{})
+	}
+	answered, finished := w.answered, w.finished
+	w.mu.Unlock()
+	if answered != nil {
+		close(answered)
+	}
+	<-finished            // even if it has not begun, or else it could take the next message for this one
+	if !w.pg.IsClosed() { // the cut may have come just after the answer
+		_ = w.pg.Conn().SetDeadline(time.Time{})
+	}
+}
+
+func (w *watch) interrupt() {
+	w.mu.Lock()
+	if w.finished == nil {
+		w.finished = make(chan struct{})
+	}
+	defer close(w.finished)
+	if w.over {
+		w.mu.Unlock()
+		return
 	}
 	answered := make(chan struct{})
-	finished := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(finished)
-		p.interrupt(ctx, pg, answered)
-	})
-	return func() {
-		close(answered)
-		if !stop() {
-			<-finished
-			if !pg.IsClosed() { // the cut may have come just after the answer
-				_ = pg.Conn().SetDeadline(time.Time{})
-			}
-		}
-	}
+	w.answered = answered
+	w.mu.Unlock()
+	w.patience.interrupt(w.ctx, w.pg, answered)
 }
 
 func (p patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-chan struct{}) {
