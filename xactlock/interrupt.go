@@ -39,6 +39,7 @@ type watch struct {
 	over     bool          // guarded by mu: the answer is there
 	answered chan struct{} // guarded by mu: made by the interrupt, closed when the answer is there
 	finished chan struct{} // guarded by mu: closed when nothing of the interrupt is left
+	atLarge  bool          // a cancel request may still reach the server; known when finished
 }
 
 // begin watches over a message that is about to be sent on pg.
@@ -48,12 +49,13 @@ func (w *watch) begin(ctx context.Context, pg *pgconn.PgConn, p patience) {
 		return
 	}
 	w.ctx, w.pg, w.patience = ctx, pg, p
-	w.over, w.answered, w.finished = false, nil, nil
+	w.over, w.answered, w.finished, w.atLarge = false, nil, nil, false
 	w.stop = context.AfterFunc(ctx, w.interrupt)
 }
 
 // end is called when the answer is there. When it returns, nothing of the
-// interrupt can reach a later message.
+// interrupt can reach a later message; in the worst case the connection is
+// closed then.
 func (w *watch) end() {
 	if w.stop == nil || w.stop() {
 		return
@@ -87,26 +89,55 @@ func (w *watch) interrupt() {
 	answered := make(chan struct{})
 	w.answered = answered
 	w.mu.Unlock()
-	w.patience.interrupt(w.ctx, w.pg, answered)
+	w.atLarge = w.patience.interrupt(w.ctx, w.pg, answered)
 }
 
-func (p patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-chan struct{}) {
+func (p patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-chan struct{}) (atLarge bool) {
 	if ctx.Err() == context.DeadlineExceeded && closedWithin(answered, p.slack) {
-		return
+		return false
 	}
 	give := time.Now().Add(p.give)
+	acknowledged := func() bool { return true }
 	if p.cancel && !closedWithin(answered, 0) {
-		// CancelRequest returns when the server has signalled the backend. An
-		// error leaves the statement running, and the cut below ends it.
-		cancelCtx, done := context.WithDeadline(context.Background(), give)
-		_ = pg.CancelRequest(cancelCtx)
-		done()
+		acknowledged = cancelStatement(pg)
 	}
 	if !closedWithin(answered, time.Until(give)) {
 		// pgx takes the failed read for the end of the connection, and sends a
 		// cancel request of its own before it closes the socket.
 		_ = pg.Conn().SetDeadline(time.Unix(1, 0))
 	}
+	<-answered
+	return !acknowledged()
+}
+
+// cancelTimeout bounds the wait for the server's word that it has dealt with a
+// cancel request.
+const cancelTimeout = 5 * time.Second
+
+// cancelStatement asks the server to cancel the statement that runs on pg. The
+// function it returns waits until the server has done what it was asked, and
+// reports whether that is certain: a request that is still under way would hit
+// the connection's next statement, whosever that is.
+func cancelStatement(pg *pgconn.PgConn) (acknowledged func() bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
+	failed := make(chan bool, 1)
+	go func() {
+		err := pg.CancelRequest(ctx)
+		failed <- err != nil || ctx.Err() != nil // pgx keeps it to itself if nothing came back
+	}()
+	return func() bool {
+		defer cancel()
+		if pg.IsClosed() {
+			cancel() // then it does not matter
+		}
+		return !<-failed
+	}
+}
+
+func closeNow(pg *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = pg.Close(ctx) // the server frees what is on it either way
 }
 
 // closedWithin waits for c to be closed, for at most d, and reports whether it
