@@ -94,6 +94,9 @@ func (c *call) acquireAndRun(ctx context.Context) error {
 // runs fn if it is granted. It reports whether to try again on another one.
 func (c *call) checkOut(ctx, waitCtx context.Context) (again bool, err error) {
 	conn, err := c.db.Conn(waitCtx)
+	if errors.Is(err, driver.ErrBadConn) && c.diedInPool(waitCtx) {
+		return true, nil // somebody has handed on a dead one
+	}
 	if err != nil {
 		return false, c.notAcquired(waitCtx, err)
 	}
@@ -130,6 +133,7 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	}
 	if !pgx {
 		err = c.onPlain(ctx, waitCtx, conn)
+		discardDead(conn)
 		if err == errDead {
 			return true, nil
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
@@ -70,6 +71,8 @@ func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) err
 	switch {
 	case ctx.Err() != nil:
 		return ended(ctx, keys, err)
+	case err != nil && isPast(ctx):
+		return fmt.Errorf("%w: %s: %w (%w)", NotAcquired, Keys(keys), context.DeadlineExceeded, err)
 	case SQLState(err) == codeLockTimeout:
 		// Only a limit of this library's own is in force while it waits.
 		return fmt.Errorf("%w: %s: %w (%w)", NotAcquired, Keys(keys), context.DeadlineExceeded, err)
@@ -81,6 +84,13 @@ func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) err
 		return fmt.Errorf("%w: %s: %w", LockTableFull, Keys(keys), err)
 	}
 	return fmt.Errorf("%s: %s: %w", pkg, Keys(keys), err)
+}
+
+// isPast reports whether the deadline of ctx is over. The network, which has
+// been told of it, can notice before ctx does.
+func isPast(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline)
 }
 
 func ended(ctx context.Context, keys []hashkey.Key, err error) error {
