@@ -13,9 +13,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if dsn := os.Getenv(takeTurnsVariable); dsn != "" {
-		os.Exit(takeTurns(dsn))
-	}
 	os.Exit(pgtest.Main(m, noGoroutine, noLock))
 }
 

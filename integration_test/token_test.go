@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
-	osexec "os/exec"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -14,29 +13,19 @@ import (
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
-// takeTurnsVariable makes this test program run takeTurns instead of the
-// tests; its value is a DSN.
-const takeTurnsVariable = "PGADVISORY_TEST_TAKE_TURNS"
-
 const (
-	processes       = 2
-	turnsPerProcess = 500
+	tokenProcesses = 2
+	turnsOfEach    = 500
 )
 
-// takeTurns is one of the processes of TestTokenGrows. It begins when all of
-// them have said that they are there, and writes down each turn.
-func takeTurns(dsn string) int {
-	if err := tryTakeTurns(dsn); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}
+func init() { processes["write tokens"] = writeTokens }
 
-func tryTakeTurns(dsn string) error {
+// writeTokens is one of the processes of TestTokenGrows. It begins when all of
+// them have said that they are there, and writes down each turn.
+func writeTokens(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	config, err := pgx.ParseConfig(dsn)
+	config, err := pgx.ParseConfig(args[0])
 	if err != nil {
 		return err
 	}
@@ -45,12 +34,12 @@ func tryTakeTurns(dsn string) error {
 	if _, err := db.ExecContext(ctx, `insert into arrivals values ($1)`, os.Getpid()); err != nil {
 		return err
 	}
-	for arrived := 0; arrived < processes; {
+	for arrived := 0; arrived < tokenProcesses; {
 		if err := db.QueryRowContext(ctx, `select count(*) from arrivals`).Scan(&arrived); err != nil {
 			return err
 		}
 	}
-	for turn := range turnsPerProcess {
+	for turn := range turnsOfEach {
 		l := xactlock.New(db).With(xactlock.Options{Plain: turn%2 == 0})
 		if err := l.WithTx(ctx, hashkey.Name("turn"), writeTurn); err != nil {
 			return err
@@ -75,31 +64,20 @@ func TestTokenGrows(t *testing.T) {
 	db := newDB(t)
 	exec(t, db, `create table arrivals (pid int)`)
 	exec(t, db, `create table turns (turn bigint generated always as identity, token numeric, pid int)`)
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dsn := dsnOf(t, db)
-	err = parallel(processes, func(int) error {
-		process := osexec.CommandContext(t.Context(), program)
-		process.Env = append(os.Environ(), takeTurnsVariable+"="+dsn)
-		if output, err := process.CombinedOutput(); err != nil {
-			return fmt.Errorf("%w\n%s", err, output)
-		}
-		return nil
-	})
+	err := parallel(tokenProcesses, func(int) error { return runProcess("write tokens", dsn) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := number(t, db, `select count(*) from turns`); n != processes*turnsPerProcess {
-		t.Errorf("%d turns, want %d", n, processes*turnsPerProcess)
+	if n := number(t, db, `select count(*) from turns`); n != tokenProcesses*turnsOfEach {
+		t.Errorf("%d turns, want %d", n, tokenProcesses*turnsOfEach)
 	}
 	const neighbours = `select count(*) from (select token, pid,
 		lag(token) over (order by turn) before, lag(pid) over (order by turn) pid_before from turns) t where `
 	if n := number(t, db, neighbours+`token <= before`); n != 0 {
 		t.Errorf("%d tokens are not larger than the one before", n)
 	}
-	if n := number(t, db, neighbours+`pid <> pid_before`); n < processes {
+	if n := number(t, db, neighbours+`pid <> pid_before`); n < tokenProcesses {
 		t.Errorf("the processes took turns %d times, which shows nothing", n)
 	}
 	noTrace(t, db)

@@ -20,12 +20,27 @@ var adopter = sync.OnceValue(func() *sql.DB {
 	return db
 })
 
+// adopt returns a as a *sql.Tx.
+func adopt(a *adopted) (*sql.Tx, error) {
+	a.adoption = adoption{context.Background(), a}
+	return adopter().BeginTx(&a.adoption, nil)
+}
+
+// adoption is the context that carries an adopted to the connector. It never
+// ends, because database/sql would end the transaction with it, under a
+// running fn.
+type adoption struct {
+	context.Context
+	adopted *adopted
+}
+
 type adoptedKey struct{}
 
-// adopt returns a as a *sql.Tx. The transaction's context never ends, because
-// database/sql would end the transaction with it, under a running fn.
-func adopt(a *adopted) (*sql.Tx, error) {
-	return adopter().BeginTx(context.WithValue(context.Background(), adoptedKey{}, a), nil)
+func (a *adoption) Value(key any) any {
+	if key == (adoptedKey{}) {
+		return a.adopted
+	}
+	return nil
 }
 
 type connector struct{}

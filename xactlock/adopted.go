@@ -17,7 +17,8 @@ import (
 // came from the pool, with whatever instruments it is wrapped in.
 type adopted struct {
 	driver.Conn
-	pg *pgconn.PgConn
+	pg       *pgconn.PgConn
+	adoption adoption
 
 	ended atomic.Bool // fn ended the transaction, or tried to
 }

@@ -24,34 +24,65 @@ var (
 	errDead     = errors.New("xactlock: the connection was dead")    // seen by no caller
 )
 
-// call is one WithTx, from the call to its end.
+// call is one WithTx, from the call to its end. What it needs on the way is part
+// of it, so that all of that is one allocation.
 type call struct {
 	*Locker
 	keys []hashkey.Key
 	fn   Func
 	try  bool
+	exec *execution // where fn is that of Exec
 
+	place          place
+	direct         bool // the lock is known to be taken: wait for it without asking first
 	ran            bool // fn was called
 	dead, mostDead int  // connections of the pool that turned out to be dead
+
+	session session
+	adopted adopted
+	mark    held.Context
+	oneKey  [1]hashkey.Key
+	oneLine [1]lineID
 
 	panicked   bool
 	panicValue any
 
-	began, granted time.Time // for Observe
+	began, granted time.Time // for Observe, as is queued
+	queued         time.Duration
 	contended      bool
 	outcome        Outcome
 }
 
-func (l *Locker) run(ctx context.Context, keys []hashkey.Key, fn Func, try bool) (err error) {
-	c := &call{Locker: l, keys: keys, fn: fn, try: try, outcome: Failed}
-	if l.opts.Observe != nil {
+// newCall returns a call for one key.
+func (l *Locker) newCall(key hashkey.Key, fn Func) *call {
+	c := &call{Locker: l, fn: fn, oneKey: [1]hashkey.Key{key}}
+	c.keys = c.oneKey[:]
+	return c
+}
+
+func (c *call) run(ctx context.Context) (err error) {
+	c.outcome, c.place.queue = Failed, c.queue
+	if c.opts.Observe != nil {
 		c.began = time.Now()
 		defer func() { c.observe(err) }()
 	}
 	if err := c.check(ctx); err != nil {
 		return err
 	}
-	err = c.acquireAndRun(ctx)
+	defer c.place.end()
+	waitCtx := ctx
+	if c.opts.Wait > 0 {
+		var cancel context.CancelFunc
+		waitCtx, cancel = context.WithTimeout(ctx, c.opts.Wait)
+		defer cancel()
+	}
+	err = errNotPgx
+	if c.exec != nil && c.pipelines() {
+		err = c.pipeline(ctx, waitCtx)
+	}
+	if errors.Is(err, errNotPgx) {
+		err = c.acquireAndRun(ctx, waitCtx)
+	}
 	if c.panicked {
 		err = nil
 		panic(c.panicValue)
@@ -75,12 +106,12 @@ func (c *call) check(ctx context.Context) error {
 
 // acquireAndRun checks connections out until the lock is granted on one and fn
 // has run there, or the wait is over.
-func (c *call) acquireAndRun(ctx context.Context) error {
-	waitCtx := ctx
-	if c.opts.Wait > 0 {
-		var cancel context.CancelFunc
-		waitCtx, cancel = context.WithTimeout(ctx, c.opts.Wait)
-		defer cancel()
+func (c *call) acquireAndRun(ctx, waitCtx context.Context) error {
+	if !c.try && !(c.opts.Shared && c.nobodyQueues()) {
+		if err := c.lineUp(waitCtx); err != nil {
+			return c.notAcquired(waitCtx, err)
+		}
+		c.direct = c.waits() && !c.place.first
 	}
 	for {
 		again, err := c.checkOut(ctx, waitCtx)
@@ -93,6 +124,10 @@ func (c *call) acquireAndRun(ctx context.Context) error {
 // checkOut takes one connection from the pool, asks for the lock there and
 // runs fn if it is granted. It reports whether to try again on another one.
 func (c *call) checkOut(ctx, waitCtx context.Context) (again bool, err error) {
+	if c.direct {
+		c.contended = true
+		c.direct = c.waitQuota(waitCtx)
+	}
 	conn, err := c.db.Conn(waitCtx)
 	if errors.Is(err, driver.ErrBadConn) && c.diedInPool(waitCtx) {
 		return true, nil // somebody has handed on a dead one
@@ -113,19 +148,11 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	pgx := false
 	if !c.opts.Plain {
 		rawErr := conn.Raw(func(driverConn any) error {
-			s := unwrap(driverConn)
-			if s == nil {
+			if c.session, pgx = unwrap(driverConn); !pgx {
 				return nil
 			}
-			pgx = true
-			again, err = c.onSession(ctx, waitCtx, s)
-			if s.reusable() {
-				return nil
-			}
-			// ErrBadConn alone would be too little: a *sql.DB over a pgxpool
-			// only gives the connection back to that.
-			s.close()
-			return driver.ErrBadConn
+			again, err = c.onSession(ctx, waitCtx, &c.session)
+			return c.session.giveBack()
 		})
 		if rawErr != nil && !pgx {
 			return false, c.notAcquired(waitCtx, rawErr)
@@ -154,22 +181,38 @@ func (c *call) diedInPool(waitCtx context.Context) bool {
 	return waitCtx.Err() == nil && c.dead <= c.mostDead
 }
 
-// refused is what a call does whose try was refused and that does not wait on
-// the server: a try gives up, a poll sleeps.
+// refused is what a call does whose try was refused and that could not go on
+// to wait on the same connection: a try gives up, a poll sleeps, and who is to
+// wait finds a place to.
 func (c *call) refused(waitCtx context.Context) (again bool, err error) {
 	c.contended = true
 	if c.try {
 		c.outcome = NotAcquired
 		return false, fmt.Errorf("%w: %s", ErrNotAcquired, lockerr.Keys(c.keys))
 	}
-	if !sleep(waitCtx, c.opts.Poll) {
-		return false, c.notAcquired(waitCtx, nil)
+	if c.opts.Poll > 0 {
+		if !sleep(waitCtx, c.opts.Poll) {
+			return false, c.notAcquired(waitCtx, nil)
+		}
+		return true, nil
 	}
+	if !c.place.inLine() {
+		if err := c.lineUp(waitCtx); err != nil {
+			return false, c.notAcquired(waitCtx, err)
+		}
+	}
+	c.direct = true
 	return true, nil
 }
 
 // waits reports whether the call queues on the server when a try is refused.
 func (c *call) waits() bool { return !c.try && c.opts.Poll == 0 }
+
+// waitsHere reports whether the call, whose try was refused, may wait on the
+// connection it has.
+func (c *call) waitsHere() bool {
+	return c.waits() && c.place.inLine() && c.place.tryQuota()
+}
 
 // notAcquired returns the error of a call that ends before the grant.
 func (c *call) notAcquired(waitCtx context.Context, err error) error {
@@ -187,13 +230,14 @@ func (c *call) hold(ctx context.Context, tx *sql.Tx, end func()) error {
 	if c.opts.Observe != nil {
 		c.granted = time.Now()
 	}
+	c.place.granted()
 	c.ran, c.outcome = true, RolledBack
-	mark := held.With(ctx, held.Transaction, c.db, c.keys)
-	defer mark.Release()
-	fnCtx := context.Context(mark)
+	c.mark.Mark(ctx, held.Transaction, c.db, c.keys)
+	defer c.mark.Release()
+	fnCtx := context.Context(&c.mark)
 	if c.opts.MaxHold > 0 {
 		var cancel context.CancelFunc
-		fnCtx, cancel = context.WithTimeoutCause(mark, c.opts.MaxHold, errMaxHold)
+		fnCtx, cancel = context.WithTimeoutCause(fnCtx, c.opts.MaxHold, errMaxHold)
 		defer cancel()
 	}
 	if err := c.call(fnCtx, tx, end); err != nil {
@@ -234,6 +278,7 @@ func (c *call) observe(err error) {
 	e := Event{
 		Keys:      c.keys,
 		Shared:    c.opts.Shared,
+		Queued:    c.queued,
 		Waited:    now.Sub(c.began),
 		Contended: c.contended,
 		Outcome:   c.outcome,

@@ -25,10 +25,11 @@ import (
 //
 // A ROLLBACK has the same gap, which only matters after two failures in a row.
 
-// commitMessages returns the messages that commit: the first alone decides.
-func (l *Locker) commitMessages(keys []hashkey.Key) []string {
+// commitMessages returns the message that commits, and the one that follows it
+// at SERIALIZABLE.
+func (l *Locker) commitMessages(keys []hashkey.Key) (commit, after string) {
 	if !l.outlivesCommit() {
-		return []string{release + "; commit"}
+		return release + "; commit", ""
 	}
 	m := locksql.Sized(512)
 	m.Statement(release)
@@ -36,13 +37,13 @@ func (l *Locker) commitMessages(keys []hashkey.Key) []string {
 	m.Statement("commit")
 	m.Each(locksql.Unlock, l.opts.Shared, keys)
 	m.Statement("select pg_catalog.set_config('pgadvisory.unlocked', 'true', false)")
-	after := locksql.Sized(512)
+	a := locksql.Sized(512)
 	for _, key := range keys {
-		after.Statement("select case when pg_catalog.starts_with(pg_catalog.current_setting('pgadvisory.unlocked', true), 'true') " +
+		a.Statement("select case when pg_catalog.starts_with(pg_catalog.current_setting('pgadvisory.unlocked', true), 'true') " +
 			"then null else " + locksql.Call(locksql.Unlock, l.opts.Shared, key) + " end")
 	}
-	after.Statement("select pg_catalog.set_config('pgadvisory.unlocked', 'false', false)")
-	return []string{m.String(), after.String()}
+	a.Statement("select pg_catalog.set_config('pgadvisory.unlocked', 'false', false)")
+	return m.String(), a.String()
 }
 
 // outlivesCommit reports whether the lock must be held until after COMMIT.

@@ -131,6 +131,13 @@ func untilDeadline(ctx context.Context) time.Duration {
 	return max(time.Until(deadline), time.Millisecond)
 }
 
+// atDeadline reports whether ctx's deadline has come, a moment before ctx itself
+// may have noticed.
+func atDeadline(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline)
+}
+
 // pastDeadline returns a ctx that ends with parent's cancellation, but only
 // some time after its deadline: the server knows that as lock_timeout, and its
 // answer leaves the connection whole, where a ctx that ends would not.

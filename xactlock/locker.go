@@ -22,6 +22,7 @@ type Func = func(ctx context.Context, tx *sql.Tx) error
 // locks at once; [Locker.Lock] is for a transaction that the caller has begun.
 type Locker struct {
 	db      *sql.DB
+	queue   *queue
 	opts    Options
 	invalid error // what is wrong with opts
 }
@@ -29,7 +30,7 @@ type Locker struct {
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	return &Locker{db: db, invalid: nilDB(db)}
+	return &Locker{db: db, queue: newQueue(db), invalid: nilDB(db)}
 }
 
 func nilDB(db *sql.DB) error {
@@ -74,7 +75,7 @@ func (l *Locker) With(o Options) *Locker {
 // The transaction's now() is the time of the call, before any wait; use
 // clock_timestamp() for times that must follow those of earlier holders.
 func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
-	return l.run(ctx, []hashkey.Key{key}, fn, false)
+	return l.newCall(key, fn).run(ctx)
 }
 
 // TryWithTx is [Locker.WithTx] for a lock that is free: if somebody else holds
@@ -82,7 +83,9 @@ func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
 // once and fn has not run. It waits for a connection of the pool, as long as
 // ctx and Options.Wait allow.
 func (l *Locker) TryWithTx(ctx context.Context, key hashkey.Key, fn Func) error {
-	return l.run(ctx, []hashkey.Key{key}, fn, true)
+	c := l.newCall(key, fn)
+	c.try = true
+	return c.run(ctx)
 }
 
 // WithTxAll is [Locker.WithTx] for several locks, all or nothing. They are
@@ -90,7 +93,8 @@ func (l *Locker) TryWithTx(ctx context.Context, key hashkey.Key, fn Func) error 
 // calls with overlapping keys do not deadlock; a key given twice is taken
 // once. No keys at all is an error.
 func (l *Locker) WithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) error {
-	return l.run(ctx, ordered(keys), fn, false)
+	c := &call{Locker: l, keys: ordered(keys), fn: fn}
+	return c.run(ctx)
 }
 
 // Value is [Locker.WithTx] for an fn with a result. It returns the result if

@@ -49,12 +49,14 @@ func (l *Locker) tryMessage(keys []hashkey.Key) string {
 	return m.String()
 }
 
-// waitMessage begins a transaction, in place of one that is open from a try
+// waitMessage begins a transaction, in place of one that may be open from a try
 // that was refused, and waits for keys, for at most limit where that is not 0.
 // The limits of the role and the database are set aside for the wait.
-func (l *Locker) waitMessage(keys []hashkey.Key, limit time.Duration) string {
+func (l *Locker) waitMessage(keys []hashkey.Key, limit time.Duration, open bool) string {
 	m := locksql.Sized(2048)
-	m.Statement("rollback")
+	if open {
+		m.Statement("rollback")
+	}
 	if l.opts.handsOver() {
 		m.Begin("read committed", false)
 		m.SetAside(limit)

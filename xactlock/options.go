@@ -46,8 +46,11 @@ type Options struct {
 	// that only those apply.
 	MaxHold time.Duration
 
-	// MaxWaiters is how many goroutines of this Locker may wait on the server
-	// for one key. 0 means 1.
+	// MaxWaiters is how many goroutines may wait on the server for one key,
+	// each with a connection of the pool; the others wait in memory, first
+	// come, first served. 0 means 1, which is enough to hand a lock over
+	// without a pause. Lockers made by With queue together as long as they
+	// agree on it.
 	MaxWaiters int
 
 	// Plain begins the transaction through the pool's own BeginTx. It costs

@@ -69,12 +69,15 @@ func (c *call) plainLevel() sql.IsolationLevel {
 func (c *call) lockPlain(waitCtx context.Context, tx *sql.Tx) error {
 	ctx, cancel := pastDeadline(waitCtx)
 	defer cancel()
-	ok, err := askVerdict(ctx, tx, c.tryIn(c.keys, true))
+	ok, err := false, error(nil)
+	if !c.direct || c.opts.handsOver() {
+		ok, err = askVerdict(ctx, tx, c.tryIn(c.keys, true))
+	}
 	switch {
 	case err != nil || ok:
 	case c.opts.handsOver():
 		err = errors.New("BEGIN went to another session than the lock: is there a pooler in transaction mode?")
-	case c.waits():
+	case c.direct || c.waitsHere():
 		c.contended = true
 		ok, err = askVerdict(ctx, tx, c.waitIn(c.keys, untilDeadline(waitCtx), true))
 	}
@@ -112,7 +115,7 @@ func (c *call) firstAnswer(waitCtx context.Context, conn *sql.Conn, err error) e
 // the connection next.
 func discardDead(conn *sql.Conn) bool {
 	return conn.Raw(func(driverConn any) error {
-		if s := unwrap(driverConn); s != nil {
+		if s, ok := unwrap(driverConn); ok {
 			if s.pg.IsClosed() {
 				return driver.ErrBadConn
 			}
@@ -127,11 +130,14 @@ func discardDead(conn *sql.Conn) bool {
 func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 	ctx, cancel := pastDeadline(waitCtx)
 	defer cancel()
-	ok, err := askVerdict(ctx, conn, c.sessionVerdict(locksql.TryLock))
-	if err != nil && discardDead(conn) {
-		return c.firstAnswer(waitCtx, conn, err)
+	ok, err := false, error(nil)
+	if !c.direct {
+		ok, err = askVerdict(ctx, conn, c.sessionVerdict(locksql.TryLock))
+		if err != nil && discardDead(conn) {
+			return c.firstAnswer(waitCtx, conn, err)
+		}
 	}
-	if err == nil && !ok && c.waits() {
+	if err == nil && !ok && (c.direct || c.waitsHere()) {
 		c.contended = true
 		m := locksql.Sized(2048)
 		if len(c.keys) > 1 {
@@ -181,7 +187,7 @@ func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 		return
 	}
 	_ = conn.Raw(func(driverConn any) error {
-		if s := unwrap(driverConn); s != nil {
+		if s, ok := unwrap(driverConn); ok {
 			s.close()
 		}
 		return driver.ErrBadConn // discards the connection, and is what Raw returns
@@ -194,9 +200,9 @@ func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 func (c *call) whyNotCommitPlain(ctx context.Context, tx *sql.Tx, conn *sql.Conn) error {
 	var status byte
 	rawErr := conn.Raw(func(driverConn any) error {
-		s := unwrap(driverConn)
+		s, ok := unwrap(driverConn)
 		switch {
-		case s == nil:
+		case !ok:
 		case s.pg.IsClosed():
 			return pgconn.ErrConnClosed
 		default:

@@ -18,33 +18,41 @@ import (
 
 // session is a connection of the pool, while one call has it.
 type session struct {
-	conn  driver.Conn // as the pool gave it, for fn's statements
-	pg    *pgconn.PgConn
-	stray bool // a session lock may be left
+	driver driver.Conn // as the pool gave it, for fn's statements
+	conn   *pgx.Conn
+	pg     *pgconn.PgConn
+	stray  bool // a session lock may be left
 }
 
-// unwrap returns the session behind driverConn, or nil if that is not pgx's.
-// Instrumented drivers wrap connections; the better ones offer a way back.
-func unwrap(driverConn any) *session {
+// unwrap returns the session behind driverConn, if that is pgx's. Instrumented
+// drivers wrap connections; the better ones offer a way back.
+func unwrap(driverConn any) (session, bool) {
 	conn, ok := driverConn.(driver.Conn)
 	if !ok {
-		return nil
+		return session{}, false
 	}
 	for inner := conn; ; {
 		switch c := inner.(type) {
 		case *stdlib.Conn:
-			return &session{conn: conn, pg: c.Conn().PgConn()}
+			return session{driver: conn, conn: c.Conn(), pg: c.Conn().PgConn()}, true
 		case interface{ Raw() driver.Conn }:
 			inner = c.Raw()
 		default:
-			return nil
+			return session{}, false
 		}
 	}
 }
 
-// reusable reports whether nothing of the call is left on the connection.
-func (s *session) reusable() bool {
-	return !s.stray && !s.pg.IsClosed() && s.pg.TxStatus() == 'I'
+// giveBack is for Conn.Raw to return: the connection goes back to the pool if
+// nothing of the call is left on it, and is closed otherwise. ErrBadConn alone
+// would be too little for that: a *sql.DB over a pgxpool only gives the
+// connection back to the pgxpool then.
+func (s *session) giveBack() error {
+	if !s.stray && !s.pg.IsClosed() && s.pg.TxStatus() == 'I' {
+		return nil
+	}
+	s.close()
+	return driver.ErrBadConn
 }
 
 func (s *session) close() {
@@ -59,21 +67,21 @@ type answer struct {
 	committed bool // a COMMIT in it succeeded, whatever came after
 }
 
-// send sends messages in one write, and returns the answer to the first when
-// all are answered.
-func (s *session) send(ctx context.Context, p patience, messages ...string) (answer, error) {
+// send sends message and reads the answer.
+func (s *session) send(ctx context.Context, p patience, message string) (answer, error) {
 	over := interrupt(ctx, s.pg, p)
 	defer over()
-	last := len(messages) - 1
-	for _, message := range messages[:last] {
-		s.pg.Frontend().SendQuery(&pgproto3.Query{String: message}) // into the buffer that Exec flushes
-	}
-	a, err := read(s.pg.Exec(context.Background(), messages[last]))
-	for range last {
-		if !s.skip() {
-			s.stray = true
-		}
-	}
+	return read(s.pg.Exec(context.Background(), message))
+}
+
+// sendBoth sends two messages in one write, and returns the answer to the first
+// when both are answered.
+func (s *session) sendBoth(ctx context.Context, p patience, message, after string) (answer, error) {
+	over := interrupt(ctx, s.pg, p)
+	defer over()
+	s.pg.Frontend().SendQuery(&pgproto3.Query{String: message}) // into the buffer that Exec flushes
+	a, err := read(s.pg.Exec(context.Background(), after))
+	s.stray = !s.skip()
 	return a, err
 }
 
@@ -91,8 +99,8 @@ func read(results *pgconn.MultiResultReader) (answer, error) {
 	return a, results.Close()
 }
 
-// skip reads the answer to a further message of the same write, and reports
-// whether it was read to its end without an error.
+// skip reads the answer to the second message, and reports whether that was
+// executed without an error.
 func (s *session) skip() bool {
 	ok := true
 	for !s.pg.IsClosed() {
@@ -128,13 +136,17 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 	if err := pretends(s.pg); err != nil {
 		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
 	}
-	a, err := s.send(waitCtx, opening, c.tryMessage(c.keys))
-	if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
-		return true, nil
-	}
-	if err == nil && !a.granted && c.waits() {
-		c.contended = true
-		a, err = c.waitOnServer(waitCtx, s)
+	var a answer
+	if c.direct {
+		a, err = c.waitOnServer(waitCtx, s, false)
+	} else {
+		a, err = s.send(waitCtx, opening, c.tryMessage(c.keys))
+		if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
+			return true, nil
+		}
+		if err == nil && !a.granted && c.waitsHere() {
+			a, err = c.waitOnServer(waitCtx, s, true)
+		}
 	}
 	if err == nil && a.granted {
 		return false, c.holdSession(ctx, s)
@@ -146,9 +158,11 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 	return false, errRefused
 }
 
-// waitOnServer queues for the lock on s, which has refused a try.
-func (c *call) waitOnServer(waitCtx context.Context, s *session) (answer, error) {
-	a, err := s.send(waitCtx, waiting, c.waitMessage(c.keys, untilDeadline(waitCtx)))
+// waitOnServer queues for the lock on s, where a try that was refused may have
+// left a transaction open.
+func (c *call) waitOnServer(waitCtx context.Context, s *session, open bool) (answer, error) {
+	c.contended = true
+	a, err := s.send(waitCtx, waiting, c.waitMessage(c.keys, untilDeadline(waitCtx), open))
 	if err == nil && !a.granted {
 		err = errors.New("the lock was lost between two statements of one message")
 	}
@@ -168,7 +182,8 @@ func (c *call) abandon(waitCtx context.Context, s *session) {
 
 // holdSession runs fn in the transaction that is open on s and ends it.
 func (c *call) holdSession(ctx context.Context, s *session) error {
-	a := &adopted{Conn: s.conn, pg: s.pg}
+	a := &c.adopted
+	a.Conn, a.pg = s.driver, s.pg
 	tx, err := adopt(a)
 	if err != nil {
 		c.rollback(ctx, s)
@@ -229,7 +244,13 @@ func (c *call) rollback(ctx context.Context, s *session) {
 }
 
 func (c *call) commit(ctx context.Context, s *session) error {
-	a, err := s.send(ctx, ending, c.commitMessages(c.keys)...)
+	var a answer
+	var err error
+	if commit, after := c.commitMessages(c.keys); after == "" {
+		a, err = s.send(ctx, ending, commit)
+	} else {
+		a, err = s.sendBoth(ctx, ending, commit, after)
+	}
 	if a.committed {
 		s.stray = s.stray || err != nil
 		c.outcome = Committed
@@ -263,14 +284,18 @@ func noSuchSavepoint(err error) bool {
 // neverCommitted reports whether err, which broke the connection, shows that
 // the server did not see COMMIT: it was not sent, or the server had ended the
 // session because it waited too long for one.
+func neverCommitted(err error) bool {
+	const idleInTransactionSessionTimeout = "25P03"
+	return notSent(err) || lockerr.SQLState(err) == idleInTransactionSessionTimeout
+}
+
+// notSent reports whether err shows that a message was not sent at all.
 //
 // ErrConnClosed shows no such thing, though pgx says that it is safe to retry
 // after it: it is also what pgx returns when the connection breaks off before
 // the answer.
-func neverCommitted(err error) bool {
-	const idleInTransactionSessionTimeout = "25P03"
-	notSent := pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed)
-	return notSent || lockerr.SQLState(err) == idleInTransactionSessionTimeout
+func notSent(err error) bool {
+	return pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // pretends returns why the locks of the server behind pg exclude nobody, as

@@ -35,7 +35,14 @@ type contextKey struct{}
 
 // With returns ctx marked as holding keys through a connection of pool.
 func With(ctx context.Context, kind Kind, pool *sql.DB, keys []hashkey.Key) *Context {
-	return &Context{Context: ctx, pool: pool, keys: keys, kind: kind}
+	c := new(Context)
+	c.Mark(ctx, kind, pool, keys)
+	return c
+}
+
+// Mark makes the zero c what With returns.
+func (c *Context) Mark(ctx context.Context, kind Kind, pool *sql.DB, keys []hashkey.Key) {
+	c.Context, c.pool, c.keys, c.kind = ctx, pool, keys, kind
 }
 
 // Release ends the marking, when the callback has returned.

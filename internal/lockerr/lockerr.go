@@ -27,6 +27,7 @@ const (
 	codeDeadlock      = "40P01" // deadlock_detected
 	codeLockTableFull = "53200" // out_of_memory, which is how shared memory for locks runs out
 	codeLockTimeout   = "55P03" // lock_not_available
+	codeCanceled      = "57014" // query_canceled
 )
 
 // SQLState returns the SQLSTATE of err, whatever driver it comes from, or "".
@@ -43,6 +44,13 @@ func SQLState(err error) string {
 func IsAnswer(err error) bool {
 	code := SQLState(err)
 	return code != "" && !strings.HasPrefix(code, "57P") && !strings.HasPrefix(code, "08")
+}
+
+// WaitEnded reports whether err is the server's answer to a wait that reached a
+// limit or was cancelled.
+func WaitEnded(err error) bool {
+	code := SQLState(err)
+	return code == codeLockTimeout || code == codeCanceled
 }
 
 // Keys names keys in a message as people wrote them.
@@ -68,16 +76,12 @@ func Keys(keys []hashkey.Key) string {
 // NotAcquired joined with why. Otherwise err comes back with the sentinel of
 // its SQLSTATE, if there is one, joined. pkg is the prefix of the message.
 func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) error {
-	switch {
-	case ctx.Err() != nil:
-		return ended(ctx, keys, err)
-	case err != nil && isPast(ctx):
-		return fmt.Errorf("%w: %s: %w (%w)", NotAcquired, Keys(keys), context.DeadlineExceeded, err)
-	case SQLState(err) == codeLockTimeout:
-		// Only a limit of this library's own is in force while it waits.
-		return fmt.Errorf("%w: %s: %w (%w)", NotAcquired, Keys(keys), context.DeadlineExceeded, err)
+	if why := ended(ctx); why != nil {
+		return notAcquired(keys, why, err)
 	}
 	switch SQLState(err) {
+	case codeLockTimeout: // the limit is this library's own, while it waits
+		return notAcquired(keys, context.DeadlineExceeded, err)
 	case codeDeadlock:
 		return fmt.Errorf("%w: %s: %w", Deadlock, Keys(keys), err)
 	case codeLockTableFull:
@@ -86,19 +90,23 @@ func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) err
 	return fmt.Errorf("%s: %s: %w", pkg, Keys(keys), err)
 }
 
-// isPast reports whether the deadline of ctx is over. The network, which has
-// been told of it, can notice before ctx does.
-func isPast(ctx context.Context) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && !time.Now().Before(deadline)
+// ended returns why ctx has ended, or nil. A dial or a read that was given
+// ctx's deadline can fail a moment before ctx itself notices.
+func ended(ctx context.Context) error {
+	why := ctx.Err()
+	if deadline, ok := ctx.Deadline(); why == nil && ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, why) {
+		return fmt.Errorf("%w: %w", why, cause)
+	}
+	return why
 }
 
-func ended(ctx context.Context, keys []hashkey.Key, err error) error {
-	why := ctx.Err()
-	if cause := context.Cause(ctx); !errors.Is(cause, why) {
-		why = fmt.Errorf("%w: %w", why, cause)
-	}
-	if err == nil || errors.Is(err, ctx.Err()) {
+// notAcquired returns NotAcquired with why, and with what it looked like to
+// the driver where that says more.
+func notAcquired(keys []hashkey.Key, why, err error) error {
+	if err == nil || errors.Is(err, why) || errors.Is(why, err) {
 		return fmt.Errorf("%w: %s: %w", NotAcquired, Keys(keys), why)
 	}
 	return fmt.Errorf("%w: %s: %w (%w)", NotAcquired, Keys(keys), why, err)

@@ -82,34 +82,64 @@ func appendHandover(b []byte, shared bool, key hashkey.Key) []byte {
 // SetAside takes the limits of the role and the database off the statements
 // that follow in the transaction, and bounds the wait for a lock with limit
 // where that is not 0.
-//
-// The values are kept in settings of our own, because nothing else in one
-// message carries a value from one statement to the next.
 func (m *Message) SetAside(limit time.Duration) {
+	m.Statement(SetAsideStatement)
 	m.Statement("select " +
 		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
-		"pg_catalog.set_config('pgadvisory.statement_timeout', pg_catalog.current_setting('statement_timeout'), true), " +
-		"pg_catalog.set_config('statement_timeout', '0', true), " +
 		"pg_catalog.set_config('lock_timeout', '" + strconv.FormatInt(Milliseconds(limit), 10) + "', true)")
-	m.Statement("select " +
-		"pg_catalog.set_config('pgadvisory.transaction_timeout', pg_catalog.current_setting('transaction_timeout'), true), " +
-		"pg_catalog.set_config('transaction_timeout', '0', true) " +
-		hasTransactionTimeout)
+	m.Statement(SetAsideTransaction)
 }
 
-// PutBack undoes SetAside, once the lock is granted. A transaction_timeout
-// starts anew here: it counts what the transaction does, not what it waited.
+// PutBack undoes SetAside, once the lock is granted.
 func (m *Message) PutBack() {
-	m.Statement("select " +
-		"pg_catalog.set_config('statement_timeout', pg_catalog.current_setting('pgadvisory.statement_timeout'), true), " +
-		"pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
-	m.Statement("select " +
-		"pg_catalog.set_config('transaction_timeout', pg_catalog.current_setting('pgadvisory.transaction_timeout'), true) " +
-		hasTransactionTimeout)
+	m.Statement(PutBackStatement)
+	m.Statement("select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
+	m.Statement(PutBackTransaction)
 }
 
-// hasTransactionTimeout is true from PostgreSQL 17.
-const hasTransactionTimeout = "where pg_catalog.current_setting('transaction_timeout', true) is not null"
+// The statements of SetAside and PutBack that are the same every time. The
+// values are kept in settings of our own, because nothing else in one message
+// carries a value from one statement to the next. A transaction_timeout starts
+// anew when it is put back: it counts what the transaction does, not what it
+// waited.
+const (
+	SetAsideStatement = "select " +
+		"pg_catalog.set_config('pgadvisory.statement_timeout', pg_catalog.current_setting('statement_timeout'), true), " +
+		"pg_catalog.set_config('statement_timeout', '0', true)"
+	SetAsideTransaction = "select " +
+		"pg_catalog.set_config('pgadvisory.transaction_timeout', pg_catalog.current_setting('transaction_timeout'), true), " +
+		"pg_catalog.set_config('transaction_timeout', '0', true) " + hasTransactionTimeout
+	PutBackStatement = "select " +
+		"pg_catalog.set_config('statement_timeout', pg_catalog.current_setting('pgadvisory.statement_timeout'), true)"
+	PutBackTransaction = "select " +
+		"pg_catalog.set_config('transaction_timeout', pg_catalog.current_setting('pgadvisory.transaction_timeout'), true) " +
+		hasTransactionTimeout
+
+	// hasTransactionTimeout is true from PostgreSQL 17.
+	hasTransactionTimeout = "where pg_catalog.current_setting('transaction_timeout', true) is not null"
+)
+
+// LockWithin returns one statement that waits for a transaction's lock of key,
+// for at most its first parameter in milliseconds where that is not 0, and
+// puts lock_timeout back, and the parameters that follow the first. The
+// text is the same for all keys of a kind, to be prepared once; the numbers
+// are passed as text, which no protocol misreads.
+func LockWithin(shared bool, key hashkey.Key) (sql string, args []any) {
+	f := string(XactLock)
+	if shared {
+		f += "_shared"
+	}
+	params := "$2::pg_catalog.text::bigint"
+	args = []any{strconv.FormatInt(key.Int64(), 10)}
+	if class, object, ok := key.Pair(); ok {
+		params = "$2::pg_catalog.text::integer, $3::pg_catalog.text::integer"
+		args = []any{strconv.Itoa(int(class)), strconv.Itoa(int(object))}
+	}
+	return "select pg_catalog.set_config('lock_timeout', $1, true), " +
+		"pg_catalog." + f + "(" + params + "), " +
+		"pg_catalog.set_config('lock_timeout', before, true) " +
+		"from (select pg_catalog.current_setting('lock_timeout') as before offset 0) as setting", args
+}
 
 // MaxHold has the server end the session if the transaction goes silent for
 // longer than hold, and from PostgreSQL 17 if it lasts longer at all. A

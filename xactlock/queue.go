@@ -1,0 +1,128 @@
+package xactlock
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"golang.org/x/sync/semaphore"
+)
+
+// queue keeps those who wait for a lock from taking the pool's connections.
+//
+// For each key there is a line. Its head, and nobody else, may ask the server
+// and wait there, with a connection; the others wait in memory, first come,
+// first served. The head leaves the line when it is granted the lock, so that
+// the next one queues on the server while the holder still works, and the
+// hand-over from one to the other costs no round trip. It also makes processes
+// take turns: each has one waiter in the server's own queue.
+//
+// Those who wait on the server, for whatever key, and those who hold what they
+// waited for, have half of the pool between them, the quota; the other half is
+// for locks that nobody fights over.
+type queue struct {
+	db *sql.DB
+
+	mu        sync.Mutex
+	lines     map[lineID]*line // guarded by mu; a line that nobody is in is not there
+	spare     *line            // guarded by mu; the one that was left last, for the next key
+	quota     *semaphore.Weighted
+	quotaSize int64
+}
+
+// lineID tells lines apart: what the server locks, and who gets along. Readers
+// do not stand in the way of writers here, since on the server each has a
+// place of its own.
+type lineID struct {
+	number int64
+	pair   bool
+	shared bool
+	exec   bool
+	heads  int64 // how many may ask at once
+}
+
+type line struct {
+	heads  *semaphore.Weighted
+	weight int64 // of all heads together
+	size   int   // guarded by queue.mu: how many are in it, heads included
+}
+
+func newQueue(db *sql.DB) *queue {
+	return &queue{db: db, lines: make(map[lineID]*line)}
+}
+
+func newLineID(key hashkey.Key, shared bool, heads int64) lineID {
+	_, _, pair := key.Pair()
+	return lineID{number: key.Int64(), pair: pair, shared: shared, heads: heads}
+}
+
+// enter waits in the line until the caller is a head, of the given weight, and
+// reports whether the line was empty. If ctx ends first, it returns ctx's
+// error, and the caller is not in the line.
+func (q *queue) enter(ctx context.Context, id lineID, weight int64) (first bool, err error) {
+	q.mu.Lock()
+	l := q.lines[id]
+	if l == nil {
+		l = q.newLine(id.heads)
+		q.lines[id] = l
+	}
+	l.size++
+	first = l.size == 1
+	q.mu.Unlock()
+	if err := l.heads.Acquire(ctx, weight); err != nil {
+		q.drop(id, l)
+		return false, err
+	}
+	return first, nil
+}
+
+// newLine returns a line that nobody is in. The caller holds mu.
+func (q *queue) newLine(weight int64) *line {
+	if l := q.spare; l != nil && l.weight == weight {
+		q.spare = nil
+		return l
+	}
+	return &line{heads: semaphore.NewWeighted(weight), weight: weight}
+}
+
+// leave lets the next one be head.
+func (q *queue) leave(id lineID, weight int64) {
+	q.mu.Lock()
+	l := q.lines[id]
+	q.mu.Unlock()
+	l.heads.Release(weight)
+	q.drop(id, l)
+}
+
+func (q *queue) drop(id lineID, l *line) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if l.size--; l.size == 0 {
+		delete(q.lines, id)
+		q.spare = l
+	}
+}
+
+// empty reports whether nobody is in the line.
+func (q *queue) empty(id lineID) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lines[id] == nil
+}
+
+// half returns the quota: half of the pool as it is now, or nil where the pool
+// has no limit. Whoever acquires from it releases to the same one.
+func (q *queue) half() *semaphore.Weighted {
+	size := int64(q.db.Stats().MaxOpenConnections)
+	if size == 0 {
+		return nil
+	}
+	size = max(1, size/2)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.quota == nil || q.quotaSize != size {
+		q.quota, q.quotaSize = semaphore.NewWeighted(size), size
+	}
+	return q.quota
+}
