@@ -18,7 +18,8 @@ type proxy struct {
 	listener net.Listener
 	target   string
 	swallow  atomic.Pointer[swallow]
-	inject   []byte // put behind the server's first answer, AuthenticationOk
+	inject   []byte    // put behind the server's first answer, AuthenticationOk
+	rewrite  [2]string // what clients say, and what the server hears; of one length
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -34,7 +35,7 @@ type swallow struct {
 }
 
 // newProxy returns a running proxy and the way to it for openDB.
-func newProxy(tb testing.TB, dsn string) (*proxy, func(*pgx.ConnConfig)) {
+func newProxy(tb testing.TB, dsn string, options ...func(*proxy)) (*proxy, func(*pgx.ConnConfig)) {
 	tb.Helper()
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -45,6 +46,9 @@ func newProxy(tb testing.TB, dsn string) (*proxy, func(*pgx.ConnConfig)) {
 		tb.Fatal(err)
 	}
 	p := &proxy{listener: listener, target: fmt.Sprintf("%s:%d", config.Host, config.Port)}
+	for _, option := range options {
+		option(p)
+	}
 	var serving sync.WaitGroup
 	serving.Go(p.serve)
 	tb.Cleanup(func() {
@@ -101,7 +105,11 @@ func (p *proxy) pass(server, client net.Conn, lost *atomic.Bool) {
 			if hit {
 				lost.Store(true)
 			}
-			if _, err := server.Write(buf[:n]); err != nil {
+			said := buf[:n]
+			if p.rewrite[0] != "" {
+				said = bytes.ReplaceAll(said, []byte(p.rewrite[0]), []byte(p.rewrite[1]))
+			}
+			if _, err := server.Write(said); err != nil {
 				return
 			}
 			if hit {

@@ -45,10 +45,10 @@ func openDB(tb testing.TB, dsn string, options ...func(*pgx.ConnConfig)) *sql.DB
 
 // openMetered is openDB with a meter, and without pgx's question whether a
 // connection that was idle for a second is alive, a message now and then.
-func openMetered(tb testing.TB, dsn string, m *meter) *sql.DB {
+func openMetered(tb testing.TB, dsn string, m *meter, options ...func(*pgx.ConnConfig)) *sql.DB {
 	tb.Helper()
 	never := stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false })
-	return openStdlib(tb, dsn, []stdlib.OptionOpenDB{never}, m.on)
+	return openStdlib(tb, dsn, []stdlib.OptionOpenDB{never}, append(options, m.on)...)
 }
 
 func openStdlib(tb testing.TB, dsn string, opts []stdlib.OptionOpenDB, options ...func(*pgx.ConnConfig)) *sql.DB {

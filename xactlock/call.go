@@ -3,6 +3,7 @@ package xactlock
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"time"
@@ -128,6 +129,9 @@ func (c *call) checkOut(ctx, waitCtx context.Context) (again bool, err error) {
 		c.direct = c.waitQuota(waitCtx)
 	}
 	conn, err := c.db.Conn(waitCtx)
+	if errors.Is(err, driver.ErrBadConn) && c.diedInPool(waitCtx) {
+		return true, nil // somebody has handed on a dead one
+	}
 	if err != nil {
 		return false, c.notAcquired(waitCtx, err)
 	}
@@ -156,6 +160,7 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	}
 	if !pgx {
 		err = c.onPlain(ctx, waitCtx, conn)
+		discardDead(conn)
 		if err == errDead {
 			return true, nil
 		}

@@ -160,6 +160,10 @@ func pastDeadline(parent context.Context) (context.Context, context.CancelFunc) 
 // lock, it is larger than the token of every earlier holder of that lock, so
 // that a system outside the database can refuse what comes late from a holder
 // that lost it. It is the same for the whole transaction.
+//
+// A transaction of the caller's own must take the lock before it writes: what
+// it writes has it assigned an id, and another holder may have had the lock,
+// with a larger one, in between.
 func Token(ctx context.Context, tx Tx) (uint64, error) {
 	if tx == nil {
 		return 0, errNilTx

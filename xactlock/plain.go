@@ -104,16 +104,17 @@ func (c *call) plainAnswer(waitCtx context.Context, ok bool, err error) error {
 
 // firstAnswer returns what an error of the first statement on conn means.
 func (c *call) firstAnswer(waitCtx context.Context, conn *sql.Conn, err error) error {
-	if isDead(conn) && c.diedInPool(waitCtx) {
+	if discardDead(conn) && c.diedInPool(waitCtx) {
 		return errDead
 	}
 	return c.notAcquired(waitCtx, err)
 }
 
-// isDead reports whether conn, on which a statement has failed, is of no use
-// any more, as far as its driver says so.
-func isDead(conn *sql.Conn) bool {
-	err := conn.Raw(func(driverConn any) error {
+// discardDead takes conn out of the pool if its driver says that it is of no
+// use any more, and reports whether it did. pgx's leave that to whoever gets
+// the connection next.
+func discardDead(conn *sql.Conn) bool {
+	return conn.Raw(func(driverConn any) error {
 		var s session
 		if s.unwrap(driverConn) {
 			if s.pg.IsClosed() {
@@ -123,8 +124,7 @@ func isDead(conn *sql.Conn) bool {
 			return driver.ErrBadConn
 		}
 		return nil
-	})
-	return err != nil
+	}) != nil
 }
 
 // lockSession takes the lock for the session of conn.
@@ -134,7 +134,7 @@ func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 	ok, err := false, error(nil)
 	if !c.direct {
 		ok, err = askVerdict(ctx, conn, c.sessionVerdict(locksql.TryLock))
-		if err != nil && isDead(conn) {
+		if err != nil && discardDead(conn) {
 			return c.firstAnswer(waitCtx, conn, err)
 		}
 	}

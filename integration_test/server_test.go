@@ -1,0 +1,88 @@
+package integration_test
+
+import (
+	"database/sql"
+	"errors"
+	"testing"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// refusesAll checks that every way to take a lock through db is refused with
+// want.
+func refusesAll(t *testing.T, db *sql.DB, want error) {
+	for path, o := range paths {
+		for _, o.Shared = range []bool{false, true} {
+			for name, call := range calls(xactlock.New(db).With(o)) {
+				if err := call(t.Context(), unreachable(t)); !errors.Is(err, want) {
+					t.Errorf("%s, %s: %v, want %v", path, name, err, want)
+				}
+			}
+		}
+	}
+	l := xactlock.New(db)
+	for _, keys := range [][]hashkey.Key{someKeys, someKeys[:1]} {
+		tx := begin(t, db, nil)
+		if err := l.Lock(t.Context(), tx, keys...); !errors.Is(err, want) {
+			t.Errorf("Lock: %v, want %v", err, want)
+		}
+		if ok, err := l.TryLock(t.Context(), tx, keys...); ok || !errors.Is(err, want) {
+			t.Errorf("TryLock: %t, %v, want %v", ok, err, want)
+		}
+		if err := l.With(xactlock.Options{Poll: 1}).Lock(t.Context(), tx, keys...); !errors.Is(err, want) {
+			t.Errorf("Lock with Poll: %v, want %v", err, want)
+		}
+		holds(t, tx, false)
+		if err := tx.Commit(); err != nil {
+			t.Errorf("the transaction is of no use any more: %v", err)
+		}
+	}
+	noTrace(t, db)
+}
+
+// Rule 13: a hot standby grants locks that exclude nobody on the primary.
+func TestStandby(t *testing.T) {
+	standby := pgtest.Dedicated(t).Standby(t)
+	var m meter
+	db := openMetered(t, standby.DSN(), &m)
+	refusesAll(t, db, xactlock.ErrStandby)
+	sendsNothing(t, db, &m)
+}
+
+// Rule 13: CockroachDB, which has the functions and locks nothing, says what
+// it is when a session begins. The plain path has to ask it; here the question
+// is changed on the way into one that this server answers in the same way.
+func TestCockroachDB(t *testing.T) {
+	dsn := newDatabase(t)
+	_, through := newProxy(t, dsn, func(p *proxy) {
+		p.inject = parameterStatus("crdb_version", "CockroachDB CCL v25.2.0")
+		p.rewrite = [2]string{"crdb_version", "lock_timeout"}
+	})
+	var m meter
+	db := openMetered(t, dsn, &m, through)
+	refusesAll(t, db, xactlock.ErrUnsupportedServer)
+	sendsNothing(t, db, &m)
+}
+
+// sendsNothing checks that a call which is refused is so without a message.
+func sendsNothing(t *testing.T, db *sql.DB, m *meter) {
+	t.Helper()
+	warm(t, db, 1)
+	dials := m.dials.Load()
+	for _, isolation := range isolations {
+		for name, call := range calls(xactlock.New(db).With(xactlock.Options{Isolation: isolation})) {
+			sent := m.messages.Load()
+			if err := call(t.Context(), unreachable(t)); err == nil {
+				t.Errorf("%s: no error", name)
+			}
+			if n := m.messages.Load() - sent; n != 0 {
+				t.Errorf("%s: %d messages, want none", name, n)
+			}
+		}
+	}
+	if n := m.dials.Load() - dials; n != 0 {
+		t.Errorf("%d connections were lost to it", n)
+	}
+}
