@@ -11,8 +11,7 @@ import (
 
 // The library's own share of a call is bounded, also where ctx may end.
 func TestAllocations(t *testing.T) {
-	cancellable, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	cancellable := t.Context()
 	for name, ctx := range map[string]context.Context{"background": context.Background(), "cancellable": cancellable} {
 		t.Run(name, func(t *testing.T) { compareAllocations(t, ctx) })
 	}
