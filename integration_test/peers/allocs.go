@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"runtime"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
 // allocations is what one call costs the garbage collector, with one UPDATE
@@ -20,10 +23,6 @@ func (b *bench) measureAllocations(ctx context.Context) (all []allocations, err 
 	b.say("allocations")
 	p := b.server.place(0, 1, 1)
 	defer func() { err = errors.Join(err, p.close()) }()
-	ours, err := ourWithTx().open(ctx, p)
-	if err != nil {
-		return nil, err
-	}
 	cancellable, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, a := range []struct {
@@ -33,7 +32,7 @@ func (b *bench) measureAllocations(ctx context.Context) (all []allocations, err 
 		{allocations{cancellable: true}, cancellable},
 		{allocations{}, context.WithoutCancel(ctx)},
 	} {
-		if err := b.countAllocations(a.ctx, &a.allocations, ours, p.db); err != nil {
+		if err := b.countAllocations(a.ctx, &a.allocations, p.db); err != nil {
 			return nil, err
 		}
 		all = append(all, a.allocations)
@@ -41,10 +40,12 @@ func (b *bench) measureAllocations(ctx context.Context) (all []allocations, err 
 	return all, nil
 }
 
-func (b *bench) countAllocations(ctx context.Context, a *allocations, ours locker, db *sql.DB) error {
-	t := turn{update: true}
+func (b *bench) countAllocations(ctx context.Context, a *allocations, db *sql.DB) error {
+	l, t := xactlock.New(db), turn{update: true}
+	// Made once: what a closure of the caller's captures is the caller's.
+	fn := func(ctx context.Context, tx *sql.Tx) error { return t.in(ctx, tx) }
 	for range b.allocRounds {
-		n, err := b.allocationsOf(func() error { return ours.turn(ctx, t) })
+		n, err := b.allocationsOf(func() error { return l.WithTx(ctx, hashkey.Int64(t.key), fn) })
 		if err != nil {
 			return err
 		}

@@ -42,7 +42,7 @@ func atMost(x float64) bound {
 func (b bound) judge(what string, value float64) verdict {
 	v := verdict{what: what, goal: b.format, measured: "–"}
 	if !math.IsNaN(value) {
-		v.known, v.holds, v.measured = true, b.ok(value), fmt.Sprintf("%.2f", value)
+		v.known, v.holds, v.measured = true, b.ok(value), fmt.Sprintf("%.3f", value)
 	}
 	return v
 }

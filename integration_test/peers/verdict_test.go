@@ -45,8 +45,8 @@ func TestUpdateVerdictNamesTheClosest(t *testing.T) {
 		}},
 	}}
 	v := r.judgeUpdate(0, []int{1, 8})
-	if !v.holds || v.measured != "1.25" {
-		t.Errorf("verdict is %+v, want one that holds with 1.25", v)
+	if !v.holds || v.measured != "1.250" {
+		t.Errorf("verdict is %+v, want one that holds with 1.250", v)
 	}
 	if want := "WithTx / the best of the others, one UPDATE in the transaction, no added latency (session lock + transaction, 8 goroutines)"; v.what != want {
 		t.Errorf("verdict is on %q, want %q", v.what, want)
