@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
@@ -75,14 +76,12 @@ func Keys(keys []hashkey.Key) string {
 // NotAcquired joined with why. Otherwise err comes back with the sentinel of
 // its SQLSTATE, if there is one, joined. pkg is the prefix of the message.
 func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) error {
-	switch {
-	case ctx.Err() != nil:
-		return ended(ctx, keys, err)
-	case SQLState(err) == codeLockTimeout:
-		// Only a limit of this library's own is in force while it waits.
-		return fmt.Errorf("%w: %s: %w (%w)", NotAcquired, Keys(keys), context.DeadlineExceeded, err)
+	if why := ended(ctx); why != nil {
+		return notAcquired(keys, why, err)
 	}
 	switch SQLState(err) {
+	case codeLockTimeout: // the limit is this library's own, while it waits
+		return notAcquired(keys, context.DeadlineExceeded, err)
 	case codeDeadlock:
 		return fmt.Errorf("%w: %s: %w", Deadlock, Keys(keys), err)
 	case codeLockTableFull:
@@ -91,12 +90,23 @@ func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) err
 	return fmt.Errorf("%s: %s: %w", pkg, Keys(keys), err)
 }
 
-func ended(ctx context.Context, keys []hashkey.Key, err error) error {
+// ended returns why ctx has ended, or nil. A dial or a read that was given
+// ctx's deadline can fail a moment before ctx itself notices.
+func ended(ctx context.Context) error {
 	why := ctx.Err()
-	if cause := context.Cause(ctx); !errors.Is(cause, why) {
-		why = fmt.Errorf("%w: %w", why, cause)
+	if deadline, ok := ctx.Deadline(); why == nil && ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
 	}
-	if err == nil || errors.Is(err, ctx.Err()) {
+	if cause := context.Cause(ctx); !errors.Is(cause, why) {
+		return fmt.Errorf("%w: %w", why, cause)
+	}
+	return why
+}
+
+// notAcquired returns NotAcquired with why, and with what it looked like to
+// the driver where that says more.
+func notAcquired(keys []hashkey.Key, why, err error) error {
+	if err == nil || errors.Is(err, why) || errors.Is(why, err) {
 		return fmt.Errorf("%w: %s: %w", NotAcquired, Keys(keys), why)
 	}
 	return fmt.Errorf("%w: %s: %w (%w)", NotAcquired, Keys(keys), why, err)

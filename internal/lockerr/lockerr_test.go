@@ -1,0 +1,69 @@
+package lockerr_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+)
+
+// late is a context whose deadline has come and that has not noticed, as
+// between two timers.
+type late struct{ context.Context }
+
+func (late) Deadline() (time.Time, bool) { return time.Now().Add(-time.Nanosecond), true }
+
+type stateError string
+
+func (e stateError) Error() string    { return "ERROR (SQLSTATE " + string(e) + ")" }
+func (e stateError) SQLState() string { return string(e) }
+
+func TestAcquire(t *testing.T) {
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	reason := errors.New("shutting down")
+	caused, cause := context.WithCancelCause(t.Context())
+	cause(reason)
+	for _, test := range []struct {
+		name string
+		ctx  context.Context
+		err  error
+		want []error
+		not  error
+	}{
+		{"cancelled", cancelled, nil, []error{lockerr.NotAcquired, context.Canceled}, lockerr.Deadlock},
+		{"cancelled in a statement", cancelled, stateError("57014"), []error{lockerr.NotAcquired, context.Canceled, stateError("57014")}, nil},
+		{"cancelled with a cause", caused, nil, []error{lockerr.NotAcquired, context.Canceled, reason}, nil},
+		{"a dial's deadline", late{t.Context()}, os.ErrDeadlineExceeded, []error{lockerr.NotAcquired, context.DeadlineExceeded, os.ErrDeadlineExceeded}, nil},
+		{"lock_timeout", t.Context(), stateError("55P03"), []error{lockerr.NotAcquired, context.DeadlineExceeded, stateError("55P03")}, nil},
+		{"deadlock", t.Context(), stateError("40P01"), []error{lockerr.Deadlock, stateError("40P01")}, lockerr.NotAcquired},
+		{"lock table full", t.Context(), stateError("53200"), []error{lockerr.LockTableFull, stateError("53200")}, lockerr.NotAcquired},
+		{"other", t.Context(), stateError("28P01"), []error{stateError("28P01")}, lockerr.NotAcquired},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := lockerr.Acquire(test.ctx, "test", []hashkey.Key{hashkey.Name("k")}, test.err)
+			for _, want := range test.want {
+				if !errors.Is(err, want) {
+					t.Errorf("%v is not %v", err, want)
+				}
+			}
+			if test.not != nil && errors.Is(err, test.not) {
+				t.Errorf("%v is %v", err, test.not)
+			}
+		})
+	}
+}
+
+func TestKeys(t *testing.T) {
+	var keys []hashkey.Key
+	for i := range 6 {
+		keys = append(keys, hashkey.Int64(int64(i)))
+	}
+	if got, want := lockerr.Keys(keys), "0, 1, 2, 3 and 2 more"; got != want {
+		t.Errorf("Keys = %q, want %q", got, want)
+	}
+}
