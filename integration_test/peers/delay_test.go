@@ -21,7 +21,7 @@ func echo(t *testing.T, delay time.Duration) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	t.Cleanup(func() { _ = listener.Close() })
 	go func() {
 		server, err := listener.Accept()
 		if err != nil {
