@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 )
 
@@ -84,9 +85,9 @@ func (b *bench) contend(ctx context.Context, t timing, field []*contention) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, leave(rivals)) }()
-	for round := range t.rounds {
-		for n := range field {
-			c := field[(round+n)%len(field)]
+	for range t.rounds {
+		for _, i := range rand.Perm(len(field)) {
+			c := field[i]
 			if err := p.fill(ctx); err != nil {
 				return err
 			}

@@ -47,7 +47,7 @@ func fullPlan() plan {
 	return plan{
 		name:        "full",
 		delays:      []time.Duration{0, shortDelay, longDelay},
-		uncontended: timing{15, 100 * time.Millisecond},
+		uncontended: timing{21, 80 * time.Millisecond},
 		workers:     []int{1, 8},
 		hot:         timing{3, 800 * time.Millisecond},
 		goroutines:  []int{8, 64, 512, 2048},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,16 +72,15 @@ func leave(rivals []rival) error {
 	return errors.Join(errs...)
 }
 
-// alternate gives each rival its slices in turn. Who begins changes, so that
-// nobody always comes after the same one.
+// alternate gives each rival its slices in turn, in an order that is drawn for
+// each round: nobody always comes after the same one.
 func alternate(t timing, rivals []rival, measure func(r rival) (float64, error)) ([]series, error) {
 	all := make([]series, len(rivals))
 	for i, r := range rivals {
 		all[i].competitor = r.name
 	}
-	for round := range t.rounds {
-		for n := range rivals {
-			i := (round + n) % len(rivals)
+	for range t.rounds {
+		for _, i := range rand.Perm(len(rivals)) {
 			value, err := measure(rivals[i])
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", rivals[i].name, err)
