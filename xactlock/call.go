@@ -20,11 +20,8 @@ var (
 	errMaxHold  = errors.New("xactlock: Options.MaxHold is over")
 	errPanicked = errors.New("xactlock: fn panicked")                // seen by no caller
 	errRefused  = errors.New("xactlock: somebody else has the lock") // seen by no caller
+	errDead     = errors.New("xactlock: the connection was dead")    // seen by no caller
 )
-
-// maxDeadConns is how many connections that died in the pool, as all do when
-// the server restarts, a call puts up with.
-const maxDeadConns = 3
 
 // call is one WithTx, from the call to its end. What it needs on the way is part
 // of it, so that all of that is one allocation.
@@ -35,10 +32,10 @@ type call struct {
 	try  bool
 	exec *execution // where fn is that of Exec
 
-	place  place
-	direct bool // the lock is known to be taken: wait for it without asking first
-	ran    bool // fn was called
-	dead   int  // connections of the pool that turned out to be dead
+	place          place
+	direct         bool // the lock is known to be taken: wait for it without asking first
+	ran            bool // fn was called
+	dead, mostDead int  // connections of the pool that turned out to be dead
 
 	session session
 	adopted adopted
@@ -159,8 +156,24 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	}
 	if !pgx {
 		err = c.onPlain(ctx, waitCtx, conn)
+		if err == errDead {
+			return true, nil
+		}
 	}
 	return again, err
+}
+
+// diedInPool reports whether to take another connection, now that one has
+// turned out to be dead on first use, as all that are idle do when the server
+// restarts. It had no lock, or has taken it with it. There is a limit to that,
+// for a server or a network on which every connection dies at once.
+func (c *call) diedInPool(waitCtx context.Context) bool {
+	if c.dead == 0 {
+		const slack = 3
+		c.mostDead = c.db.Stats().OpenConnections + slack
+	}
+	c.dead++
+	return waitCtx.Err() == nil && c.dead <= c.mostDead
 }
 
 // refused is what a call does whose try was refused and that could not go on

@@ -42,8 +42,9 @@ func interrupt(ctx context.Context, pg *pgconn.PgConn, p patience) (over func())
 		close(answered)
 		if !stop() {
 			<-finished
-			// The cut may have come just after the answer.
-			_ = pg.Conn().SetDeadline(time.Time{})
+			if !pg.IsClosed() { // the cut may have come just after the answer
+				_ = pg.Conn().SetDeadline(time.Time{})
+			}
 		}
 	}
 }

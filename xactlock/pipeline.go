@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
@@ -73,8 +72,8 @@ func (c *call) pipelineOn(ctx, waitCtx context.Context, s *session, limit time.D
 		return false, nil
 	}
 	c.rollback(ctx, s)
-	if s.pg.IsClosed() && (pgconn.SafeToRetry(err) || answered == 0 && lockerr.SQLState(err) != "") && ctx.Err() == nil && c.dead < maxDeadConns {
-		c.dead++ // it died in the pool, before it saw any of this
+	unseen := notSent(err) || answered == 0 && lockerr.SQLState(err) != "" // its last word was before any of this
+	if s.pg.IsClosed() && unseen && c.diedInPool(waitCtx) {
 		return true, nil
 	}
 	return false, c.pipelineError(ctx, waitCtx, s, p, answered, err)
@@ -103,7 +102,7 @@ func (c *call) sendPipeline(ctx context.Context, s *session, p *pipeline) (answe
 func (c *call) pipelineError(ctx, waitCtx context.Context, s *session, p *pipeline, answered int, err error) error {
 	isAnswer := lockerr.SQLState(err) != "" // even where it ends the session
 	switch {
-	case s.pg.IsClosed() && !pgconn.SafeToRetry(err) && (!isAnswer || answered == p.commit):
+	case s.pg.IsClosed() && !notSent(err) && (!isAnswer || answered == p.commit):
 		c.outcome = Unknown
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w (%w)", ctx.Err(), err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
@@ -35,7 +36,7 @@ func (c *call) onPlain(ctx, waitCtx context.Context, conn *sql.Conn) error {
 	stop := context.AfterFunc(waitCtx, endTx)
 	tx, err := conn.BeginTx(txCtx, &sql.TxOptions{Isolation: c.plainLevel(), ReadOnly: c.opts.ReadOnly})
 	if err != nil {
-		return c.notAcquired(waitCtx, err)
+		return c.firstAnswer(waitCtx, conn, err)
 	}
 	defer tx.Rollback() // of what is not committed; also if fn ends the goroutine
 	if !stop() {
@@ -101,6 +102,30 @@ func (c *call) plainAnswer(waitCtx context.Context, ok bool, err error) error {
 	return nil
 }
 
+// firstAnswer returns what an error of the first statement on conn means.
+func (c *call) firstAnswer(waitCtx context.Context, conn *sql.Conn, err error) error {
+	if isDead(conn) && c.diedInPool(waitCtx) {
+		return errDead
+	}
+	return c.notAcquired(waitCtx, err)
+}
+
+// isDead reports whether conn, on which a statement has failed, is of no use
+// any more, as far as its driver says so.
+func isDead(conn *sql.Conn) bool {
+	err := conn.Raw(func(driverConn any) error {
+		if s, ok := unwrap(driverConn); ok {
+			if s.pg.IsClosed() {
+				return driver.ErrBadConn
+			}
+		} else if v, ok := driverConn.(driver.Validator); ok && !v.IsValid() {
+			return driver.ErrBadConn
+		}
+		return nil
+	})
+	return err != nil
+}
+
 // lockSession takes the lock for the session of conn.
 func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 	ctx, cancel := pastDeadline(waitCtx)
@@ -108,6 +133,9 @@ func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 	ok, err := false, error(nil)
 	if !c.direct {
 		ok, err = askVerdict(ctx, conn, c.sessionVerdict(locksql.TryLock))
+		if err != nil && isDead(conn) {
+			return c.firstAnswer(waitCtx, conn, err)
+		}
 	}
 	if err == nil && !ok && (c.direct || c.waitsHere()) {
 		c.contended = true
@@ -172,7 +200,12 @@ func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 func (c *call) whyNotCommitPlain(ctx context.Context, tx *sql.Tx, conn *sql.Conn) error {
 	var status byte
 	rawErr := conn.Raw(func(driverConn any) error {
-		if s, ok := unwrap(driverConn); ok {
+		s, ok := unwrap(driverConn)
+		switch {
+		case !ok:
+		case s.pg.IsClosed():
+			return pgconn.ErrConnClosed
+		default:
 			status = s.pg.TxStatus()
 		}
 		return nil

@@ -141,8 +141,7 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 		a, err = c.waitOnServer(waitCtx, s, false)
 	} else {
 		a, err = s.send(waitCtx, opening, c.tryMessage(c.keys))
-		if err != nil && s.pg.IsClosed() && waitCtx.Err() == nil && c.dead < maxDeadConns {
-			c.dead++ // it died in the pool, and has taken any lock with it
+		if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
 			return true, nil
 		}
 		if err == nil && !a.granted && c.waitsHere() {
@@ -287,7 +286,16 @@ func noSuchSavepoint(err error) bool {
 // session because it waited too long for one.
 func neverCommitted(err error) bool {
 	const idleInTransactionSessionTimeout = "25P03"
-	return pgconn.SafeToRetry(err) || lockerr.SQLState(err) == idleInTransactionSessionTimeout
+	return notSent(err) || lockerr.SQLState(err) == idleInTransactionSessionTimeout
+}
+
+// notSent reports whether err shows that a message was not sent at all.
+//
+// ErrConnClosed shows no such thing, though pgx says that it is safe to retry
+// after it: it is also what pgx returns when the connection breaks off before
+// the answer.
+func notSent(err error) bool {
+	return pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // pretends returns why the locks of the server behind pg exclude nobody, as
