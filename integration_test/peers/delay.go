@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -11,10 +12,10 @@ import (
 // dialFunc is how pgx dials.
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// delaying returns a dialFunc whose connections deliver each message of the
-// client the delay after it was written. Answers come back at once, so the
-// delay is what a round trip takes longer; and what the client writes while a
-// message is under way is under way at the same time, as on a real network.
+// delaying returns a dialFunc whose connections deliver each message the delay
+// after it was written: those of the client, and the answers of the server. So
+// a round trip takes twice the delay longer; and what the client writes while
+// a message is under way is under way at the same time, as on a real network.
 func delaying(dial dialFunc, delay time.Duration) dialFunc {
 	if delay == 0 {
 		return dial
@@ -41,7 +42,8 @@ type parcel struct {
 type delayConn struct {
 	net.Conn
 	delay  time.Duration
-	alarm  *alarm
+	alarm  *alarm                // of deliver
+	answer *alarm                // of Read
 	failed atomic.Pointer[error] // what became of an earlier message
 
 	mu       sync.Mutex // guards closed, and sends on underWay against its close
@@ -54,7 +56,11 @@ func newDelayConn(conn net.Conn, delay time.Duration) (*delayConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &delayConn{Conn: conn, delay: delay, alarm: a, underWay: make(chan parcel, maxUnderWay)}
+	answer, err := newAlarm()
+	if err != nil {
+		return nil, errors.Join(err, a.close())
+	}
+	c := &delayConn{Conn: conn, delay: delay, alarm: a, answer: answer, underWay: make(chan parcel, maxUnderWay)}
 	go c.deliver()
 	return c, nil
 }
@@ -72,6 +78,16 @@ func (c *delayConn) Write(p []byte) (int, error) {
 	}
 	c.underWay <- parcel{time.Now().Add(c.delay), append([]byte(nil), p...)}
 	return len(p), nil
+}
+
+// Read is net.Conn's. An answer that comes in pieces is late by the delay for
+// each; those of a few statements come in one.
+func (c *delayConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		err = errors.Join(err, c.answer.until(time.Now().Add(c.delay)))
+	}
+	return n, err
 }
 
 // Close is net.Conn's. The connection closes when what is under way, such as
@@ -99,5 +115,6 @@ func (c *delayConn) deliver() {
 	}
 	// Nobody is left to tell: the owner has closed the connection.
 	_ = c.alarm.close()
+	_ = c.answer.close()
 	_ = c.Conn.Close()
 }

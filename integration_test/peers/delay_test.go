@@ -63,8 +63,8 @@ func TestDelayIsExact(t *testing.T) {
 		took = append(took, roundTrip(t, conn))
 	}
 	// A busy machine makes some of them late, but none early.
-	if best := slices.Min(took); best < testDelay || best > testDelay+testDelay/4 {
-		t.Errorf("the quickest of 50 round trips took %v, want hardly more than %v", best, testDelay)
+	if best := slices.Min(took); best < 2*testDelay || best > 2*testDelay+testDelay/2 {
+		t.Errorf("the quickest of 50 round trips took %v, want hardly more than %v", best, 2*testDelay)
 	}
 }
 
@@ -85,8 +85,8 @@ func TestDelaysOverlap(t *testing.T) {
 	if _, err := io.ReadFull(conn, got); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took < 20*testDelay || took > 20*testDelay*messages/4 {
-		t.Errorf("%d messages took %v, want about %v", messages, took, 20*testDelay)
+	if took := time.Since(start); took < 40*testDelay || took > 20*testDelay*messages/4 {
+		t.Errorf("%d messages took %v, want about %v", messages, took, 40*testDelay)
 	}
 	if !bytes.Equal(got, want.Bytes()) {
 		t.Errorf("the order is %v", got)

@@ -28,7 +28,7 @@ func (b *bench) measureExec(ctx context.Context) ([]oneStatement, error) {
 }
 
 func (b *bench) measureStatement(ctx context.Context, s *oneStatement) (err error) {
-	p := b.server.place(s.delay, execWorkers, poolSize)
+	p := b.server.place(s.delay, execWorkers, execPool)
 	defer func() { err = errors.Join(err, p.close()) }()
 	rivals, err := enter(ctx, p, execField(), true)
 	if err != nil {

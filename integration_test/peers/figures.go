@@ -102,7 +102,7 @@ func (r *results) points(competitor string, value func(contention) float64) plot
 }
 
 func (r *results) execFigure(p plan) (*figure, error) {
-	f := newFigure("exec", fmt.Sprintf("One UPDATE under one hot key, %d goroutines, pool of %d", execWorkers, poolSize), "", "turns a second")
+	f := newFigure("exec", fmt.Sprintf("One UPDATE under one hot key, %d goroutines, pool of %d", execWorkers, execPool), "", "turns a second")
 	var groups []group
 	for _, c := range execField() {
 		g := group{name: c.name}

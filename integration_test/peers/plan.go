@@ -5,7 +5,7 @@ import "time"
 // A plan says what to measure, and for how long.
 type plan struct {
 	name   string
-	delays []time.Duration // added to each round trip
+	delays []time.Duration // added to each message
 
 	uncontended timing
 	workers     []int // goroutines, each with a lock of its own
@@ -34,6 +34,7 @@ type timing struct {
 // What the requirements are stated for.
 const (
 	poolSize    = 12
+	execPool    = 32
 	shortDelay  = 500 * time.Microsecond
 	longDelay   = 2 * time.Millisecond
 	hold        = 3 * time.Millisecond

@@ -122,7 +122,7 @@ func (r *results) crowdTable(p plan) table {
 
 func (r *results) execTable(p plan) table {
 	t := table{
-		title:  fmt.Sprintf("One UPDATE under one hot key, %d goroutines, pool of %d: turns a second", execWorkers, poolSize),
+		title:  fmt.Sprintf("One UPDATE under one hot key, %d goroutines, pool of %d: turns a second", execWorkers, execPool),
 		header: []string{""},
 	}
 	for _, delay := range p.delays {

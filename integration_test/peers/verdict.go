@@ -164,5 +164,5 @@ func latency(d time.Duration) string {
 	if d == 0 {
 		return "no added latency"
 	}
-	return fmt.Sprintf("%v ms a round trip", milliseconds(d))
+	return fmt.Sprintf("%v ms a message", milliseconds(d))
 }
