@@ -91,7 +91,7 @@ func TestMovingToAnotherSchemeLeavesNoGap(t *testing.T) {
 	}
 	for _, deployment := range [][2][]hashkey.Key{{before, both}, {both, after}} {
 		for i, holds := range deployment {
-			holding(t, locker, holds, func() {
+			whileHeld(t, locker, holds, func() {
 				if err := tries(deployment[1-i]); !errors.Is(err, xactlock.ErrNotAcquired) {
 					t.Errorf("holding %v, asking for %v: %v", holds, deployment[1-i], err)
 				}
@@ -101,8 +101,8 @@ func TestMovingToAnotherSchemeLeavesNoGap(t *testing.T) {
 	noTrace(t, db)
 }
 
-// holding runs f while somebody else holds the keys.
-func holding(t *testing.T, locker *xactlock.Locker, keys []hashkey.Key, f func()) {
+// whileHeld runs f while somebody else holds the keys.
+func whileHeld(t *testing.T, locker *xactlock.Locker, keys []hashkey.Key, f func()) {
 	t.Helper()
 	for _, key := range keys {
 		h := hold(t, locker, key)
