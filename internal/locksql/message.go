@@ -143,6 +143,16 @@ func (m *Message) SetAside(limit time.Duration) {
 		hasTransactionTimeout)
 }
 
+// Limit bounds the wait for a lock with limit, and with nothing where that is
+// 0, for the statements that follow in the transaction. The limits of the role
+// and the database are in force again when it ends.
+func (m *Message) Limit(limit time.Duration) {
+	m.Statement("select " +
+		"pg_catalog.set_config('statement_timeout', '0', true), " +
+		"pg_catalog.set_config('lock_timeout', '" + strconv.FormatInt(Milliseconds(limit), 10) + "', true)")
+	m.Statement("select pg_catalog.set_config('transaction_timeout', '0', true) " + hasTransactionTimeout)
+}
+
 // PutBack undoes SetAside, once the lock is granted. A transaction_timeout
 // starts anew here: it counts what the transaction does, not what it waited.
 func (m *Message) PutBack() {
