@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
@@ -42,16 +44,32 @@ func (s session) usable() bool {
 	return !s.pg.IsClosed() && !s.pg.IsBusy() && s.pg.TxStatus() == 'I'
 }
 
+// farewell is how long discard waits for the server.
+const farewell = 250 * time.Millisecond
+
 // discard ends the session, and with it whatever it has locked, and returns
 // what Raw must be told. ErrBadConn alone would be too little: a *sql.DB over
 // a pgxpool only gives the connection back to that.
+//
+// A server closes the socket when it has freed the session's locks, so discard
+// waits for that, within reason: who asks for the lock next shall find it free.
 func (s session) discard() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	if s.pg.IsClosed() {
+		closedWithin(s.pg.CleanupDone(), farewell) // pgx is doing the same
+		return driver.ErrBadConn
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
 	defer cancel()
 	if s.pg.IsBusy() {
 		// Of a statement that still runs, the server would not notice soon
 		// that nobody waits for it. An error leaves it to end by itself.
 		_ = s.pg.CancelRequest(ctx)
+	}
+	conn := s.pg.Conn()
+	_ = conn.SetDeadline(time.Now().Add(farewell)) // fails on a closed socket, like what follows
+	s.pg.Frontend().Send(&pgproto3.Terminate{})
+	if s.pg.Frontend().Flush() == nil {
+		_, _ = io.Copy(io.Discard, conn) // ends in any case, and then nothing is left to do
 	}
 	_ = s.pg.Close(ctx) // closes the socket in any case
 	return driver.ErrBadConn
