@@ -80,7 +80,12 @@ func newNetwork(t *testing.T) *network {
 		server:    fmt.Sprintf("10.%d.%d.1", 200+id>>8%50, id%256),
 	}
 	here := fmt.Sprintf("pgs%d", id)
-	t.Cleanup(func() { _ = ip("netns", "delete", n.namespace) }) // the cable goes with it; it may not be there
+	t.Cleanup(func() {
+		// Either may not be there. The namespace lives on for as long as
+		// sockets of dead clients do, and would keep the cable.
+		_ = ip("link", "delete", here)
+		_ = ip("netns", "delete", n.namespace)
+	})
 	for _, args := range [][]string{
 		{"netns", "add", n.namespace},
 		{"link", "add", here, "type", "veth", "peer", "name", n.cable, "netns", n.namespace},
