@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"runtime"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
@@ -73,6 +75,15 @@ func TestLeadInvalid(t *testing.T) {
 	err = sessionlock.New(nowhere).Lead(t.Context(), key, fn)
 	if code := lockerr.SQLState(err); code != "3D000" {
 		t.Errorf("no such database: %v", err)
+	}
+	unparsable, err := sql.Open("pgx", "postgres://%zz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unparsable.Close()
+	err = sessionlock.New(unparsable).Lead(t.Context(), key, fn)
+	if !errors.As(err, new(*pgconn.ParseConfigError)) {
+		t.Errorf("a connection string that is none: %v", err)
 	}
 	noTrace(t, db)
 }

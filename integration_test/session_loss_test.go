@@ -34,7 +34,7 @@ func TestSessionLoss(t *testing.T) {
 			server := pgtest.Dedicated(t)
 			dsn := server.Database(t)
 			other := openDB(t, dsn)
-			p, through := newProxy(t, dsn)
+			p, through := newRelay(t, dsn)
 			db := openDB(t, dsn, append([]func(*pgx.ConnConfig){through}, options...)...)
 			for _, test := range []struct {
 				name string
@@ -161,7 +161,7 @@ func inTransaction(t *testing.T, db *sql.DB, k *sessionlock.Lock) {
 // the time between two questions.
 func TestSessionSwallowed(t *testing.T) {
 	dsn := pgtest.New(t).Database(t)
-	p, through := newProxy(t, dsn)
+	p, through := newRelay(t, dsn)
 	const interval = 2 * time.Second
 	for name, prepare := range map[string]func(*sessionlock.Lock){
 		"idle": func(*sessionlock.Lock) {},
@@ -215,7 +215,7 @@ func TestSessionQuietMinute(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dsn := pgtest.New(t).Database(t)
-			p, through := newProxy(t, dsn)
+			p, through := newRelay(t, dsn)
 			db := openDB(t, dsn, append([]func(*pgx.ConnConfig){through}, test.options...)...)
 			k := lockUnder(test.ctx, t, sessionlock.New(db).With(sessionlock.Options{Check: 5 * time.Millisecond}), hashkey.Name("quiet"))
 			before := p.messages.Load()

@@ -139,8 +139,8 @@ func silentFor(tb testing.TB, db *sql.DB, pid int, d time.Duration) {
 	})
 }
 
-// A proxy stands between a pool and its server.
-type proxy struct {
+// A relay stands between a pool and its server.
+type relay struct {
 	listener net.Listener
 	target   string
 	swallows atomic.Bool
@@ -150,9 +150,9 @@ type proxy struct {
 	conns []net.Conn // guarded by mu
 }
 
-// newProxy starts a proxy in front of the server of dsn, and returns it and
+// newRelay starts a relay in front of the server of dsn, and returns it and
 // what leads a pool through it.
-func newProxy(tb testing.TB, dsn string) (*proxy, func(*pgx.ConnConfig)) {
+func newRelay(tb testing.TB, dsn string) (*relay, func(*pgx.ConnConfig)) {
 	tb.Helper()
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -162,7 +162,7 @@ func newProxy(tb testing.TB, dsn string) (*proxy, func(*pgx.ConnConfig)) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &proxy{listener: listener, target: net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))}
+	p := &relay{listener: listener, target: net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))}
 	go p.serve()
 	tb.Cleanup(func() {
 		_ = listener.Close()
@@ -176,7 +176,7 @@ func newProxy(tb testing.TB, dsn string) (*proxy, func(*pgx.ConnConfig)) {
 	}
 }
 
-func (p *proxy) serve() {
+func (p *relay) serve() {
 	for {
 		client, err := p.listener.Accept()
 		if err != nil {
@@ -196,7 +196,7 @@ func (p *proxy) serve() {
 }
 
 // copy passes on what it reads, and the end of it, unless p swallows.
-func (p *proxy) copy(to io.WriteCloser, from io.Reader, count *atomic.Int64) {
+func (p *relay) copy(to io.WriteCloser, from io.Reader, count *atomic.Int64) {
 	buf := make([]byte, 1<<16)
 	for {
 		n, err := from.Read(buf)
@@ -220,7 +220,7 @@ func (p *proxy) copy(to io.WriteCloser, from io.Reader, count *atomic.Int64) {
 }
 
 // cut closes all connections, on both sides.
-func (p *proxy) cut() {
+func (p *relay) cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, conn := range p.conns {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/pulse"
@@ -34,7 +35,7 @@ const (
 // Lead returns [ErrNotAcquired] joined with ctx's error if ctx ends while it
 // campaigns. While the database is away it tries again, with pauses that grow
 // to five seconds. It gives up only on what waiting does not mend: a bad
-// option, [ErrPooler], [ErrUnsupportedServer], [ErrNested], a driver that is
+// option or connection string, [ErrPooler], [ErrUnsupportedServer], [ErrNested], a driver that is
 // not pgx, and what the server refuses for reasons of its own, such as a
 // password.
 func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.Context) error) error {
@@ -82,7 +83,7 @@ func worthwhile(ctx context.Context, err error) bool {
 	case errors.Is(err, ErrStandby): // it may be promoted
 		return true
 	case errors.Is(err, ErrPooler), errors.Is(err, ErrUnsupportedServer),
-		errors.Is(err, ErrNested), errors.Is(err, errDriver):
+		errors.Is(err, ErrNested), errors.Is(err, errDriver), errors.As(err, new(*pgconn.ParseConfigError)):
 		return false
 	}
 	return passing(lockerr.SQLState(err))
