@@ -3,21 +3,14 @@ package integration_test
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
-	"errors"
 	"fmt"
 	"math"
-	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgproto3"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -219,79 +212,6 @@ func TestSessionWaitIsNotTheRoles(t *testing.T) {
 	noTrace(t, db, other)
 }
 
-// settingsOf returns all settings of db's next session, and where they come
-// from.
-func settingsOf(tb testing.TB, db interface {
-	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-}) map[string]string {
-	tb.Helper()
-	rows, err := db.QueryContext(context.Background(), `select name, setting, source from pg_settings`)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer rows.Close()
-	settings := make(map[string]string)
-	for rows.Next() {
-		var name, value, source string
-		if err := rows.Scan(&name, &value, &source); err != nil {
-			tb.Fatal(err)
-		}
-		settings[name] = value + " (" + source + ")"
-	}
-	if err := rows.Err(); err != nil {
-		tb.Fatal(err)
-	}
-	return settings
-}
-
-// The settings of the session are changed while it holds the lock, and are as
-// they were when it is back in the pool, those that somebody has set as well.
-func TestSessionSettings(t *testing.T) {
-	for _, options := range []sessionlock.Options{{}, {Poll: time.Second}, {Pooler: true, Wait: time.Minute}} {
-		db := newDB(t)
-		db.SetMaxOpenConns(1)
-		exec(t, db, `set tcp_user_timeout = 7000`)
-		exec(t, db, `set idle_session_timeout = '9 min'`)
-		before := settingsOf(t, db)
-		options.DeadClient = 18 * time.Second
-		k := lock(t, sessionlock.New(db).With(options), hashkey.Name("settings"))
-		during := settingsOf(t, k.Conn())
-		changed := make(map[string]string)
-		for name, value := range during {
-			if value != before[name] {
-				changed[name] = value
-			}
-		}
-		want := map[string]string{
-			"tcp_keepalives_idle":              "9 (session)",
-			"tcp_keepalives_interval":          "3 (session)",
-			"tcp_keepalives_count":             "3 (session)",
-			"tcp_user_timeout":                 "18000 (session)",
-			"client_connection_check_interval": "3000 (session)",
-			"idle_session_timeout":             "0 (session)",
-		}
-		if diff := cmp.Diff(want, changed); diff != "" {
-			t.Errorf("%+v: while it is held: %s", options, diff)
-		}
-		unlock(t, k)
-		if diff := cmp.Diff(before, settingsOf(t, db)); diff != "" {
-			t.Errorf("%+v: afterwards: %s", options, diff)
-		}
-		noTrace(t, db)
-	}
-}
-
-// A role's idle_session_timeout does not end a holder that has nothing to say.
-func TestSessionIdleTimeoutOfTheRole(t *testing.T) {
-	dsn := pgtest.New(t).Database(t)
-	other := openDB(t, dsn)
-	exec(t, other, `do $$ begin execute format('alter database %I set idle_session_timeout = ''200ms''', current_database()); end $$`)
-	k := lock(t, sessionlock.New(openDB(t, dsn)), hashkey.Name("idle"))
-	silentFor(t, other, backend(t, k), time.Second)
-	notLost(t, k)
-	unlock(t, k)
-}
-
 func TestSessionNested(t *testing.T) {
 	db := newDB(t)
 	key, another := hashkey.Name("nested"), hashkey.Name("another")
@@ -358,120 +278,4 @@ func TestSessionTokenCancelled(t *testing.T) {
 		notLost(t, k)
 	}
 	unlock(t, k)
-}
-
-// With a *sql.DB over a pgxpool a session that is discarded must be closed,
-// because ErrBadConn only gives it back.
-func TestSessionOverPgxpool(t *testing.T) {
-	dsn := pgtest.New(t).Database(t)
-	pool, err := pgxpool.New(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	db := stdlib.OpenDBFromPool(pool)
-	t.Cleanup(func() { _ = db.Close() })
-	other := openDB(t, dsn)
-	key := hashkey.Name("pgxpool")
-	k := lock(t, sessionlock.New(db), key)
-	pid := backend(t, k)
-	if _, err := k.Conn().ExecContext(t.Context(), `begin`); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.Unlock(); err == nil {
-		t.Error("a transaction left open is no error")
-	}
-	until(t, "the session is gone", func() bool {
-		return number(t, other, `select count(*) from pg_stat_activity where pid = $1`, pid) == 0
-	})
-	isFree(t, other, key)
-	noTrace(t, other, db)
-}
-
-// wrapped is a driver connection as an instrumented driver has it.
-type wrapped struct{ driver.Conn }
-
-type unwrappable struct{ wrapped }
-
-func (c unwrappable) Raw() driver.Conn { return c.Conn }
-
-type wrapper struct {
-	driver.Connector
-	wrap func(driver.Conn) driver.Conn
-}
-
-func (w wrapper) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := w.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return w.wrap(conn), nil
-}
-
-func TestSessionOtherDrivers(t *testing.T) {
-	config, err := pgx.ParseConfig(pgtest.New(t).Database(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := hashkey.Name("driver")
-	take := func(wrap func(driver.Conn) driver.Conn) error {
-		db := sql.OpenDB(wrapper{stdlib.GetConnector(*config), wrap})
-		defer db.Close()
-		return sessionlock.New(db).WithLock(t.Context(), key, func(context.Context, *sql.Conn) error { return nil })
-	}
-	if err := take(func(c driver.Conn) driver.Conn { return unwrappable{wrapped{c}} }); err != nil {
-		t.Errorf("a wrapper that can be unwrapped: %v", err)
-	}
-	err = take(func(c driver.Conn) driver.Conn { return wrapped{c} })
-	if err == nil || !strings.Contains(err.Error(), "wrapped") || errors.Is(err, sessionlock.ErrNotAcquired) {
-		t.Errorf("a wrapper that cannot: %v", err)
-	}
-}
-
-// On a hot standby a lock excludes nobody.
-func TestSessionStandby(t *testing.T) {
-	standby := pgtest.Dedicated(t).Standby(t)
-	db := openDB(t, standby.DSN())
-	_, err := sessionlock.New(db).Lock(t.Context(), hashkey.Name("standby"))
-	wantError(t, err, sessionlock.ErrStandby)
-	noTrace(t, db)
-}
-
-// CockroachDB reports itself in a parameter when the session begins. This
-// server does no more than that.
-func TestSessionUnsupportedServer(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return // closed
-			}
-			go pretend(conn)
-		}
-	}()
-	db := openDB(t, "postgres://roach@"+listener.Addr().String()+"/defaultdb?sslmode=disable")
-	_, err = sessionlock.New(db).Lock(t.Context(), hashkey.Name("pretender"))
-	wantError(t, err, sessionlock.ErrUnsupportedServer)
-	err = sessionlock.New(db).Lead(t.Context(), hashkey.Name("pretender"), func(context.Context) error { return nil })
-	wantError(t, err, sessionlock.ErrUnsupportedServer)
-}
-
-// pretend begins a session on conn as CockroachDB does, and takes no message.
-func pretend(conn net.Conn) {
-	defer conn.Close()
-	backend := pgproto3.NewBackend(conn, conn)
-	if _, err := backend.ReceiveStartupMessage(); err != nil {
-		return
-	}
-	backend.Send(&pgproto3.AuthenticationOk{})
-	backend.Send(&pgproto3.ParameterStatus{Name: "crdb_version", Value: "CockroachDB CCL v25.1.0"})
-	backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
-	if err := backend.Flush(); err == nil {
-		_, _ = backend.Receive() // until the client has seen enough
-	}
 }

@@ -2,12 +2,22 @@ package integration_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"database/sql"
+	"encoding/pem"
+	"fmt"
+	"math/big"
 	"net"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/internal/pulse"
@@ -246,6 +256,96 @@ func TestSessionConnInUse(t *testing.T) {
 			}
 			notLost(t, k)
 			unlock(t, k)
+			noTrace(t, db)
+		})
+	}
+}
+
+// Under TLS it is the socket below that is looked at.
+func TestSessionLossUnderTLS(t *testing.T) {
+	server := pgtest.Dedicated(t)
+	dsn := server.Database(t)
+	other := openDB(t, dsn)
+	turnOnTLS(t, other)
+	db := openDB(t, dsn, func(config *pgx.ConnConfig) { config.TLSConfig = &tls.Config{InsecureSkipVerify: true} })
+	for name, end := range map[string]func(pid int){
+		"terminated": func(pid int) { terminate(t, other, pid) },
+		"crash":      func(int) { server.Crash(t) },
+	} {
+		k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("tls"))
+		pid := backend(t, k)
+		if number(t, other, `select count(*) from pg_stat_ssl where ssl and pid = $1`, pid) != 1 {
+			t.Fatal("the connection is not encrypted")
+		}
+		end(pid)
+		t.Log(name)
+		lostWithin(t, k, time.Second)
+		wantError(t, k.Unlock(), sessionlock.ErrLost)
+		server.Restart(t)
+		until(t, "the test's own connections are new", func() bool { return other.Ping() == nil && db.Ping() == nil })
+	}
+	noTrace(t, other, db)
+}
+
+// turnOnTLS gives the server of db a certificate, through SQL, because the key
+// must belong to the server's account.
+func turnOnTLS(t *testing.T, db *sql.DB) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{
+		"server.key": {Type: "PRIVATE KEY", Bytes: private},
+		"server.crt": {Type: "CERTIFICATE", Bytes: certificate},
+	} {
+		exec(t, db, fmt.Sprintf(`copy (select unnest(string_to_array('%s', E'\n'))) to program 'umask 077; cat > %s'`, pem.EncodeToMemory(block), file))
+	}
+	exec(t, db, `alter system set ssl = on`)
+	exec(t, db, `select pg_reload_conf()`)
+	until(t, "TLS is on", func() bool {
+		return number(t, db, `select count(*) from pg_settings where name = 'ssl' and setting = 'on'`) == 1
+	})
+}
+
+// A ctx that ends while a statement runs on Conn costs the lock, unless pgx is
+// configured to cancel the statement only.
+func TestSessionStatementOutlivesItsContext(t *testing.T) {
+	for name, test := range map[string]struct {
+		configure func(*pgx.ConnConfig)
+		lost      bool
+	}{
+		"by default": {func(*pgx.ConnConfig) {}, true},
+		"cancel the statement": {func(config *pgx.ConnConfig) {
+			config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+				return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: patience}
+			}
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := openDB(t, pgtest.New(t).Database(t), test.configure)
+			k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("statement"))
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if _, err := k.Conn().ExecContext(ctx, `select pg_sleep(3600)`); err == nil {
+				t.Fatal("the statement succeeded")
+			}
+			if test.lost {
+				lostWithin(t, k, time.Second)
+				wantError(t, k.Unlock(), sessionlock.ErrLost)
+			} else {
+				notLost(t, k)
+				unlock(t, k)
+			}
 			noTrace(t, db)
 		})
 	}
