@@ -70,7 +70,8 @@ func (k *Lock) Conn() *sql.Conn { return k.conn }
 // A session that ended, for whatever reason, is noticed within Options.Check.
 // One whose network swallows everything, and one that lives on without the
 // lock, is noticed within twenty seconds: the server is asked every ten. While
-// a statement runs on Conn nothing can be asked; its own error comes first.
+// a statement runs on Conn or rows are open nothing can be asked, and the
+// statement's own error or the rows' may have to come first.
 func (k *Lock) Lost() <-chan struct{} { return k.held.Done() }
 
 // Err returns nil while the lock is held, as far as is known, [ErrLost] once
@@ -79,10 +80,10 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 
 // Token returns the fencing token of the lock: a transaction id that the
 // server assigned while the lock was held (pg_current_xact_id). It is larger
-// than the token of every earlier holder of the lock, exclusive ones that is,
-// so that a system outside the database can refuse what comes late from a
-// holder that lost it. It is the same for as long as the lock is held, and
-// shared with the tokens of xactlock.
+// than the token of every earlier holder, so that a system outside the
+// database can refuse what comes late from a holder that lost the lock. It
+// stays the same for as long as the lock is held. xactlock has its tokens from
+// the same counter, so that the holders of one key may be of both kinds.
 //
 // The first call asks the server, on Conn, where no rows may be open; ctx
 // bounds that. It returns [ErrLost] or [ErrUnlocked] if the lock is not held.
