@@ -167,6 +167,23 @@ func inTransaction(t *testing.T, db *sql.DB, k *sessionlock.Lock) {
 	notLost(t, k)
 }
 
+// A holder that may not read pg_locks has not lost its lock.
+func TestSessionRefusedQuestionIsNoLoss(t *testing.T) {
+	db, other := two(t)
+	exec(t, other, `revoke select on pg_locks from public`)
+	exec(t, other, `create role pgadvisory_blind`)
+	t.Cleanup(func() { exec(t, other, `drop role pgadvisory_blind`) })
+	k := lockUnder(pulse.With(t.Context(), 200*time.Millisecond), t, sessionlock.New(db).With(quick), hashkey.Name("blind"))
+	if _, err := k.Conn().ExecContext(t.Context(), `set role pgadvisory_blind`); err != nil {
+		t.Fatal(err)
+	}
+	passes(t, other, time.Second)
+	notLost(t, k)
+	unlock(t, k)
+	exec(t, db, `reset role`)
+	noTrace(t, db, other)
+}
+
 // A proxy that swallows everything without closing is noticed within twice
 // the time between two questions.
 func TestSessionSwallowed(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
@@ -94,7 +95,7 @@ func (k *Lock) ask(timeout time.Duration) error {
 	defer cancel()
 	if k.session.pg.TxStatus() != 'I' {
 		_, err := k.session.send(ctx, "-- is the session there?", checking)
-		return answered(ctx, err)
+		return k.session.silence(ctx, err)
 	}
 	var m locksql.Message
 	m.Held([]hashkey.Key{k.key})
@@ -102,12 +103,18 @@ func (k *Lock) ask(timeout time.Duration) error {
 	if err == nil && !yes(answer) {
 		return errNotHeld
 	}
-	return answered(ctx, err)
+	return k.session.silence(ctx, err)
 }
 
-func answered(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
+// silence returns the error of a question that was not answered. That the
+// question was refused is an answer: whoever cancels statements, or may not
+// read pg_locks, has a session all the same.
+func (s session) silence(ctx context.Context, err error) error {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return errSilence
+	case lockerr.IsAnswer(err) && !s.pg.IsClosed():
+		return nil
 	}
 	return err
 }
