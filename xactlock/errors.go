@@ -12,13 +12,13 @@ var (
 	// ErrNotAcquired: fn did not run, because the lock was not to be had in
 	// time. After a try it stands alone; where ctx or Options.Wait ended the
 	// wait, it is joined with ctx's own error or context.DeadlineExceeded.
-	ErrNotAcquired = lockerr.NotAcquired
+	ErrNotAcquired = lockerr.ErrNotAcquired
 
 	// ErrNested: the call was made with the ctx of a callback that holds a
 	// lock on the same pool, and could wait for ever on a second connection
 	// for what the first one holds. Take the second lock with [Locker.Lock]
 	// on the transaction in hand, or both at once with [Locker.WithTxAll].
-	ErrNested = lockerr.Nested
+	ErrNested = lockerr.ErrNested
 
 	// ErrTxEnded: fn ended the transaction, which is WithTx's to end. After
 	// tx.Commit or tx.Rollback nothing is committed; SQL text that ends a
@@ -37,18 +37,18 @@ var (
 
 	// ErrDeadlock: the server chose this wait to end a deadlock (SQLSTATE
 	// 40P01). Nothing is held.
-	ErrDeadlock = lockerr.Deadlock
+	ErrDeadlock = lockerr.ErrDeadlock
 
 	// ErrLockTableFull: the server has no room for one lock more (SQLSTATE
 	// 53200). Its lock table has max_locks_per_transaction entries for each
 	// connection it allows.
-	ErrLockTableFull = lockerr.LockTableFull
+	ErrLockTableFull = lockerr.ErrLockTableFull
 
 	// ErrUnsupportedServer: the server accepts advisory lock functions and
 	// locks nothing, as CockroachDB does.
-	ErrUnsupportedServer = lockerr.UnsupportedServer
+	ErrUnsupportedServer = lockerr.ErrUnsupportedServer
 
 	// ErrStandby: the server is a hot standby, whose advisory locks exclude
 	// nobody on the primary.
-	ErrStandby = lockerr.Standby
+	ErrStandby = lockerr.ErrStandby
 )

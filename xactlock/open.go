@@ -59,7 +59,7 @@ func (l *Locker) waitMessage(keys []hashkey.Key, limit time.Duration, open bool)
 	}
 	if l.opts.handsOver() {
 		m.Begin("read committed", false)
-		m.SetAside(limit)
+		m.Limit(limit)
 		m.Each(locksql.Lock, l.opts.Shared, keys)
 	} else {
 		m.Begin(l.opts.level(), l.opts.ReadOnly)

@@ -148,7 +148,7 @@ func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 			m.Statement("rollback")
 		}
 		m.Begin("read committed", false)
-		m.SetAside(untilDeadline(waitCtx))
+		m.Limit(untilDeadline(waitCtx))
 		m.Each(locksql.Lock, c.opts.Shared, c.keys)
 		m.Statement("commit")
 		_, err = conn.ExecContext(ctx, m.String())

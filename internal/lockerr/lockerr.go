@@ -14,12 +14,12 @@ import (
 
 // The sentinels that both packages export.
 var (
-	NotAcquired       = errors.New("pgadvisory: lock not acquired")
-	Nested            = errors.New("pgadvisory: lock asked for inside a callback that already holds one on this pool")
-	Deadlock          = errors.New("pgadvisory: deadlock detected")
-	LockTableFull     = errors.New("pgadvisory: the server's lock table is full (see max_locks_per_transaction)")
-	UnsupportedServer = errors.New("pgadvisory: this server accepts advisory lock functions and locks nothing")
-	Standby           = errors.New("pgadvisory: advisory locks of a hot standby exclude nobody on the primary")
+	ErrNotAcquired       = errors.New("pgadvisory: lock not acquired")
+	ErrNested            = errors.New("pgadvisory: lock asked for inside a callback that already holds one on this pool")
+	ErrDeadlock          = errors.New("pgadvisory: deadlock detected")
+	ErrLockTableFull     = errors.New("pgadvisory: the server's lock table is full (see max_locks_per_transaction)")
+	ErrUnsupportedServer = errors.New("pgadvisory: this server accepts advisory lock functions and locks nothing")
+	ErrStandby           = errors.New("pgadvisory: advisory locks of a hot standby exclude nobody on the primary")
 )
 
 // SQLSTATE codes, from the PostgreSQL manual's appendix of error codes.
@@ -73,7 +73,7 @@ func Keys(keys []hashkey.Key) string {
 // Acquire returns the error of an acquisition that failed with err.
 //
 // If ctx has ended, or the wait reached its limit on the server, that is
-// NotAcquired joined with why. Otherwise err comes back with the sentinel of
+// ErrNotAcquired joined with why. Otherwise err comes back with the sentinel of
 // its SQLSTATE, if there is one, joined. pkg is the prefix of the message.
 func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) error {
 	if why := ended(ctx); why != nil {
@@ -83,9 +83,9 @@ func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) err
 	case codeLockTimeout: // the limit is this library's own, while it waits
 		return notAcquired(keys, context.DeadlineExceeded, err)
 	case codeDeadlock:
-		return fmt.Errorf("%w: %s: %w", Deadlock, Keys(keys), err)
+		return fmt.Errorf("%w: %s: %w", ErrDeadlock, Keys(keys), err)
 	case codeLockTableFull:
-		return fmt.Errorf("%w: %s: %w", LockTableFull, Keys(keys), err)
+		return fmt.Errorf("%w: %s: %w", ErrLockTableFull, Keys(keys), err)
 	}
 	return fmt.Errorf("%s: %s: %w", pkg, Keys(keys), err)
 }
@@ -103,11 +103,11 @@ func ended(ctx context.Context) error {
 	return why
 }
 
-// notAcquired returns NotAcquired with why, and with what it looked like to
+// notAcquired returns ErrNotAcquired with why, and with what it looked like to
 // the driver where that says more.
 func notAcquired(keys []hashkey.Key, why, err error) error {
 	if err == nil || errors.Is(err, why) || errors.Is(why, err) {
-		return fmt.Errorf("%w: %s: %w", NotAcquired, Keys(keys), why)
+		return fmt.Errorf("%w: %s: %w", ErrNotAcquired, Keys(keys), why)
 	}
-	return fmt.Errorf("%w: %s: %w (%w)", NotAcquired, Keys(keys), why, err)
+	return fmt.Errorf("%w: %s: %w (%w)", ErrNotAcquired, Keys(keys), why, err)
 }

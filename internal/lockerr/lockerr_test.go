@@ -35,14 +35,14 @@ func TestAcquire(t *testing.T) {
 		want []error
 		not  error
 	}{
-		{"cancelled", cancelled, nil, []error{lockerr.NotAcquired, context.Canceled}, lockerr.Deadlock},
-		{"cancelled in a statement", cancelled, stateError("57014"), []error{lockerr.NotAcquired, context.Canceled, stateError("57014")}, nil},
-		{"cancelled with a cause", caused, nil, []error{lockerr.NotAcquired, context.Canceled, reason}, nil},
-		{"a dial's deadline", late{t.Context()}, os.ErrDeadlineExceeded, []error{lockerr.NotAcquired, context.DeadlineExceeded, os.ErrDeadlineExceeded}, nil},
-		{"lock_timeout", t.Context(), stateError("55P03"), []error{lockerr.NotAcquired, context.DeadlineExceeded, stateError("55P03")}, nil},
-		{"deadlock", t.Context(), stateError("40P01"), []error{lockerr.Deadlock, stateError("40P01")}, lockerr.NotAcquired},
-		{"lock table full", t.Context(), stateError("53200"), []error{lockerr.LockTableFull, stateError("53200")}, lockerr.NotAcquired},
-		{"other", t.Context(), stateError("28P01"), []error{stateError("28P01")}, lockerr.NotAcquired},
+		{"cancelled", cancelled, nil, []error{lockerr.ErrNotAcquired, context.Canceled}, lockerr.ErrDeadlock},
+		{"cancelled in a statement", cancelled, stateError("57014"), []error{lockerr.ErrNotAcquired, context.Canceled, stateError("57014")}, nil},
+		{"cancelled with a cause", caused, nil, []error{lockerr.ErrNotAcquired, context.Canceled, reason}, nil},
+		{"a dial's deadline", late{t.Context()}, os.ErrDeadlineExceeded, []error{lockerr.ErrNotAcquired, context.DeadlineExceeded, os.ErrDeadlineExceeded}, nil},
+		{"lock_timeout", t.Context(), stateError("55P03"), []error{lockerr.ErrNotAcquired, context.DeadlineExceeded, stateError("55P03")}, nil},
+		{"deadlock", t.Context(), stateError("40P01"), []error{lockerr.ErrDeadlock, stateError("40P01")}, lockerr.ErrNotAcquired},
+		{"lock table full", t.Context(), stateError("53200"), []error{lockerr.ErrLockTableFull, stateError("53200")}, lockerr.ErrNotAcquired},
+		{"other", t.Context(), stateError("28P01"), []error{stateError("28P01")}, lockerr.ErrNotAcquired},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := lockerr.Acquire(test.ctx, "test", []hashkey.Key{hashkey.Name("k")}, test.err)
