@@ -148,6 +148,28 @@ func functions(t *testing.T, path string) []string {
 	return names
 }
 
+var guarantee = regexp.MustCompile(`(?m)^\d+\. `)
+
+// Every guarantee of the README is linked to a test.
+func TestDocsGuarantees(t *testing.T) {
+	for _, d := range documents(t) {
+		if filepath.Base(d.path) != "README.md" {
+			continue
+		}
+		_, list, _ := strings.Cut(d.prose, "\n## Guarantees\n")
+		list, _, _ = strings.Cut(list, "\n## ")
+		items := guarantee.Split(list, -1)[1:]
+		if len(items) != 14 {
+			t.Errorf("%d guarantees, want the 14 rules of the contract", len(items))
+		}
+		for i, item := range items {
+			if len(document{path: d.path, prose: item}.links()) == 0 || !testName.MatchString(item) {
+				t.Errorf("guarantee %d has no test", i+1)
+			}
+		}
+	}
+}
+
 // Go code is a file, or what stands in a package, or in a function.
 func TestDocsGoCode(t *testing.T) {
 	for _, d := range documents(t) {

@@ -185,15 +185,6 @@ func TestPitfallFailedStatement(t *testing.T) {
 			}
 		})
 	}
-	onEachPath(t, func(t *testing.T, db *sql.DB, _ *meter, l *xactlock.Locker) {
-		_ = l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-			_, err := tx.Exec(`select 1/0`)
-			if n := heldLocks(t, db); n != 1 {
-				t.Errorf("%d locks are held in fn after the error, want 1", n)
-			}
-			return err
-		})
-	})
 }
 
 // Waiters that each hold a connection leave none for work that needs no lock
