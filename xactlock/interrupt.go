@@ -25,47 +25,84 @@ var (
 	ending  = patience{give: 5 * time.Second}
 )
 
+// cancelTimeout bounds the wait for the server's word that it has dealt with a
+// cancel request.
+const cancelTimeout = 5 * time.Second
+
 // interrupt ends a message on pg as p says, once ctx has ended. The function
 // it returns must be called when the answer is there; after that, nothing of
-// the interrupt can reach a later message.
+// the interrupt can reach a later message. In the worst case the connection is
+// closed then.
 func interrupt(ctx context.Context, pg *pgconn.PgConn, p patience) (over func()) {
 	if ctx.Done() == nil {
 		return func() {}
 	}
 	answered := make(chan struct{})
 	finished := make(chan struct{})
+	atLarge := false // a cancel request may still reach the server
 	stop := context.AfterFunc(ctx, func() {
 		defer close(finished)
-		p.interrupt(ctx, pg, answered)
+		atLarge = p.interrupt(ctx, pg, answered)
 	})
 	return func() {
 		close(answered)
-		if !stop() {
-			<-finished
-			if !pg.IsClosed() { // the cut may have come just after the answer
-				_ = pg.Conn().SetDeadline(time.Time{})
-			}
+		if stop() {
+			return
+		}
+		<-finished
+		switch {
+		case pg.IsClosed():
+		case atLarge:
+			closeNow(pg)
+		default: // the cut may have come just after the answer
+			_ = pg.Conn().SetDeadline(time.Time{})
 		}
 	}
 }
 
-func (p patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-chan struct{}) {
+func (p patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-chan struct{}) (atLarge bool) {
 	if ctx.Err() == context.DeadlineExceeded && closedWithin(answered, p.slack) {
-		return
+		return false
 	}
 	give := time.Now().Add(p.give)
+	acknowledged := func() bool { return true }
 	if p.cancel && !closedWithin(answered, 0) {
-		// CancelRequest returns when the server has signalled the backend. An
-		// error leaves the statement running, and the cut below ends it.
-		cancelCtx, done := context.WithDeadline(context.Background(), give)
-		_ = pg.CancelRequest(cancelCtx)
-		done()
+		acknowledged = cancelStatement(pg)
 	}
 	if !closedWithin(answered, time.Until(give)) {
 		// pgx takes the failed read for the end of the connection, and sends a
 		// cancel request of its own before it closes the socket.
 		_ = pg.Conn().SetDeadline(time.Unix(1, 0))
 	}
+	<-answered
+	return !acknowledged()
+}
+
+// cancelStatement asks the server to cancel the statement that runs on pg. The
+// function it returns waits until the server has done what it was asked, and
+// reports whether that is certain: a request that is still under way would hit
+// the connection's next statement, whosever that is.
+func cancelStatement(pg *pgconn.PgConn) (acknowledged func() bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
+	failed := make(chan bool, 1)
+	go func() {
+		err := pg.CancelRequest(ctx)
+		// pgx keeps it to itself if nothing came back.
+		failed <- err != nil || ctx.Err() != nil
+	}()
+	return func() bool {
+		defer cancel()
+		if pg.IsClosed() {
+			cancel() // then it does not matter
+		}
+		return !<-failed
+	}
+}
+
+func closeNow(pg *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = pg.Close(ctx) // the server frees what is on it either way
 }
 
 // closedWithin waits for c to be closed, for at most d, and reports whether it

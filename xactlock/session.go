@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -55,11 +54,7 @@ func (s *session) giveBack() error {
 	return driver.ErrBadConn
 }
 
-func (s *session) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = s.pg.Close(ctx) // the server frees what is on it either way
-}
+func (s *session) close() { closeNow(s.pg) }
 
 // answer is what a message brought back.
 type answer struct {
@@ -141,14 +136,14 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 		a, err = c.waitOnServer(waitCtx, s, false)
 	} else {
 		a, err = s.send(waitCtx, opening, c.tryMessage(c.keys))
-		if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
-			return true, nil
-		}
-		if err == nil && !a.granted && c.waitsHere() {
-			a, err = c.waitOnServer(waitCtx, s, true)
-		}
 	}
-	if err == nil && a.granted {
+	if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
+		return true, nil
+	}
+	if err == nil && !a.granted && !c.direct && c.waitsHere() {
+		a, err = c.waitOnServer(waitCtx, s, true)
+	}
+	if err == nil && a.granted && !s.pg.IsClosed() {
 		return false, c.holdSession(ctx, s)
 	}
 	c.abandon(waitCtx, s)
