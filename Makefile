@@ -1,6 +1,6 @@
 # What there is to run. The longer recipes are programs in scripts/.
 
-.PHONY: help setup test demo lint
+.PHONY: help setup test demo bench lint
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,12 @@ test: setup ## run all tests of all modules, against real servers
 
 demo: setup ## run the example web application
 	@go run -C examples/webapp .
+
+# What the benchmark program is told; "make bench BENCH=-short" writes nothing.
+BENCH ?= -docs ../../docs/benchmarks.md
+
+bench: setup ## measure against other ways to take turns, and write docs/benchmarks.md (ten minutes)
+	@go run -C integration_test/peers . $(BENCH)
 
 lint: ## gofmt, go vet, staticcheck, go fix, go mod tidy: report, change nothing
 	@scripts/lint

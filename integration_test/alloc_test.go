@@ -9,12 +9,19 @@ import (
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
-// The library's own share of a call is bounded.
+// The library's own share of a call is bounded, also where ctx may end.
 func TestAllocations(t *testing.T) {
+	cancellable := t.Context()
+	for name, ctx := range map[string]context.Context{"background": context.Background(), "cancellable": cancellable} {
+		t.Run(name, func(t *testing.T) { compareAllocations(t, ctx) })
+	}
+}
+
+func compareAllocations(t *testing.T, ctx context.Context) {
+	t.Helper()
 	db := newDB(t)
 	l := xactlock.New(db)
 	key := hashkey.Name("k")
-	ctx := context.Background()
 	const query = `select 1`
 	byHand := testing.AllocsPerRun(500, func() {
 		tx, err := db.BeginTx(ctx, nil)

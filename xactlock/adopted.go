@@ -135,10 +135,10 @@ func (st *adoptedStmt) QueryContext(ctx context.Context, args []driver.NamedValu
 // asked to cancel it; the connection stays, and with it, thanks to the
 // savepoint, the lock.
 type statement struct {
-	adopted  *adopted
-	ctx      context.Context // what the driver gets: without an end
-	caller   context.Context
-	answered func()
+	adopted *adopted
+	ctx     context.Context // what the driver gets: without an end
+	caller  context.Context
+	watch   watch
 }
 
 func (a *adopted) start(ctx context.Context) (*statement, error) {
@@ -148,7 +148,8 @@ func (a *adopted) start(ctx context.Context) (*statement, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s := &statement{adopted: a, ctx: ctx, caller: ctx, answered: interrupt(ctx, a.pg, working)}
+	s := &statement{adopted: a, ctx: ctx, caller: ctx}
+	s.watch.begin(ctx, a.pg, working)
 	if ctx.Done() != nil {
 		s.ctx = context.WithoutCancel(ctx)
 	}
@@ -157,7 +158,7 @@ func (a *adopted) start(ctx context.Context) (*statement, error) {
 
 // over ends the interrupt, and notices where the statement ended the transaction.
 func (s *statement) over(err error) error {
-	s.answered()
+	s.watch.end()
 	if !s.adopted.pg.IsClosed() && s.adopted.pg.TxStatus() == 'I' {
 		s.adopted.ended.Store(true)
 	}

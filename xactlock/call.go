@@ -76,13 +76,12 @@ func (c *call) run(ctx context.Context) (err error) {
 		waitCtx, cancel = context.WithTimeout(ctx, c.opts.Wait)
 		defer cancel()
 	}
-	err = errNotPgx
 	if c.exec != nil && c.pipelines() {
-		err = c.pipeline(ctx, waitCtx)
+		if err := c.pipeline(ctx, waitCtx); !errors.Is(err, errNotPgx) {
+			return err
+		}
 	}
-	if errors.Is(err, errNotPgx) {
-		err = c.acquireAndRun(ctx, waitCtx)
-	}
+	err = c.acquireAndRun(ctx, waitCtx)
 	if c.panicked {
 		err = nil
 		panic(c.panicValue)
@@ -148,7 +147,7 @@ func (c *call) onConn(ctx, waitCtx context.Context, conn *sql.Conn) (again bool,
 	pgx := false
 	if !c.opts.Plain {
 		rawErr := conn.Raw(func(driverConn any) error {
-			if c.session, pgx = unwrap(driverConn); !pgx {
+			if pgx = c.session.unwrap(driverConn); !pgx {
 				return nil
 			}
 			again, err = c.onSession(ctx, waitCtx, &c.session)

@@ -21,7 +21,6 @@ import (
 // open, so that a pooler in transaction mode would take the session away with
 // the locks on it. Therefore a second message follows in the same write, to be
 // executed in any case: it frees the locks unless the first has done so.
-
 //
 // A ROLLBACK has the same gap, which only matters after two failures in a row.
 

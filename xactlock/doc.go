@@ -22,8 +22,8 @@
 // The pool is any *sql.DB on PostgreSQL. With pgx (its stdlib package, over a
 // pgxpool or not, wrapped or not as long as the wrapper has a method
 // Raw() driver.Conn) BEGIN and the lock travel in one message, and two
-// messages are all that an uncontended call costs. Other drivers take one
-// message more, as does [Options].Plain.
+// messages are all that an uncontended call costs. Other drivers take more, as
+// does [Options].Plain.
 //
 // A test that looks for leaked goroutines with goleak finds one of this
 // package, once it has been used: database/sql's connectionOpener, which every

@@ -122,12 +122,11 @@ func (c *call) pipelineOnce(ctx, waitCtx context.Context, limit time.Duration) (
 	defer conn.Close() // fails only where Raw has discarded the connection
 	err = errNotPgx
 	rawErr := conn.Raw(func(driverConn any) error {
-		s, ok := unwrap(driverConn)
-		if !ok {
+		if !c.session.unwrap(driverConn) {
 			return nil
 		}
-		again, err = c.pipelineOn(ctx, waitCtx, &s, limit)
-		return s.giveBack()
+		again, err = c.pipelineOn(ctx, waitCtx, &c.session, limit)
+		return c.session.giveBack()
 	})
 	if rawErr != nil && errors.Is(err, errNotPgx) {
 		return false, c.notAcquired(waitCtx, rawErr)

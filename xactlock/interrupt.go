@@ -2,6 +2,7 @@ package xactlock
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,39 +26,70 @@ var (
 	ending  = patience{give: 5 * time.Second}
 )
 
-// cancelTimeout bounds the wait for the server's word that it has dealt with a
-// cancel request.
-const cancelTimeout = 5 * time.Second
+// A watch ends a message on the wire once ctx has ended, as its patience says.
+// It is used for one message after the other, and costs a message whose ctx
+// does not end next to nothing.
+type watch struct {
+	ctx      context.Context
+	pg       *pgconn.PgConn
+	patience patience
+	stop     func() bool // nil where ctx has no end
 
-// interrupt ends a message on pg as p says, once ctx has ended. The function
-// it returns must be called when the answer is there; after that, nothing of
-// the interrupt can reach a later message. In the worst case the connection is
-// closed then.
-func interrupt(ctx context.Context, pg *pgconn.PgConn, p patience) (over func()) {
+	mu       sync.Mutex
+	over     bool          // guarded by mu: the answer is there
+	answered chan struct{} // guarded by mu: made by the interrupt, closed when the answer is there
+	finished chan struct{} // guarded by mu: closed when nothing of the interrupt is left
+	atLarge  bool          // a cancel request may still reach the server; known when finished
+}
+
+// begin watches over a message that is about to be sent on pg.
+func (w *watch) begin(ctx context.Context, pg *pgconn.PgConn, p patience) {
+	w.stop = nil
 	if ctx.Done() == nil {
-		return func() {}
+		return
+	}
+	w.ctx, w.pg, w.patience = ctx, pg, p
+	w.over, w.answered, w.finished, w.atLarge = false, nil, nil, false
+	w.stop = context.AfterFunc(ctx, w.interrupt)
+}
+
+// end is called when the answer is there. When it returns, nothing of the
+// interrupt can reach a later message; in the worst case the connection is
+// closed then.
+func (w *watch) end() {
+	if w.stop == nil || w.stop() {
+		return
+	}
+	w.mu.Lock()
+	w.over = true
+	if w.finished == nil {
+		w.finished = make(chan struct{})
+	}
+	answered, finished := w.answered, w.finished
+	w.mu.Unlock()
+	if answered != nil {
+		close(answered)
+	}
+	<-finished            // even if it has not begun, or else it could take the next message for this one
+	if !w.pg.IsClosed() { // the cut may have come just after the answer
+		_ = w.pg.Conn().SetDeadline(time.Time{})
+	}
+}
+
+func (w *watch) interrupt() {
+	w.mu.Lock()
+	if w.finished == nil {
+		w.finished = make(chan struct{})
+	}
+	defer close(w.finished)
+	if w.over {
+		w.mu.Unlock()
+		return
 	}
 	answered := make(chan struct{})
-	finished := make(chan struct{})
-	atLarge := false // a cancel request may still reach the server
-	stop := context.AfterFunc(ctx, func() {
-		defer close(finished)
-		atLarge = p.interrupt(ctx, pg, answered)
-	})
-	return func() {
-		close(answered)
-		if stop() {
-			return
-		}
-		<-finished
-		switch {
-		case pg.IsClosed():
-		case atLarge:
-			closeNow(pg)
-		default: // the cut may have come just after the answer
-			_ = pg.Conn().SetDeadline(time.Time{})
-		}
-	}
+	w.answered = answered
+	w.mu.Unlock()
+	w.atLarge = w.patience.interrupt(w.ctx, w.pg, answered)
 }
 
 func (p patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-chan struct{}) (atLarge bool) {
@@ -78,6 +110,10 @@ func (p patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-c
 	return !acknowledged()
 }
 
+// cancelTimeout bounds the wait for the server's word that it has dealt with a
+// cancel request.
+const cancelTimeout = 5 * time.Second
+
 // cancelStatement asks the server to cancel the statement that runs on pg. The
 // function it returns waits until the server has done what it was asked, and
 // reports whether that is certain: a request that is still under way would hit
@@ -87,8 +123,7 @@ func cancelStatement(pg *pgconn.PgConn) (acknowledged func() bool) {
 	failed := make(chan bool, 1)
 	go func() {
 		err := pg.CancelRequest(ctx)
-		// pgx keeps it to itself if nothing came back.
-		failed <- err != nil || ctx.Err() != nil
+		failed <- err != nil || ctx.Err() != nil // pgx keeps it to itself if nothing came back
 	}()
 	return func() bool {
 		defer cancel()

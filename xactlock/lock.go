@@ -70,7 +70,9 @@ func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool,
 		return false, err
 	}
 	keys = ordered(keys)
-	ok, err := askVerdict(ctx, tx, l.tryIn(keys, false))
+	patient, cancel := pastDeadline(ctx)
+	defer cancel()
+	ok, err := askVerdict(patient, tx, l.tryIn(keys, false))
 	return ok, acquired(ctx, keys, err)
 }
 

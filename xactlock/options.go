@@ -53,9 +53,11 @@ type Options struct {
 	// agree on it.
 	MaxWaiters int
 
-	// Plain begins the transaction through the pool's own BeginTx. It costs
-	// one round trip more, and [sql.Tx.Stmt] works with statements prepared
-	// on the pool. Drivers other than pgx are always used like this.
+	// Plain begins the transaction through the pool's own BeginTx, so that
+	// [sql.Tx.Stmt] works with statements prepared on the pool. It costs one
+	// round trip more, two more with MaxHold, and three more at REPEATABLE
+	// READ and SERIALIZABLE. Drivers other than pgx are always used like this,
+	// with one round trip more again.
 	//
 	// On this path a tx.Commit inside fn can only be noticed, not prevented:
 	// it commits, and the call returns ErrTxEnded. So does SQL text that ends
@@ -66,9 +68,10 @@ type Options struct {
 	Plain bool
 
 	// Observe, if not nil, is called once at the end of each call of WithTx,
-	// TryWithTx, WithTxAll and Value, when the connection is back in the pool
-	// and before the call returns (or panics on). It may be called
-	// concurrently.
+	// TryWithTx, WithTxAll, Value and Exec, when the connection is back in the
+	// pool and before the call returns (or panics on). It may be called
+	// concurrently. An Exec that goes in one message does not see its grant:
+	// all its time is in Waited.
 	Observe func(Event)
 }
 

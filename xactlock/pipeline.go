@@ -82,8 +82,8 @@ func (c *call) pipelineOn(ctx, waitCtx context.Context, s *session, limit time.D
 // sendPipeline sends p and reads the answers. It returns how many statements
 // have succeeded, and the error of the one that has not.
 func (c *call) sendPipeline(ctx context.Context, s *session, p *pipeline) (answered int, err error) {
-	over := interrupt(ctx, s.pg, pipelined)
-	defer over()
+	s.watch.begin(ctx, s.pg, pipelined)
+	defer s.watch.end()
 	results := s.conn.SendBatch(context.WithoutCancel(ctx), &p.Batch)
 	for ; answered < p.Len(); answered++ {
 		tag, err := results.Exec()

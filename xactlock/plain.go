@@ -115,7 +115,8 @@ func (c *call) firstAnswer(waitCtx context.Context, conn *sql.Conn, err error) e
 // the connection next.
 func discardDead(conn *sql.Conn) bool {
 	return conn.Raw(func(driverConn any) error {
-		if s, ok := unwrap(driverConn); ok {
+		var s session
+		if s.unwrap(driverConn) {
 			if s.pg.IsClosed() {
 				return driver.ErrBadConn
 			}
@@ -187,7 +188,8 @@ func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 		return
 	}
 	_ = conn.Raw(func(driverConn any) error {
-		if s, ok := unwrap(driverConn); ok {
+		var s session
+		if s.unwrap(driverConn) {
 			s.close()
 		}
 		return driver.ErrBadConn // discards the connection, and is what Raw returns
@@ -200,9 +202,9 @@ func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
 func (c *call) whyNotCommitPlain(ctx context.Context, tx *sql.Tx, conn *sql.Conn) error {
 	var status byte
 	rawErr := conn.Raw(func(driverConn any) error {
-		s, ok := unwrap(driverConn)
+		var s session
 		switch {
-		case !ok:
+		case !s.unwrap(driverConn):
 		case s.pg.IsClosed():
 			return pgconn.ErrConnClosed
 		default:

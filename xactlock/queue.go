@@ -21,6 +21,10 @@ import (
 // Those who wait on the server, for whatever key, and those who hold what they
 // waited for, have half of the pool between them, the quota; the other half is
 // for locks that nobody fights over.
+//
+// An Exec has the lock for a moment only, so several for one key may be on
+// their way at once, up to half of the pool, as long as none of them waits for
+// long: see exec.go.
 type queue struct {
 	db *sql.DB
 

@@ -21,23 +21,25 @@ type session struct {
 	conn   *pgx.Conn
 	pg     *pgconn.PgConn
 	stray  bool // a session lock may be left
+	watch  watch
 }
 
-// unwrap returns the session behind driverConn, if that is pgx's. Instrumented
+// unwrap makes s the session behind driverConn, if that is pgx's. Instrumented
 // drivers wrap connections; the better ones offer a way back.
-func unwrap(driverConn any) (session, bool) {
+func (s *session) unwrap(driverConn any) bool {
 	conn, ok := driverConn.(driver.Conn)
 	if !ok {
-		return session{}, false
+		return false
 	}
 	for inner := conn; ; {
 		switch c := inner.(type) {
 		case *stdlib.Conn:
-			return session{driver: conn, conn: c.Conn(), pg: c.Conn().PgConn()}, true
+			s.driver, s.conn, s.pg, s.stray = conn, c.Conn(), c.Conn().PgConn(), false
+			return true
 		case interface{ Raw() driver.Conn }:
 			inner = c.Raw()
 		default:
-			return session{}, false
+			return false
 		}
 	}
 }
@@ -64,16 +66,16 @@ type answer struct {
 
 // send sends message and reads the answer.
 func (s *session) send(ctx context.Context, p patience, message string) (answer, error) {
-	over := interrupt(ctx, s.pg, p)
-	defer over()
+	s.watch.begin(ctx, s.pg, p)
+	defer s.watch.end()
 	return read(s.pg.Exec(context.Background(), message))
 }
 
 // sendBoth sends two messages in one write, and returns the answer to the first
 // when both are answered.
 func (s *session) sendBoth(ctx context.Context, p patience, message, after string) (answer, error) {
-	over := interrupt(ctx, s.pg, p)
-	defer over()
+	s.watch.begin(ctx, s.pg, p)
+	defer s.watch.end()
 	s.pg.Frontend().SendQuery(&pgproto3.Query{String: message}) // into the buffer that Exec flushes
 	a, err := read(s.pg.Exec(context.Background(), after))
 	s.stray = !s.skip()
@@ -136,18 +138,18 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 		a, err = c.waitOnServer(waitCtx, s, false)
 	} else {
 		a, err = s.send(waitCtx, opening, c.tryMessage(c.keys))
-	}
-	if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
-		return true, nil
-	}
-	if err == nil && !a.granted && !c.direct && c.waitsHere() {
-		a, err = c.waitOnServer(waitCtx, s, true)
+		if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
+			return true, nil
+		}
+		if err == nil && !a.granted && c.waitsHere() {
+			a, err = c.waitOnServer(waitCtx, s, true)
+		}
 	}
 	if err == nil && a.granted && !s.pg.IsClosed() {
 		return false, c.holdSession(ctx, s)
 	}
 	c.abandon(waitCtx, s)
-	if err != nil {
+	if err != nil || a.granted { // ctx ended just when the lock was granted
 		return false, c.notAcquired(waitCtx, err)
 	}
 	return false, errRefused

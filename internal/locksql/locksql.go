@@ -5,8 +5,9 @@
 // in one message and leaves no prepared statement behind for every key.
 // Functions and operators are written with their schema, or not used at all,
 // so that no search_path can put another in their place. A lock function is
-// only ever called in a select list without a FROM: in a WHERE or a join the
-// planner may call it more often than once.
+// only ever called in a select list, and without a FROM, or with one that has
+// one row and is fenced off by OFFSET 0: in a WHERE or a join the planner may
+// call it more often than once.
 package locksql
 
 import (

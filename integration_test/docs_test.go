@@ -1,0 +1,168 @@
+package integration_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// document is one of the Markdown files that users read.
+type document struct {
+	path  string // from this directory
+	prose string // without code blocks, which are left empty
+	code  []codeBlock
+}
+
+type codeBlock struct{ language, text string }
+
+// documents returns README.md, CHANGELOG.md and docs/*.md.
+func documents(t *testing.T) []document {
+	t.Helper()
+	paths, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []document
+	for _, path := range append(paths, "../README.md", "../CHANGELOG.md") {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, newDocument(path, string(text)))
+	}
+	return all
+}
+
+var codeFence = regexp.MustCompile("(?ms)^ *```(\\w*)\n(.*?)^ *```$")
+
+func newDocument(path, text string) document {
+	d := document{path: path}
+	for _, match := range codeFence.FindAllStringSubmatch(text, -1) {
+		d.code = append(d.code, codeBlock{match[1], match[2]})
+	}
+	d.prose = codeFence.ReplaceAllString(text, "")
+	return d
+}
+
+type link struct{ text, file, fragment string }
+
+var (
+	linkPattern = regexp.MustCompile(`\[([^\]]*)\]\(([^)#\s]*)(?:#([^)\s]*))?\)`)
+	elsewhere   = regexp.MustCompile(`^[a-z]+:`)
+)
+
+// links returns the links to files of this repository.
+func (d document) links() []link {
+	var all []link
+	for _, match := range linkPattern.FindAllStringSubmatch(d.prose, -1) {
+		if elsewhere.MatchString(match[2]) {
+			continue
+		}
+		file := d.path
+		if match[2] != "" {
+			file = filepath.Join(filepath.Dir(d.path), match[2])
+		}
+		all = append(all, link{match[1], file, match[3]})
+	}
+	return all
+}
+
+// Every link points to a file that is there, and to a heading of it.
+func TestDocsLinks(t *testing.T) {
+	for _, d := range documents(t) {
+		for _, link := range d.links() {
+			text, err := os.ReadFile(link.file)
+			if info, statErr := os.Stat(link.file); err != nil && !(statErr == nil && info.IsDir()) {
+				t.Errorf("%s: [%s]: %v", d.path, link.text, err)
+				continue
+			}
+			if link.fragment != "" && !slices.Contains(anchors(string(text)), link.fragment) {
+				t.Errorf("%s: [%s]: %s has no heading #%s", d.path, link.text, link.file, link.fragment)
+			}
+		}
+	}
+}
+
+var (
+	heading     = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	notInAnchor = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// anchors returns the fragments that point to the headings of a document, by
+// GitHub's rules.
+func anchors(text string) []string {
+	var all []string
+	for _, match := range heading.FindAllStringSubmatch(newDocument("", text).prose, -1) {
+		anchor := notInAnchor.ReplaceAllString(strings.ToLower(match[1]), "")
+		all = append(all, strings.ReplaceAll(anchor, " ", "-"))
+	}
+	return all
+}
+
+var testName = regexp.MustCompile(`\b(Test|Fuzz|Benchmark|Example)[A-Z]\w*`)
+
+// Every test that is named is a link, to the file that it is in.
+func TestDocsNameTests(t *testing.T) {
+	for _, d := range documents(t) {
+		linked := 0
+		for _, link := range d.links() {
+			name := testName.FindString(link.text)
+			if name == "" {
+				continue
+			}
+			linked++
+			if link.text != "`"+name+"`" {
+				t.Errorf("%s: [%s] is more than the name of a test", d.path, link.text)
+			}
+			if !slices.Contains(functions(t, link.file), name) {
+				t.Errorf("%s: there is no %s in %s", d.path, name, link.file)
+			}
+		}
+		if named := len(testName.FindAllString(d.prose, -1)); named != linked {
+			t.Errorf("%s names %d tests and links %d", d.path, named, linked)
+		}
+	}
+}
+
+// functions returns the names of the functions in a file, or none if there is
+// no such file.
+func functions(t *testing.T, path string) []string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	var names []string
+	for _, decl := range file.Decls {
+		if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil {
+			names = append(names, f.Name.Name)
+		}
+	}
+	return names
+}
+
+// Go code is a file, or what stands in a package, or in a function.
+func TestDocsGoCode(t *testing.T) {
+	for _, d := range documents(t) {
+		for _, block := range d.code {
+			if block.language != "go" {
+				continue
+			}
+			parsed := false
+			for _, around := range [][2]string{{"", ""}, {"package p\n", ""}, {"package p\nfunc _() {\n", "\n}"}} {
+				_, err := parser.ParseFile(token.NewFileSet(), "", around[0]+block.text+around[1], parser.SkipObjectResolution)
+				parsed = parsed || err == nil
+			}
+			if !parsed {
+				t.Errorf("%s: this is no Go code:\n%s", d.path, block.text)
+			}
+		}
+	}
+}
