@@ -17,7 +17,7 @@ import (
 // newTable returns a pool on a database with a table t of three rows, n = 0.
 func newTable(t *testing.T, m *meter) *sql.DB {
 	t.Helper()
-	db := openMetered(t, pgtest.New(t).Database(t), m)
+	db := openMetered(t, newDatabase(t), m)
 	exec(t, db, `create table t (id int primary key, n int)`)
 	exec(t, db, `insert into t select id, 0 from generate_series(1, 3) id`)
 	return db
@@ -175,7 +175,7 @@ func TestExecCancelled(t *testing.T) {
 // The answer is lost on the way: nobody knows whether it is committed.
 func TestExecCommitUnknown(t *testing.T) {
 	for _, hang := range []bool{false, true} {
-		direct := pgtest.New(t).Database(t)
+		direct := newDatabase(t)
 		p, through := newProxy(t, direct)
 		db := openDB(t, direct, through)
 		exec(t, db, `create table t (n int)`)
@@ -208,7 +208,7 @@ func TestExecCommitUnknown(t *testing.T) {
 
 // Through PgBouncer, in each of the modes that need no prepared statements.
 func TestExecThroughPgBouncer(t *testing.T) {
-	direct := pgtest.New(t).Database(t)
+	direct := newDatabase(t)
 	dsn := pgtest.Bouncer(t, direct, "transaction")
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeCacheDescribe} {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -268,7 +268,7 @@ func TestExecAndWithTxTakeTurns(t *testing.T) {
 // The role's limits do not cut the wait of an Exec, and hold for its
 // statement.
 func TestExecUnderLimits(t *testing.T) {
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	alterDatabase(t, dsn, "lock_timeout", "30ms")
 	alterDatabase(t, dsn, "statement_timeout", "60ms")
 	db := openDB(t, dsn)

@@ -18,8 +18,9 @@ type proxy struct {
 	listener net.Listener
 	target   string
 	swallow  atomic.Pointer[swallow]
-	inject   []byte    // put behind the server's first answer, AuthenticationOk
-	rewrite  [2]string // what clients say, and what the server hears; of one length
+	inject   []byte             // put behind the server's first answer, AuthenticationOk
+	rewrite  [2]string          // what clients say, and what the server hears; of one length
+	cancels  chan chan struct{} // if not nil, each cancel request is kept until its channel is closed
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -106,6 +107,11 @@ func (p *proxy) pass(server, client net.Conn, lost *atomic.Bool) {
 				lost.Store(true)
 			}
 			said := buf[:n]
+			if p.cancels != nil && bytes.HasPrefix(said, cancelRequest) {
+				let := make(chan struct{})
+				p.cancels <- let
+				<-let
+			}
 			if p.rewrite[0] != "" {
 				said = bytes.ReplaceAll(said, []byte(p.rewrite[0]), []byte(p.rewrite[1]))
 			}
@@ -151,6 +157,9 @@ func (p *proxy) answer(client, server net.Conn, lost *atomic.Bool) {
 		}
 	}
 }
+
+// cancelRequest is how such a message begins.
+var cancelRequest = []byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e}
 
 // parameterStatus is the message in which a server reports a setting.
 func parameterStatus(name, value string) []byte {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -157,7 +156,7 @@ func TestPollNeverWaitsOnTheServer(t *testing.T) {
 	for name, o := range paths {
 		t.Run(name, func(t *testing.T) {
 			var m meter
-			db := openMetered(t, pgtest.New(t).Database(t), &m)
+			db := openMetered(t, newDatabase(t), &m)
 			watcher := openSame(t, db)
 			h := hold(t, xactlock.New(watcher), hashkey.Name("hot"))
 			o.Poll = time.Millisecond
@@ -223,7 +222,7 @@ func TestGivingUpInMemory(t *testing.T) {
 		t.Run(ending.name, func(t *testing.T) {
 			const others = 50
 			var m meter
-			db := openMetered(t, pgtest.New(t).Database(t), &m)
+			db := openMetered(t, newDatabase(t), &m)
 			watcher := openSame(t, db)
 			h := hold(t, xactlock.New(watcher), hashkey.Name("hot"))
 			l := xactlock.New(db)
@@ -263,7 +262,7 @@ func TestGivingUpInMemory(t *testing.T) {
 // Two processes that fight for one key take turns.
 func TestProcessesTakeTurns(t *testing.T) {
 	const turns = 400
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	db := openDB(t, dsn)
 	exec(t, db, `create table turns (id serial, who text)`)
 	exec(t, db, `create table ready (who text)`)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 	"go.uber.org/goleak"
@@ -123,6 +124,9 @@ func (s *storm) call(r *rand.Rand) error {
 	if err == nil && writes {
 		s.counters[k].Add(1)
 	}
+	if ctx.Err() != nil && errors.Is(err, driver.ErrBadConn) {
+		return nil // what pgx says of a statement that it did not send because ctx had ended
+	}
 	return s.acceptable(err)
 }
 
@@ -147,9 +151,14 @@ func (s *storm) onOwnTx(ctx context.Context, r *rand.Rand, l *xactlock.Locker, d
 		return errors.Join(err, errExpected)
 	}
 	if err := fn(ctx, tx); err != nil {
-		return err
+		return errors.Join(err, errExpected) // pgx may have closed the connection before
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil && !errors.Is(err, pgconn.ErrConnClosed) {
+		return err
+	} else if err != nil {
+		return errExpected
+	}
+	return nil
 }
 
 // context returns a ctx that mostly ends too early.
