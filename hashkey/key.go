@@ -28,8 +28,11 @@ const (
 	bigint kind = iota
 	pair
 	named
+	namedPair
 	namespaced
 )
+
+func (k kind) isPair() bool { return k == pair || k == namedPair }
 
 // Name returns the key of name: the bigint int64(xxHash64(name)), seed 0, over
 // the bytes of name as they are. It allocates nothing and never fails.
@@ -51,6 +54,17 @@ func Pair(class, object int32) Key {
 	return Key{id: int64(class)<<32 | int64(uint32(object)), kind: pair}
 }
 
+// Named returns k under the name that a program has for it: the same lock, to
+// the server and to [Compare], which messages call by name. It is for numbers
+// that another hash made from a name.
+func (k Key) Named(name string) Key {
+	label := named
+	if k.kind.isPair() {
+		label = namedPair
+	}
+	return Key{id: k.id, name: name, kind: label}
+}
+
 // Int64 returns the number that the server locks. For a [Pair] it is
 // class<<32 | uint32(object), the form in which pg_locks shows both.
 func (k Key) Int64() int64 { return k.id }
@@ -58,7 +72,7 @@ func (k Key) Int64() int64 { return k.id }
 // Pair returns the two numbers of a key made by [Pair], and whether it is one.
 // For any other key they are 0, 0 and false.
 func (k Key) Pair() (class, object int32, ok bool) {
-	if k.kind != pair {
+	if !k.kind.isPair() {
 		return 0, 0, false
 	}
 	return int32(k.id >> 32), int32(k.id), true
@@ -72,18 +86,26 @@ func (k Key) Pair() (class, object int32, ok bool) {
 //	Namespace("orders").ID(42)     "orders/42" (6696531377227644590)
 //	Int64(7)                       7
 //	Pair(1, -2)                    (1, -2)
+//	Pair(1, -2).Named("nightly")   "nightly" (1, -2)
 func (k Key) String() string {
 	switch k.kind {
 	case pair:
-		class, object, _ := k.Pair()
-		return "(" + strconv.Itoa(int(class)) + ", " + strconv.Itoa(int(object)) + ")"
-	case named:
-		return strconv.Quote(k.name) + " (" + strconv.FormatInt(k.id, 10) + ")"
+		return "(" + k.number() + ")"
+	case named, namedPair:
+		return strconv.Quote(k.name) + " (" + k.number() + ")"
 	case namespaced:
-		return strconv.Quote(string(k.space)+"/"+k.name) + " (" + strconv.FormatInt(k.id, 10) + ")"
+		return strconv.Quote(string(k.space)+"/"+k.name) + " (" + k.number() + ")"
 	default:
-		return strconv.FormatInt(k.id, 10)
+		return k.number()
 	}
+}
+
+// number writes what the server locks.
+func (k Key) number() string {
+	if class, object, ok := k.Pair(); ok {
+		return strconv.Itoa(int(class)) + ", " + strconv.Itoa(int(object))
+	}
+	return strconv.FormatInt(k.id, 10)
 }
 
 // Compare orders keys by what the server locks: bigints before pairs, then by
@@ -91,7 +113,7 @@ func (k Key) String() string {
 // Programs that take several keys one by one avoid deadlocks by taking them in
 // this order.
 func Compare(a, b Key) int {
-	if aPair, bPair := a.kind == pair, b.kind == pair; aPair != bPair {
+	if aPair, bPair := a.kind.isPair(), b.kind.isPair(); aPair != bPair {
 		if bPair {
 			return -1
 		}

@@ -149,6 +149,10 @@ func TestString(t *testing.T) {
 		`"a" (-3292477735350538661)`:        hashkey.Name("a"),
 		`"" (-1205034819632174695)`:         hashkey.Name(""),
 		`"orders/42" (6696531377227644590)`: hashkey.Namespace("orders").ID(42),
+		`"nightly" (7)`:                     hashkey.Int64(7).Named("nightly"),
+		`"nightly" (1, -2)`:                 hashkey.Pair(1, -2).Named("nightly"),
+		`"" (1, -2)`:                        hashkey.Pair(1, -2).Named("nightly").Named(""),
+		`"answer" (6696531377227644590)`:    hashkey.Namespace("orders").ID(42).Named("answer"),
 		fmt.Sprintf(`"a\nb" (%d)`, sum64("a\nb")): hashkey.Name("a\nb"),
 		fmt.Sprintf(`"\xff" (%d)`, sum64("\xff")): hashkey.Name("\xff"),
 	} {
@@ -160,6 +164,32 @@ func TestString(t *testing.T) {
 
 func sum64(s string) int64 { return int64(xxhash.Sum64String(s)) }
 
+func TestNamedIsTheSameLock(t *testing.T) {
+	for _, key := range []hashkey.Key{
+		{},
+		hashkey.Int64(math.MinInt64),
+		hashkey.Pair(0, 0),
+		hashkey.Pair(-1, 1),
+		hashkey.Name("a"),
+		hashkey.Namespace("orders").ID(42),
+	} {
+		named := key.Named("another name")
+		if hashkey.Compare(key, named) != 0 || hashkey.Compare(named, key) != 0 {
+			t.Errorf("%v and %v are not one lock", key, named)
+		}
+		if key.Int64() != named.Int64() {
+			t.Errorf("Int64() = %d, want %d", named.Int64(), key.Int64())
+		}
+		class, object, isPair := key.Pair()
+		if c, o, ok := named.Pair(); c != class || o != object || ok != isPair {
+			t.Errorf("Pair() = %d, %d, %t, want %d, %d, %t", c, o, ok, class, object, isPair)
+		}
+	}
+	if bigint, pair := hashkey.Int64(1<<32|2).Named("a"), hashkey.Pair(1, 2).Named("a"); bigint == pair {
+		t.Errorf("%v == %v", bigint, pair)
+	}
+}
+
 func TestNameDoesNotAllocate(t *testing.T) {
 	names := strings.Fields("some-lock-name a dbmigration")
 	if n := testing.AllocsPerRun(100, func() {
@@ -167,6 +197,7 @@ func TestNameDoesNotAllocate(t *testing.T) {
 			sink = hashkey.Name(name)
 			sink = hashkey.Int64(int64(len(name)))
 			sink = hashkey.Namespace("orders").Name(name)
+			sink = hashkey.Pair(1, 2).Named(name)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations, want none", n)

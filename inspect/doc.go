@@ -1,0 +1,12 @@
+// Package inspect tells who holds which advisory lock, and who waits for it.
+//
+//	locks, err := inspect.Of(ctx, db, hashkey.Name("nightly-report"))
+//
+// It reads pg_locks and pg_stat_activity, takes no lock and needs no privilege.
+// A role without pg_monitor (or pg_read_all_stats) sees of other roles' sessions
+// no more than PID, User and Application, as the manual's section on Viewing
+// Statistics says; the other fields are empty.
+//
+// What it returns is a picture of a moment ago. Never decide by it whether a
+// lock is free: try to take it.
+package inspect

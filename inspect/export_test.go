@@ -1,0 +1,4 @@
+package inspect
+
+// Client writes the other end of a session.
+var Client = client
