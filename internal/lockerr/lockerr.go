@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
@@ -75,6 +76,11 @@ func Keys(keys []hashkey.Key) string {
 // NotAcquired joined with why. Otherwise err comes back with the sentinel of
 // its SQLSTATE, if there is one, joined. pkg is the prefix of the message.
 func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) error {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		// A dial that reaches the deadline has a timer of its own, which may
+		// have been a moment earlier than ctx's.
+		<-ctx.Done()
+	}
 	switch {
 	case ctx.Err() != nil:
 		return ended(ctx, keys, err)

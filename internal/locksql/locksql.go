@@ -74,6 +74,13 @@ func appendNumber(b []byte, n int64, typ string) []byte {
 	return append(b, typ...)
 }
 
+// appendOID appends half of a key as pg_locks shows it.
+func appendOID(b []byte, n uint32) []byte {
+	b = append(b, '\'')
+	b = strconv.AppendUint(b, uint64(n), 10)
+	return append(b, "'::pg_catalog.oid"...)
+}
+
 // Milliseconds returns d for a server setting: rounded up, because 0 would
 // turn the setting off, and at most what a setting can hold (24 days).
 func Milliseconds(d time.Duration) int64 {

@@ -79,6 +79,38 @@ func appendHandover(b []byte, shared bool, key hashkey.Key) []byte {
 	return append(b, " end"...)
 }
 
+// Held asks, for all keys at once, whether this session holds them, in
+// whatever mode.
+func (m *Message) Held(keys []hashkey.Key) {
+	m.Statement("select " + HeldAll(keys))
+}
+
+// HeldAll returns the expression of Held. pg_locks shows a bigint as classid
+// and objid, high half first, with objsubid 1, and a pair as the same two with
+// objsubid 2.
+func HeldAll(keys []hashkey.Key) string {
+	const equal = " operator(pg_catalog.=) "
+	var b []byte
+	for i, key := range keys {
+		if i > 0 {
+			b = append(b, " and "...)
+		}
+		b = append(b, "exists (select from pg_catalog.pg_locks where granted and locktype"+equal+"'advisory'"+
+			" and pid"+equal+"pg_catalog.pg_backend_pid() and objsubid"+equal...)
+		if _, _, ok := key.Pair(); ok {
+			b = append(b, '2')
+		} else {
+			b = append(b, '1')
+		}
+		b = append(b, " and classid"+equal...)
+		b = appendOID(b, uint32(key.Int64()>>32))
+		b = append(b, " and objid"+equal...)
+		b = appendOID(b, uint32(key.Int64()))
+		b = append(b, ')')
+	}
+	return string(b)
+}
+
 // SetAside takes the limits of the role and the database off the statements
 // that follow in the transaction, and bounds the wait for a lock with limit
 // where that is not 0.
@@ -88,6 +120,16 @@ func (m *Message) SetAside(limit time.Duration) {
 		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
 		"pg_catalog.set_config('lock_timeout', '" + strconv.FormatInt(Milliseconds(limit), 10) + "', true)")
 	m.Statement(SetAsideTransaction)
+}
+
+// Limit bounds the wait for a lock with limit, and with nothing where that is
+// 0, for the statements that follow in the transaction. The limits of the role
+// and the database are in force again when it ends.
+func (m *Message) Limit(limit time.Duration) {
+	m.Statement("select " +
+		"pg_catalog.set_config('statement_timeout', '0', true), " +
+		"pg_catalog.set_config('lock_timeout', '" + strconv.FormatInt(Milliseconds(limit), 10) + "', true)")
+	m.Statement("select pg_catalog.set_config('transaction_timeout', '0', true) " + hasTransactionTimeout)
 }
 
 // PutBack undoes SetAside, once the lock is granted.

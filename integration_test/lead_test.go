@@ -1,0 +1,206 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+)
+
+func TestLeadReturnsWhatFnReturns(t *testing.T) {
+	db, other := two(t)
+	key := hashkey.Name("lead")
+	locker := sessionlock.New(db)
+	for _, want := range []error{nil, errExpected} {
+		err := locker.Lead(t.Context(), key, func(ctx context.Context) error {
+			if n := heldLocks(t, other); n != 1 {
+				t.Errorf("%d locks are held", n)
+			}
+			return want
+		})
+		if err != want {
+			t.Errorf("error is %v, want %v", err, want)
+		}
+		isFree(t, other, key)
+	}
+	func() {
+		defer func() {
+			if p := recover(); p != errExpected {
+				t.Errorf("fn's panic comes back as %v", p)
+			}
+		}()
+		_ = locker.Lead(t.Context(), key, func(context.Context) error { panic(errExpected) })
+	}()
+	isFree(t, other, key)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = locker.Lead(t.Context(), key, func(context.Context) error { runtime.Goexit(); return nil })
+	}()
+	<-done
+	isFree(t, other, key)
+	noTrace(t, db, other)
+}
+
+func TestLeadInvalid(t *testing.T) {
+	db := newDB(t)
+	key := hashkey.Name("invalid")
+	fn := func(context.Context) error { t.Error("fn ran"); return nil }
+	locker := sessionlock.New(db)
+	for name, err := range map[string]error{
+		"negative": locker.With(sessionlock.Options{Wait: -1}).Lead(t.Context(), key, fn),
+		"shared":   locker.With(sessionlock.Options{Shared: true}).Lead(t.Context(), key, fn),
+		"no fn":    locker.Lead(t.Context(), key, nil),
+		"no pool":  sessionlock.New(nil).Lead(t.Context(), key, fn),
+	} {
+		if err == nil {
+			t.Errorf("%s is no error", name)
+		}
+	}
+	err := locker.Lead(t.Context(), key, func(ctx context.Context) error { return locker.Lead(ctx, key, fn) })
+	wantError(t, err, sessionlock.ErrNested)
+	// What waiting does not mend ends the campaign.
+	nowhere := openDB(t, pgtest.New(t).DSN(), func(config *pgx.ConnConfig) { config.Database = "there is none" })
+	err = sessionlock.New(nowhere).Lead(t.Context(), key, fn)
+	if code := lockerr.SQLState(err); code != "3D000" {
+		t.Errorf("no such database: %v", err)
+	}
+	unparsable, err := sql.Open("pgx", "postgres://%zz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unparsable.Close()
+	err = sessionlock.New(unparsable).Lead(t.Context(), key, fn)
+	if !errors.As(err, new(*pgconn.ParseConfigError)) {
+		t.Errorf("a connection string that is none: %v", err)
+	}
+	noTrace(t, db)
+}
+
+// A candidate waits until its ctx ends, whatever Wait says, by either way.
+func TestLeadCandidateGivesUpWithCtx(t *testing.T) {
+	db, other := two(t)
+	key := hashkey.Name("candidate")
+	k := lock(t, sessionlock.New(other), key)
+	for _, o := range []sessionlock.Options{{Wait: time.Millisecond}, {Wait: time.Millisecond, Poll: 5 * time.Millisecond}} {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errExpected)
+		start := time.Now()
+		err := sessionlock.New(db).With(o).Lead(ctx, key, func(context.Context) error { t.Error("fn ran"); return nil })
+		cancel()
+		wantError(t, err, sessionlock.ErrNotAcquired, context.DeadlineExceeded, errExpected)
+		if took := time.Since(start); took < 300*time.Millisecond {
+			t.Errorf("gave up after %v", took)
+		}
+	}
+	unlock(t, k)
+	noTrace(t, db, other)
+}
+
+// ctx ends fn, and then Lead.
+func TestLeadCtxEnds(t *testing.T) {
+	db, other := two(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := sessionlock.New(db).Lead(ctx, hashkey.Name("ctx"), func(ctx context.Context) error {
+		cancel()
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	if err != context.Canceled {
+		t.Errorf("error is %v", err)
+	}
+	noTrace(t, db, other)
+}
+
+// After a loss fn is run again, whatever it returned, but never twice at once,
+// and with a token that grows.
+func TestLeadCampaignsAgain(t *testing.T) {
+	db, other := two(t)
+	var running atomic.Int64
+	var tokens []uint64
+	err := sessionlock.New(db).With(quick).Lead(t.Context(), hashkey.Name("again"), func(ctx context.Context) error {
+		if running.Add(1) != 1 {
+			t.Error("fn runs twice")
+		}
+		defer running.Add(-1)
+		k := sessionlock.FromContext(ctx)
+		token, err := k.Token(ctx)
+		if err != nil {
+			return err
+		}
+		tokens = append(tokens, token)
+		if len(tokens) == 4 {
+			return nil
+		}
+		terminate(t, other, backend(t, k))
+		if len(tokens) == 3 { // not even noticed
+			until(t, "it is lost", func() bool { return heldLocks(t, other) == 0 })
+			return errExpected
+		}
+		<-ctx.Done()
+		if cause := context.Cause(ctx); cause != sessionlock.ErrLost {
+			t.Errorf("cause is %v", cause)
+		}
+		return []error{nil, errExpected}[len(tokens)%2]
+	})
+	if err != nil || len(tokens) != 4 || !slices.IsSorted(tokens) || len(slices.Compact(tokens)) != 4 {
+		t.Errorf("%v, tokens %v", err, tokens)
+	}
+	noTrace(t, db, other)
+}
+
+// A leader has to give the server a sign of life within DeadClient, and does.
+func TestLeadLease(t *testing.T) {
+	db, other := two(t)
+	o := sessionlock.Options{DeadClient: time.Second}
+	err := sessionlock.New(db).With(o).Lead(t.Context(), hashkey.Name("lease"), func(ctx context.Context) error {
+		k := sessionlock.FromContext(ctx)
+		lease := number(t, connQueryer{k.Conn()}, `select setting from pg_settings where name = 'idle_session_timeout'`)
+		if lease != 1000 {
+			t.Errorf("idle_session_timeout is %d ms", lease)
+		}
+		passes(t, other, 3*o.DeadClient)
+		notLost(t, k)
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	noTrace(t, db, other)
+}
+
+// Lead waits for a database that is away, and leads soon after it is back.
+func TestLeadWaitsForTheDatabase(t *testing.T) {
+	server := pgtest.Dedicated(t)
+	db := openDB(t, server.DSN())
+	server.Stop(t)
+	led := make(chan time.Time, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- sessionlock.New(db).Lead(t.Context(), hashkey.Name("away"), func(context.Context) error {
+			led <- time.Now()
+			return errExpected
+		})
+	}()
+	until(t, "it cannot connect", func() bool {
+		_, err := db.Exec(`select 1`)
+		return err != nil && !errors.Is(err, context.Canceled)
+	})
+	server.Restart(t)
+	back := time.Now()
+	if took := (<-led).Sub(back); took > 6*time.Second {
+		t.Errorf("leads %v after the database is back", took)
+	}
+	wantError(t, <-ended, errExpected)
+	noTrace(t, db)
+}

@@ -1,0 +1,67 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+)
+
+// CREATE INDEX CONCURRENTLY waits for every snapshot that is older than
+// itself. A waiter that polls has none: the holder finishes, and then they do.
+func TestSessionPollLetsIndexThrough(t *testing.T) {
+	db, other := two(t)
+	exec(t, other, `create table indexed (n int)`)
+	key := hashkey.Name("index")
+	polling := sessionlock.New(db).With(sessionlock.Options{Poll: 10 * time.Millisecond})
+	k := lock(t, sessionlock.New(other), key)
+	done := make(chan error, 1)
+	go func() {
+		done <- parallel(10, func(int) error {
+			return polling.WithLock(t.Context(), key, func(context.Context, *sql.Conn) error { return nil })
+		})
+	}()
+	until(t, "they poll", func() bool { return number(t, other, pollers) > 0 })
+	if _, err := k.Conn().ExecContext(t.Context(), `create index concurrently on indexed (n)`); err != nil {
+		t.Error(err)
+	}
+	unlock(t, k)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	noTrace(t, db, other)
+}
+
+const pollers = `select count(*) from pg_stat_activity
+	where datname = current_database() and query like '%pg_try_advisory_lock%' and pid <> pg_backend_pid()`
+
+// One that queues on the server has a snapshot: it waits for the holder, whose
+// index waits for it, and the server ends one of the two with a deadlock.
+func TestSessionQueueDeadlocksWithIndex(t *testing.T) {
+	db, other := two(t)
+	exec(t, other, `create table indexed (n int)`)
+	key := hashkey.Name("index")
+	k := lock(t, sessionlock.New(other), key)
+	done := make(chan error, 1)
+	go func() {
+		k, err := sessionlock.New(db).Lock(t.Context(), key)
+		if err == nil {
+			err = k.Unlock()
+		}
+		done <- err
+	}()
+	until(t, "it waits", func() bool { return waitingLocks(t, other) == 1 })
+	_, indexErr := k.Conn().ExecContext(context.Background(), `create index concurrently on indexed (n)`)
+	_ = k.Unlock()
+	waitErr := <-done
+	t.Logf("the index: %v; the waiter: %v", indexErr, waitErr)
+	const deadlock = "40P01"
+	if lockerr.SQLState(indexErr) != deadlock && lockerr.SQLState(waitErr) != deadlock {
+		t.Error("there is no deadlock: Poll is not needed any more")
+	}
+	noTrace(t, db, other)
+}

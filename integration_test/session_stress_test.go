@@ -1,0 +1,121 @@
+package integration_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+)
+
+// With a wait that ends just when the holder releases, the server sometimes
+// grants the lock and reports the end of the wait all the same. What was
+// granted like that must not get into the pool.
+func TestSessionStressTimeouts(t *testing.T) {
+	db, other := two(t)
+	key := hashkey.Name("timeouts")
+	want := int64(stress(20_000))
+	var timeouts, early, grants atomic.Int64
+	stop := make(chan struct{})
+	holding := make(chan error, 1)
+	go func() { holding <- holdAndRelease(t.Context(), sessionlock.New(other), key, stop) }()
+	err := parallel(16, func(int) error {
+		for timeouts.Load() < want {
+			if err := db.PingContext(t.Context()); err != nil { // or the wait would be one for a connection
+				return err
+			}
+			wait := time.Millisecond + rand.N(4*time.Millisecond)
+			k, err := sessionlock.New(db).With(sessionlock.Options{Wait: wait}).Lock(t.Context(), key)
+			switch {
+			case err == nil:
+				grants.Add(1)
+				if err := k.Unlock(); err != nil {
+					return err
+				}
+			case lockerr.SQLState(err) == "55P03" && errors.Is(err, sessionlock.ErrNotAcquired):
+				timeouts.Add(1)
+			case errors.Is(err, sessionlock.ErrNotAcquired):
+				early.Add(1)
+			default:
+				return err
+			}
+		}
+		return nil
+	})
+	close(stop)
+	if err := errors.Join(err, <-holding); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d timeouts on the server, %d before, %d grants", timeouts.Load(), early.Load(), grants.Load())
+	// At once, because a lock in the pool would be as free to db as it is taken.
+	isFree(t, other, key)
+	noTrace(t, other, db)
+}
+
+// holdAndRelease takes key and gives it back after 1 to 5 ms, again and again.
+func holdAndRelease(ctx context.Context, l *sessionlock.Locker, key hashkey.Key, stop <-chan struct{}) error {
+	for {
+		k, err := l.Lock(ctx, key)
+		if err != nil {
+			return err
+		}
+		timer := time.NewTimer(time.Millisecond + rand.N(4*time.Millisecond))
+		select {
+		case <-timer.C:
+		case <-stop:
+			timer.Stop()
+			return k.Unlock()
+		}
+		if err := k.Unlock(); err != nil {
+			return err
+		}
+	}
+}
+
+// A try whose ctx ends in flight is granted the lock, or it is not, but it
+// does not leave it behind.
+func TestSessionStressCancelledTries(t *testing.T) {
+	db, other := two(t)
+	const workers = 8
+	var granted atomic.Int64
+	err := parallel(workers, func(worker int) error {
+		key := hashkey.Namespace("tries").ID(int64(worker))
+		for ended := 0; ended < stress(20_000)/workers; {
+			if err := db.PingContext(t.Context()); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), rand.N(400*time.Microsecond))
+			k, err := sessionlock.New(db).TryLock(ctx, key)
+			if ctx.Err() != nil {
+				ended++
+			}
+			cancel()
+			switch {
+			case err == nil:
+				granted.Add(1)
+				if err := k.Unlock(); err != nil {
+					return err
+				}
+			case errors.Is(err, sessionlock.ErrNotAcquired) && errors.Is(err, context.DeadlineExceeded):
+			default:
+				// Nobody else wants the key: whoever has it has leaked it.
+				return fmt.Errorf("try %d: %w", ended, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d were granted", granted.Load())
+	for worker := range workers {
+		isFree(t, other, hashkey.Namespace("tries").ID(int64(worker)))
+	}
+	noTrace(t, other, db)
+}

@@ -1,0 +1,27 @@
+// Package pulse says how often a session that holds a lock is asked for it.
+package pulse
+
+import (
+	"context"
+	"time"
+)
+
+// Default is what [Interval] returns for any ctx but a test's. It is the most
+// traffic that a lock which is only held may cause.
+const Default = 10 * time.Second
+
+type contextKey struct{}
+
+// With returns a ctx under which locks are taken that are asked for more
+// often, for tests that cannot wait as long.
+func With(ctx context.Context, interval time.Duration) context.Context {
+	return context.WithValue(ctx, contextKey{}, interval)
+}
+
+// Interval returns how often the sessions of locks taken under ctx are asked.
+func Interval(ctx context.Context) time.Duration {
+	if interval, ok := ctx.Value(contextKey{}).(time.Duration); ok {
+		return interval
+	}
+	return Default
+}

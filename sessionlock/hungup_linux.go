@@ -1,0 +1,65 @@
+package sessionlock
+
+import (
+	"net"
+	"syscall"
+)
+
+// hangUp reports whether the other side of conn has closed it, or the kernel
+// has given it up, without reading from it, and whether it is known: it is not
+// for a connection that hides its socket.
+//
+// It may be called whatever else is done with conn. EPOLLRDHUP is there even
+// if the other side sent something before it hung up, which nobody has read
+// yet. Reading with MSG_PEEK, the portable way, would not see beyond that.
+func hangUp(conn net.Conn) (hungUp, known bool) {
+	socket, ok := socketOf(conn)
+	if !ok {
+		return false, false
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return true, true
+	}
+	err = raw.Control(func(fd uintptr) { hungUp, known = epoll(int(fd)) })
+	if err != nil {
+		return true, true // closed on this side
+	}
+	return hungUp, known
+}
+
+// socketOf returns the socket under conn, and under TLS where there is TLS.
+func socketOf(conn net.Conn) (syscall.Conn, bool) {
+	for {
+		switch c := conn.(type) {
+		case syscall.Conn:
+			return c, true
+		case interface{ NetConn() net.Conn }:
+			conn = c.NetConn()
+		default:
+			return nil, false
+		}
+	}
+}
+
+// epoll asks the kernel, without waiting. Once a second is not often enough to
+// keep the descriptor.
+func epoll(fd int) (hungUp, known bool) {
+	instance, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return false, false
+	}
+	defer syscall.Close(instance)
+	// EPOLLERR and EPOLLHUP need not be asked for.
+	event := syscall.EpollEvent{Events: syscall.EPOLLRDHUP}
+	if err := syscall.EpollCtl(instance, syscall.EPOLL_CTL_ADD, fd, &event); err != nil {
+		return false, false
+	}
+	for {
+		n, err := syscall.EpollWait(instance, make([]syscall.EpollEvent, 1), 0)
+		if err == syscall.EINTR {
+			continue
+		}
+		return n > 0, err == nil
+	}
+}

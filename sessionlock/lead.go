@@ -1,0 +1,118 @@
+package sessionlock
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/pulse"
+)
+
+// Pauses between two campaigns, while the database cannot be reached.
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
+// Lead makes one process of all that call it with the same key the leader: it
+// waits for the lock of key and runs fn while it is held. The package comment
+// tells what happens on each failure, and how long two leaders could overlap.
+//
+// fn's ctx ends when ctx does, and when the leadership is lost; its cause is
+// then [ErrLost]. [FromContext] returns the lock that fn leads by, for its
+// [Lock.Token].
+//
+// When fn returns, the lock is given back, and Lead returns fn's error. But if
+// the leadership was lost, Lead waits for fn to return, does not look at what
+// it returns, which is most likely a consequence, and campaigns again: fn may
+// run many times, never twice at once. If fn panics, the lock is given back.
+//
+// Lead returns [ErrNotAcquired] joined with ctx's error if ctx ends while it
+// campaigns. While the database is away it tries again, with pauses that grow
+// to five seconds. It gives up only on what waiting does not mend: a bad
+// option or connection string, [ErrPooler], [ErrUnsupportedServer], [ErrNested], a driver that is
+// not pgx, and what the server refuses for reasons of its own, such as a
+// password.
+func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.Context) error) error {
+	switch {
+	case l.invalid != nil:
+		return l.invalid
+	case fn == nil:
+		return errNilFunc
+	case l.opts.Shared:
+		return errShared
+	}
+	pause := firstPause
+	for {
+		k, err := l.acquire(ctx, key, l.candidacy(ctx))
+		if err == nil {
+			pause = firstPause
+			err = k.during(ctx, fn)
+			if !k.wasLost() {
+				return err
+			}
+		} else if !worthwhile(ctx, err) {
+			return err
+		}
+		if !sleep(ctx, jittered(pause)) {
+			return notAcquired(ctx, key, nil)
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+// candidacy is how Lead asks for the lock. A process that is stopped keeps its
+// connections, and its kernel answers for it, so the server is told to end a
+// session that is silent for DeadClient, and the session not to be silent.
+func (l *Locker) candidacy(ctx context.Context) request {
+	lease := max(l.opts.deadClient(), time.Second)
+	return request{lease: lease, pulse: min(pulse.Interval(ctx), lease/3)}
+}
+
+// worthwhile reports whether to campaign again after err: unless ctx has ended
+// or the server has refused for good.
+func worthwhile(ctx context.Context, err error) bool {
+	switch {
+	case ctx.Err() != nil:
+		return false
+	case errors.Is(err, ErrStandby): // it may be promoted
+		return true
+	case errors.Is(err, ErrPooler), errors.Is(err, ErrUnsupportedServer),
+		errors.Is(err, ErrNested), errors.Is(err, errDriver), errors.As(err, new(*pgconn.ParseConfigError)):
+		return false
+	}
+	return passing(lockerr.SQLState(err))
+}
+
+// passing reports whether a condition of the server is one that passes, by the
+// class of its SQLSTATE: see the appendix of error codes in the PostgreSQL
+// manual. Without one the server could not be reached.
+func passing(code string) bool {
+	if code == "" {
+		return true
+	}
+	for _, class := range []string{
+		"08", // connection exception
+		"40", // rollback, deadlocks included
+		"53", // out of connections, memory or locks
+		"57", // shutting down, starting up, or a statement cancelled by an administrator
+		"58", // trouble with the system
+		"XX", // trouble with the server
+	} {
+		if strings.HasPrefix(code, class) {
+			return true
+		}
+	}
+	return false
+}
+
+// jittered returns something between half of d and d, so that candidates that
+// lost the server together do not come back together.
+func jittered(d time.Duration) time.Duration {
+	return d/2 + rand.N(d/2)
+}

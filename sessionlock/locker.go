@@ -1,0 +1,97 @@
+package sessionlock
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// A Locker takes locks through one pool. Make one for each pool and share it;
+// it is safe for concurrent use, and holds nothing that must be closed.
+//
+// Most callers want [Locker.WithLock], which cannot forget the unlock.
+// [Locker.TryWithLock] is for work that need not be done twice, [Locker.Lead]
+// for work that one process of many must always be doing, and [Locker.Lock]
+// for a lock that one function takes and another gives back.
+//
+// Every lock that is held takes one connection of the pool, and so does every
+// call that waits on the server for one.
+type Locker struct {
+	db      *sql.DB
+	opts    Options
+	invalid error // what is wrong with opts
+}
+
+// New returns a Locker on db with the zero [Options]. It does not connect, and
+// never closes or reconfigures db.
+func New(db *sql.DB) *Locker {
+	return (&Locker{db: db}).With(Options{})
+}
+
+// With returns a Locker with the options o on the same pool. o replaces all
+// options of l; l itself does not change.
+func (l *Locker) With(o Options) *Locker {
+	with := &Locker{db: l.db, opts: o, invalid: o.validate()}
+	if l.db == nil {
+		with.invalid = errNilDB
+	}
+	return with
+}
+
+// Lock waits for the lock of key and returns it. The caller must call
+// [Lock.Unlock], whatever becomes of it; until then it keeps a connection of
+// the pool. Uncontended, that is one message to the server.
+//
+// An error means that nothing is held: [ErrNotAcquired] if ctx or Options.Wait
+// ended first, wherever the call was by then, or [ErrPooler], [ErrNested],
+// [ErrUnsupportedServer], [ErrStandby], or what the driver or the server said.
+// The session that was waiting when the wait ended is closed, and not given
+// back to the pool, because it may have been granted the lock all the same.
+//
+// ctx bounds the wait and nothing else: the lock stays when ctx ends.
+func (l *Locker) Lock(ctx context.Context, key hashkey.Key) (*Lock, error) {
+	return l.acquire(ctx, key, l.request(ctx, false))
+}
+
+// TryLock is [Locker.Lock] for a lock that is free: if somebody else holds it
+// or waits for it, the error is [ErrNotAcquired] at once.
+func (l *Locker) TryLock(ctx context.Context, key hashkey.Key) (*Lock, error) {
+	return l.acquire(ctx, key, l.request(ctx, true))
+}
+
+// WithLock waits for the lock of key, runs fn once while it is held and gives
+// it back.
+//
+// fn's ctx is the caller's, and also ends when the lock is lost; its cause is
+// then [ErrLost]. fn should stop its work as soon as it can: somebody else may
+// have begun. Its conn is the session that holds the lock, for fn's statements
+// if it has any; fn must neither close it nor leave a transaction or rows
+// open. A statement on conn whose ctx ends takes the lock with it, unless pgx
+// is configured otherwise: see [Lock.Conn].
+//
+// WithLock returns fn's error, unchanged where the lock was held to the end.
+// Otherwise the error is ErrLost, joined with fn's where there is one. If fn
+// panics or ends its goroutine, the lock is given back too. fn has not run if
+// the error is one of those of [Locker.Lock].
+func (l *Locker) WithLock(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error) error {
+	return l.with(ctx, key, fn, false)
+}
+
+// TryWithLock is [Locker.WithLock] for a lock that is free: if somebody else
+// holds it or waits for it, fn does not run, and the error is [ErrNotAcquired]
+// at once.
+func (l *Locker) TryWithLock(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error) error {
+	return l.with(ctx, key, fn, true)
+}
+
+func (l *Locker) with(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error, try bool) error {
+	if fn == nil {
+		return errNilFunc
+	}
+	k, err := l.acquire(ctx, key, l.request(ctx, try))
+	if err != nil {
+		return err
+	}
+	return k.during(ctx, func(ctx context.Context) error { return fn(ctx, k.conn) })
+}

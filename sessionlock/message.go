@@ -1,0 +1,98 @@
+package sessionlock
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+)
+
+// This file writes the messages that take a lock and give it back, and reads
+// the answers. Each is one message of the simple query protocol, whose
+// statements the server runs in one implicit transaction: what is set for the
+// transaction only is back as it was at the end of the message.
+
+// The columns of the answer to the statement of ask.
+const (
+	columnGranted = iota
+	columnPID
+	columnStandby
+	columnName
+	columnOld
+)
+
+// ask returns a select which, if condition is true, gives the session its
+// settings, and shows what they were, a row for each. The condition is
+// evaluated once, even if it calls a lock function: WITH … AS MATERIALIZED
+// says so.
+func ask(condition string, settings []setting) string {
+	return "with asked as materialized (select " + condition + " as granted) " +
+		"select asked.granted, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), " +
+		"s.name, pg_catalog.current_setting(s.name, true), " +
+		"case when s.name is not null then pg_catalog.set_config(s.name, s.value, false) end " +
+		"from asked left join " + table(settings) + " on asked.granted and " + known
+}
+
+// mayLock is false where a lock would exclude nobody, or would stay behind in
+// a pooler: the pid that the client was told is then not that of the session.
+// It is asked in the statement that locks, because a pooler may send the next
+// one elsewhere.
+func (l *Locker) mayLock(pid uint32) string {
+	condition := "not pg_catalog.pg_is_in_recovery()"
+	if !l.opts.Pooler {
+		condition += " and pg_catalog.pg_backend_pid() operator(pg_catalog.=) " + strconv.FormatUint(uint64(pid), 10)
+	}
+	return condition
+}
+
+// tryMessage asks for the lock without waiting. If it is refused, nothing has
+// changed on the session.
+func (l *Locker) tryMessage(key hashkey.Key, pid uint32, settings []setting) string {
+	return ask("case when "+l.mayLock(pid)+" then "+locksql.Call(locksql.TryLock, l.opts.Shared, key)+" end", settings)
+}
+
+// waitMessage waits for the lock, for at most limit where that is not 0. The
+// settings come first, so that the server also drops a client that vanishes
+// while it waits.
+func (l *Locker) waitMessage(key hashkey.Key, pid uint32, settings []setting, limit time.Duration) string {
+	m := locksql.Sized(2048)
+	m.Statement(ask(l.mayLock(pid), settings))
+	m.Limit(limit)
+	m.Statement("select " + locksql.Call(locksql.Lock, l.opts.Shared, key) + " where " + l.mayLock(pid))
+	return m.String()
+}
+
+// verdict returns what an answer that came without an error says: the
+// settings as they were if the lock is granted, or why it is not.
+func (l *Locker) verdict(pid uint32, answer []*pgconn.Result) ([]setting, error) {
+	rows := answer[0].Rows
+	switch first := rows[0]; {
+	case string(first[columnGranted]) == "t":
+		return saved(rows), nil
+	case string(first[columnStandby]) == "t":
+		return nil, ErrStandby
+	case !l.opts.Pooler && string(first[columnPID]) != strconv.FormatUint(uint64(pid), 10):
+		return nil, ErrPooler
+	}
+	return nil, errRefused
+}
+
+// unlockMessage gives the lock back and puts saved settings back. What the
+// session may hold besides, a lock taken by hand on Conn or the same lock once
+// more, must not reach the pool either.
+func unlockMessage(shared bool, key hashkey.Key, saved []setting) string {
+	m := locksql.Sized(1024)
+	m.Statement("select " + locksql.Call(locksql.Unlock, shared, key))
+	m.Statement("select pg_catalog.pg_advisory_unlock_all()")
+	if len(saved) > 0 {
+		m.Statement(putBack(saved))
+	}
+	return m.String()
+}
+
+// yes reports whether the first value of an answer is true.
+func yes(answer []*pgconn.Result) bool {
+	return len(answer) > 0 && len(answer[0].Rows) > 0 && string(answer[0].Rows[0][0]) == "t"
+}

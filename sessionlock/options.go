@@ -1,0 +1,84 @@
+package sessionlock
+
+import (
+	"fmt"
+	"time"
+)
+
+// Options changes how a [Locker] locks. The zero Options is what [New] gives:
+// exclusive, waiting as long as ctx allows, and with no pooler in between.
+//
+// A negative duration is an error on first use that names the field.
+type Options struct {
+	// Shared takes the lock in share mode: any number of shared holders at
+	// once, and no exclusive one. [Locker.Lead] refuses it.
+	Shared bool
+
+	// Wait bounds the time from the call to the grant, on top of ctx. 0 means
+	// as long as ctx allows. [Locker.Lead] does not look at it: a candidate
+	// waits until its ctx ends.
+	Wait time.Duration
+
+	// Poll asks for the lock, sleeps for Poll and asks again, rather than
+	// queueing on the server. A waiter that queues keeps a connection and
+	// holds a snapshot, which deadlocks with a holder that runs CREATE INDEX
+	// CONCURRENTLY and holds back VACUUM; one that polls has neither between
+	// two questions, but no place in a queue either. 0 means to queue.
+	Poll time.Duration
+
+	// Check is how soon after its connection has broken a lock counts as
+	// lost. It costs no message: it is the socket that is looked at. A
+	// question to the server, for what the socket cannot show, is asked every
+	// ten seconds. 0 means 1s.
+	Check time.Duration
+
+	// DeadClient is how long the server goes on holding the lock for a client
+	// that has vanished without closing its connection: a machine that lost
+	// its power or its network. It is set on the session for as long as it
+	// holds the lock (tcp_keepalives_idle, _interval and _count,
+	// tcp_user_timeout, client_connection_check_interval), and is therefore
+	// precise to a few seconds, and meaningless where a proxy answers in the
+	// client's place. 0 means 30s.
+	//
+	// [Locker.Lead] also has the server end a session that was silent for
+	// DeadClient, and asks it something three times as often.
+	DeadClient time.Duration
+
+	// Pooler accepts a connection pooler between the client and the server,
+	// which is otherwise refused with [ErrPooler]. It is safe only for a
+	// pooler that gives a client one server session for as long as it is
+	// connected, and cleans that session afterwards: PgBouncer with
+	// pool_mode=session and its default server_reset_query.
+	Pooler bool
+}
+
+const (
+	defaultCheck      = time.Second
+	defaultDeadClient = 30 * time.Second
+)
+
+func (o *Options) validate() error {
+	for _, field := range []struct {
+		name  string
+		value time.Duration
+	}{{"Wait", o.Wait}, {"Poll", o.Poll}, {"Check", o.Check}, {"DeadClient", o.DeadClient}} {
+		if field.value < 0 {
+			return fmt.Errorf("sessionlock: Options.%s is negative: %v", field.name, field.value)
+		}
+	}
+	return nil
+}
+
+func (o *Options) check() time.Duration {
+	if o.Check == 0 {
+		return defaultCheck
+	}
+	return o.Check
+}
+
+func (o *Options) deadClient() time.Duration {
+	if o.DeadClient == 0 {
+		return defaultDeadClient
+	}
+	return o.DeadClient
+}

@@ -1,0 +1,87 @@
+package sessionlock
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+)
+
+// setting is a server setting and its value, as SHOW shows it.
+type setting struct{ name, value string }
+
+// pinned returns the settings of a session while it holds a lock. Those that
+// the server does not know are passed over.
+//
+// An idle client is asked for a sign of life after half of dead, then three
+// times more until dead is over; what was sent to it and not acknowledged ends
+// the session after dead too. While a statement runs the server does not look
+// at the socket, unless client_connection_check_interval says so.
+//
+// A lease has the server end the session if it is silent for longer. Without
+// one, idle_session_timeout must not end a holder for having nothing to say.
+func pinned(dead, lease time.Duration) []setting {
+	const probes = 3
+	interval := seconds(dead / (2 * probes))
+	idle := max(1, seconds(dead)-probes*interval)
+	return []setting{
+		{"tcp_keepalives_idle", strconv.FormatInt(idle, 10)},
+		{"tcp_keepalives_interval", strconv.FormatInt(interval, 10)},
+		{"tcp_keepalives_count", strconv.Itoa(probes)},
+		{"tcp_user_timeout", milliseconds(dead)},
+		{"client_connection_check_interval", milliseconds(time.Duration(interval) * time.Second)},
+		{"idle_session_timeout", milliseconds(lease)},
+	}
+}
+
+// seconds rounds up, because 0 stands for the system's default.
+func seconds(d time.Duration) int64 {
+	const most = 32767 // what Linux takes
+	return min(max(1, int64((d+time.Second-1)/time.Second)), most)
+}
+
+func milliseconds(d time.Duration) string {
+	return strconv.FormatInt(locksql.Milliseconds(d), 10) + "ms"
+}
+
+// known is true for a setting s that the server has and can change. Only on
+// Linux has client_connection_check_interval been there from the beginning;
+// elsewhere setting it may be an error.
+const known = "pg_catalog.current_setting(s.name, true) is not null and " +
+	"case when s.name operator(pg_catalog.=) 'client_connection_check_interval' " +
+	"then pg_catalog.strpos(pg_catalog.version(), 'linux') operator(pg_catalog.>) 0 else true end"
+
+// table returns settings as a FROM item s(name, value).
+func table(settings []setting) string {
+	rows := make([]string, len(settings))
+	for i, s := range settings {
+		rows[i] = "(" + quote(s.name) + ", " + quote(s.value) + ")"
+	}
+	return "(values " + strings.Join(rows, ", ") + ") as s(name, value)"
+}
+
+// putBack returns a select that gives saved settings their values back. It
+// tries RESET first (set_config with NULL), so that a setting which only had
+// its default does not look as if somebody had set it, and does not miss the
+// next change of the default.
+func putBack(saved []setting) string {
+	return "select case when pg_catalog.set_config(s.name, null, false) operator(pg_catalog.<>) s.value " +
+		"then pg_catalog.set_config(s.name, s.value, false) end from " + table(saved)
+}
+
+// quote writes a string constant.
+func quote(value string) string {
+	return "'" + strings.ReplaceAll(value, "'", "''") + "'"
+}
+
+// saved returns the settings of an answer to the statement of ask.
+func saved(rows [][][]byte) []setting {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(row [][]byte) bool { return row[columnName] == nil })
+	settings := make([]setting, len(rows))
+	for i, row := range rows {
+		settings[i] = setting{string(row[columnName]), string(row[columnOld])}
+	}
+	return settings
+}
