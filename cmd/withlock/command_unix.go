@@ -28,7 +28,7 @@ type command struct {
 // withlock could be killed and what the command has started by then live on.
 func (p *program) start(lock *sessionlock.Lock, path string, env []string) (*command, error) {
 	adoptOrphans()
-	c := &command{terminal: foreground(p.stdin, p.stdout), gone: make(chan struct{})}
+	c := &command{terminal: terminalAt(p.stdin, p.stdout), gone: make(chan struct{})}
 	guard, err := postGuard(lock)
 	if err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func (p *program) start(lock *sessionlock.Lock, path string, env []string) (*com
 		gate, err := p.fork(c, path, env)
 		if err == nil {
 			guard.watch(c.pgid)
-			c.terminal.give(c.pgid)
+			c.terminal.begin(c.pgid)
 			err = gate.open()
 		}
 		started <- err
@@ -51,7 +51,7 @@ func (p *program) start(lock *sessionlock.Lock, path string, env []string) (*com
 		}
 		c.reap()
 		guard.dismiss()
-		c.terminal.take()
+		c.terminal.take(c.pgid)
 		close(c.gone)
 	}()
 	if err := <-started; err != nil {
@@ -108,7 +108,7 @@ func (c *command) reap() {
 			time.Sleep(pause)
 		case pid != c.pgid:
 		case status.Stopped():
-			c.terminal.stopped(c, status.StopSignal())
+			c.terminal.stopped(c.pgid, status.StopSignal())
 		default:
 			c.status = status
 		}

@@ -16,6 +16,8 @@ import (
 // The test binary is three programs: by the name of withlock it is withlock,
 // and by the name of status one that scripts use.
 func TestMain(m *testing.M) {
+	// Else each of the many processes of these tests sleeps a second at its end.
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	testscript.Main(served{m}, map[string]func(){"withlock": main, "status": statusMain})
 }
 

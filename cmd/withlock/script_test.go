@@ -5,7 +5,6 @@ package main
 import (
 	"database/sql"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -29,7 +28,7 @@ func TestScripts(t *testing.T) {
 			dsn := newDatabase(tb)
 			env.Setenv("DATABASE_URL", dsn)
 			env.Values["db"] = openDB(tb, dsn)
-			env.Setenv("HELD", filepath.Join(env.WorkDir, "held"))
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

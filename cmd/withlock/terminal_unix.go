@@ -9,71 +9,91 @@ import (
 	"unsafe"
 )
 
-// terminal is the terminal that this process is in the foreground of. The
-// kernel lets only the foreground group read from it and sends it the signals
-// of the keyboard, so for as long as the command runs that is the command's
-// group. A nil terminal is none, and its methods do nothing.
+// terminal is the terminal at stdin. The kernel lets only the foreground group
+// read from it, and sends that the signals of the keyboard, so for as long as
+// the command runs the foreground is for the command's group. A nil terminal is
+// none, and its methods do nothing.
 type terminal struct {
-	fd  int
-	own int // the group of this process
+	fd    int
+	own   int // the group of this process
+	eager bool
 }
 
-// foreground returns the terminal at stdin. There is none to hand over where
-// this process is in the background, nor at the head of a pipeline, whose other
-// members are in the same group as this process: a pager would lose the
-// terminal.
-func foreground(stdin, stdout *os.File) *terminal {
-	t := &terminal{fd: int(stdin.Fd()), own: syscall.Getpgrp()}
-	if info, err := stdout.Stat(); err != nil || info.Mode()&os.ModeNamedPipe != 0 {
+// terminalAt returns the terminal at stdin, if there is one.
+//
+// Usually the command gets it at once. But at the head of a pipeline it gets
+// it only if it wants it: in the group of this process there may be a pager.
+func terminalAt(stdin, stdout *os.File) *terminal {
+	t := &terminal{fd: int(stdin.Fd()), own: syscall.Getpgrp(), eager: true}
+	if _, err := t.foreground(); err != nil {
 		return nil
 	}
-	if !t.isOurs() {
-		return nil
+	if info, err := stdout.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
+		t.eager = false
 	}
 	return t
 }
 
-// isOurs reports whether this process's group is in the foreground.
-func (t *terminal) isOurs() bool {
-	var group int32
-	return ioctl(t.fd, syscall.TIOCGPGRP, &group) == nil && int(group) == t.own
+// foreground returns the group that is in the foreground.
+func (t *terminal) foreground() (group int, err error) {
+	var g int32
+	err = ioctl(t.fd, syscall.TIOCGPGRP, &g)
+	return int(g), err
 }
 
-// give puts the command's group into the foreground, if it is this process's
+func (t *terminal) isOurs() bool {
+	group, err := t.foreground()
+	return err == nil && group == t.own
+}
+
+// begin is called when the command begins.
+func (t *terminal) begin(pgid int) {
+	if t != nil && t.eager {
+		t.give(pgid)
+	}
+}
+
+// give puts the command's group into the foreground, if that is this process's
 // to give.
 func (t *terminal) give(pgid int) {
-	if t != nil && t.isOurs() {
+	if t.isOurs() {
 		group := int32(pgid)
 		_ = ioctl(t.fd, syscall.TIOCSPGRP, &group) // fails if the group is gone
 	}
 }
 
-// take puts this process's group back into the foreground, from where it is
-// now: in the background, where that is answered with a SIGTTOU. Nothing is
-// started afterwards that could inherit that it is ignored.
-func (t *terminal) take() {
-	if t != nil {
-		signal.Ignore(syscall.SIGTTOU)
-		group := int32(t.own)
-		_ = ioctl(t.fd, syscall.TIOCSPGRP, &group) // fails if the terminal is gone
+// take puts this process's group back into the foreground, if the command's is
+// there, or one that is gone: the shell may have somebody else there by now.
+//
+// This process is in the background, where that is answered with a SIGTTOU.
+// Nothing is started afterwards that could inherit that it is ignored.
+func (t *terminal) take(pgid int) {
+	if t == nil {
+		return
 	}
+	if group, err := t.foreground(); err != nil || group != pgid && !groupGone(group) {
+		return
+	}
+	signal.Ignore(syscall.SIGTTOU)
+	own := int32(t.own)
+	_ = ioctl(t.fd, syscall.TIOCSPGRP, &own) // fails if the terminal is gone
 }
 
 // stopped is called when the command was stopped: by a Ctrl-Z, which withlock
-// did not get, or because it wanted the terminal. A shell whose job withlock
-// is must see it stop too. The command goes on when the shell continues
-// withlock; the lock is held all the time.
-func (t *terminal) stopped(c *command, by syscall.Signal) {
+// did not get, or because it wanted the terminal and may have it. If not, a
+// shell whose job withlock is must see it stop too. The command goes on when
+// the shell continues withlock; the lock is held all the time.
+func (t *terminal) stopped(pgid int, by syscall.Signal) {
 	if t == nil {
 		return
 	}
 	wants := by == syscall.SIGTTIN || by == syscall.SIGTTOU
-	if !wants || !t.isOurs() { // the shell may have put withlock into the foreground since
-		t.take()
+	if !wants || !t.isOurs() {
+		t.take(pgid)
 		suspend()
 	}
-	t.give(c.pgid)
-	_ = syscall.Kill(-c.pgid, syscall.SIGCONT) // fails if the group is gone
+	t.give(pgid)
+	_ = syscall.Kill(-pgid, syscall.SIGCONT) // fails if the group is gone
 }
 
 // suspend stops this process and returns when it is continued.
