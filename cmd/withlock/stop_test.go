@@ -3,6 +3,7 @@
 package main
 
 import (
+	"database/sql"
 	"syscall"
 	"testing"
 
@@ -125,14 +126,21 @@ func TestSignalWhileWaiting(t *testing.T) {
 	first.pid(t, "child")
 	db := openDB(t, dsn)
 	waiter := start(t, dsn, "job", "--", "touch", "ran")
-	until(t, "the second one waits", func() bool {
-		var n int
-		err := db.QueryRow(`select count(*) from pg_stat_activity
-			where datname = current_database() and application_name = 'withlock job' and query like '%pg_try_advisory_lock%'`).Scan(&n)
-		return err == nil && n == 1
-	})
+	waits(t, db)
 	waiter.signal(t, syscall.SIGTERM)
 	waiter.ends(t, 128+int(syscall.SIGTERM))
 	first.signal(t, syscall.SIGTERM)
 	first.ends(t, 128+int(syscall.SIGTERM))
+}
+
+// waits waits until a withlock has the lock refused, or waits on the server.
+func waits(t *testing.T, db *sql.DB) {
+	t.Helper()
+	until(t, "somebody waits for the lock", func() bool {
+		var n int
+		err := db.QueryRow(`select count(*) from pg_stat_activity where datname = current_database()
+			and application_name = 'withlock job' and query like '%advisory_lock(%' and pid not in
+			(select pid from pg_locks where locktype = 'advisory' and granted)`).Scan(&n)
+		return err == nil && n == 1
+	})
 }
