@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// options are what the command line says.
+type options struct {
+	db           string
+	try          bool
+	wait         time.Duration // 0: as long as it takes
+	shared       bool
+	conflictCode int
+	scheme       string
+	killAfter    time.Duration
+	pooler       bool
+	verbose      bool
+	list         bool
+	version      bool
+
+	name    string      // "" only with list, which then means all
+	key     hashkey.Key // of name
+	command []string
+}
+
+// flagSet returns the flags, which set o. stdlib's own messages would go to
+// stderr with all the flags after them; the error alone says enough.
+func flagSet(o *options) *flag.FlagSet {
+	fs := flag.NewFlagSet("withlock", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&o.db, "db", "", "")
+	for _, name := range []string{"n", "try"} {
+		fs.BoolVar(&o.try, name, false, "")
+	}
+	for _, name := range []string{"w", "wait"} {
+		fs.DurationVar(&o.wait, name, 0, "")
+	}
+	for _, name := range []string{"s", "shared"} {
+		fs.BoolVar(&o.shared, name, false, "")
+	}
+	for _, name := range []string{"E", "conflict-exit-code"} {
+		fs.IntVar(&o.conflictCode, name, 1, "")
+	}
+	fs.StringVar(&o.scheme, "key", "name", "")
+	fs.DurationVar(&o.killAfter, "kill-after", 5*time.Second, "")
+	fs.BoolVar(&o.pooler, "pooler", false, "")
+	for _, name := range []string{"v", "verbose"} {
+		fs.BoolVar(&o.verbose, name, false, "")
+	}
+	fs.BoolVar(&o.list, "list", false, "")
+	fs.BoolVar(&o.version, "version", false, "")
+	return fs
+}
+
+// parse reads the command line. Its error is flag.ErrHelp or a failure.
+func parse(args []string) (*options, error) {
+	o := new(options)
+	fs := flagSet(o)
+	if err := parseFlags(fs, args); err != nil {
+		return nil, err
+	}
+	if o.version {
+		return o, nil
+	}
+	if rest := fs.Args(); len(rest) > 0 {
+		o.name = rest[0]
+		if err := o.parseCommand(fs, rest[1:]); err != nil {
+			return nil, err
+		}
+	} else if !o.list {
+		return nil, usageError("no NAME given")
+	}
+	return o, o.validate(fs)
+}
+
+func parseFlags(fs *flag.FlagSet, args []string) error {
+	err := fs.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return err
+	case err != nil:
+		return usageError("%v", err)
+	}
+	return nil
+}
+
+// parseCommand reads what stands after NAME: a command, or flags in the order
+// of the npm tool, which need a "--" before the command. No command begins
+// with a dash, so that one is told from the other.
+func (o *options) parseCommand(fs *flag.FlagSet, args []string) error {
+	if len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		if err := parseFlags(fs, args); err != nil {
+			return err
+		}
+		flags := len(args) - fs.NArg()
+		if fs.NArg() > 0 && args[flags-1] != "--" {
+			return usageError("%q after NAME and its flags: a -- is missing before COMMAND", fs.Arg(0))
+		}
+		args = fs.Args()
+	}
+	o.command = args
+	return nil
+}
+
+// validate checks what one flag alone does not tell, and finds the key.
+func (o *options) validate(fs *flag.FlagSet) error {
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	switch {
+	case o.wait < 0:
+		return usageError("-w, --wait is negative: %v", o.wait)
+	case o.killAfter < 0:
+		return usageError("--kill-after is negative: %v", o.killAfter)
+	case o.conflictCode < 0 || o.conflictCode > 255:
+		return usageError("-E, --conflict-exit-code is not between 0 and 255: %d", o.conflictCode)
+	case o.try && (given["w"] || given["wait"]):
+		return usageError("-n (--try) and -w (--wait) exclude each other")
+	case o.list && len(o.command) > 0:
+		return usageError("--list takes no COMMAND")
+	case !o.list && o.name == "":
+		return usageError("NAME is empty")
+	case !o.list && len(o.command) == 0:
+		return usageError("no COMMAND given")
+	case !o.list && o.command[0] == "":
+		return usageError("COMMAND is empty")
+	}
+	if given["w"] || given["wait"] {
+		o.try = o.wait == 0 // to wait for no time at all
+	}
+	var err error
+	o.key, err = parseKey(o.scheme, o.name)
+	return err
+}

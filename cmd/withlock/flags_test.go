@@ -1,0 +1,115 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/hashkey/interop"
+)
+
+func TestParse(t *testing.T) {
+	type line struct {
+		name    string
+		command []string
+		db      string
+		try     bool
+		wait    time.Duration
+	}
+	for text, want := range map[string]line{
+		"job ls":                         {name: "job", command: []string{"ls"}},
+		"job -- ls":                      {name: "job", command: []string{"ls"}},
+		"-- job ls":                      {name: "job", command: []string{"ls"}},
+		"-- -job ls":                     {name: "-job", command: []string{"ls"}},
+		"-n job ls -l -n":                {name: "job", command: []string{"ls", "-l", "-n"}, try: true},
+		"job -- -ls":                     {name: "job", command: []string{"-ls"}},
+		"job -- -- ls":                   {name: "job", command: []string{"--", "ls"}},
+		"job ls -- -w":                   {name: "job", command: []string{"ls", "--", "-w"}},
+		"--wait=2s job ls":               {name: "job", command: []string{"ls"}, wait: 2 * time.Second},
+		"-w 0s job ls":                   {name: "job", command: []string{"ls"}, try: true},
+		"job --db URL -- ls -n":          {name: "job", command: []string{"ls", "-n"}, db: "URL"},
+		"job --db=URL -n -- ls --":       {name: "job", command: []string{"ls", "--"}, db: "URL", try: true},
+		"-s job --db URL -w=0s -- -- ls": {name: "job", command: []string{"--", "ls"}, db: "URL", try: true},
+		"--db A job --db B -- ls":        {name: "job", command: []string{"ls"}, db: "B"},
+	} {
+		o, err := parse(strings.Fields(text))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		got := line{o.name, o.command, o.db, o.try, o.wait}
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(line{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+func TestKeys(t *testing.T) {
+	for _, test := range []struct {
+		scheme, name, number string
+		key                  hashkey.Key
+	}{
+		{"name", "job", "659288139682042693", hashkey.Name("job")},
+		{"advisory-lock", "nightly", "-1251853526,379575101", interop.AdvisoryLock("nightly")},
+		{"int64", "-7", "-7", hashkey.Int64(-7)},
+		{"pair", "7, -2", "7,-2", hashkey.Pair(7, -2)},
+	} {
+		key, err := parseKey(test.scheme, test.name)
+		if err != nil || key != test.key {
+			t.Errorf("%s %q: %v, %v, want %v", test.scheme, test.name, key, err, test.key)
+		}
+		if got := keyNumber(key); got != test.number {
+			t.Errorf("%s %q: number %s, want %s", test.scheme, test.name, got, test.number)
+		}
+	}
+}
+
+func TestApplicationName(t *testing.T) {
+	for name, want := range map[string]string{
+		"":                              "withlock",
+		"job":                           "withlock job",
+		strings.Repeat("x", 54):         "withlock " + strings.Repeat("x", 54),
+		strings.Repeat("x", 55):         "withlock " + strings.Repeat("x", 54),
+		strings.Repeat("x", 53) + "é":   "withlock " + strings.Repeat("x", 53),
+		strings.Repeat("x", 52) + "é!":  "withlock " + strings.Repeat("x", 52) + "é",
+		strings.Repeat("x", 51) + "😀":   "withlock " + strings.Repeat("x", 51),
+		strings.Repeat("\x80", 100)[:1]: "withlock \x80",
+	} {
+		got := applicationName(name)
+		if got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+		if utf8.ValidString(name) && !utf8.ValidString(got) {
+			t.Errorf("%q: %q is cut within a character", name, got)
+		}
+	}
+}
+
+func TestNameOf(t *testing.T) {
+	key := hashkey.Name("job")
+	for application, want := range map[string]hashkey.Key{
+		"withlock job":   key,
+		"withlock other": hashkey.Int64(key.Int64()),
+		"job":            hashkey.Int64(key.Int64()),
+	} {
+		if got := nameOf(hashkey.Int64(key.Int64()), application); got != want {
+			t.Errorf("%q: %v, want %v", application, got, want)
+		}
+	}
+}
+
+func TestHelpFitsAScreen(t *testing.T) {
+	lines := strings.Split(strings.TrimSuffix(help, "\n"), "\n")
+	if len(lines) > 24 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, line := range lines {
+		if len(line) > 80 {
+			t.Errorf("%d columns: %s", len(line), line)
+		}
+	}
+}

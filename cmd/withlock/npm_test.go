@@ -1,0 +1,119 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey/interop"
+)
+
+// With --key advisory-lock, this withlock and the one of the npm package
+// exclude each other on a name.
+func TestNPM(t *testing.T) {
+	theirs := installNPM(t)
+	const wait = `echo $$ >parent; until test -e end; do sleep 0.01; done`
+	t.Run("waits for the npm tool", func(t *testing.T) {
+		dsn := newDatabase(t)
+		dir := t.TempDir()
+		npm := startNPM(t, theirs, dir, "job", "--db", dsn, "--", "sh", "-c", wait)
+		holder := &process{dir: dir}
+		holder.pid(t, "parent")
+		start(t, dsn, "-n", "--key=advisory-lock", "job", "true").ends(t, 1)
+		start(t, dsn, "-n", "job", "true").ends(t, 0) // a different lock
+		ours := start(t, dsn, "--key=advisory-lock", "job", "touch", "ran")
+		holder.touch(t, "end")
+		if err := npm.Wait(); err != nil {
+			t.Errorf("npm: %v", err)
+		}
+		ours.ends(t, 0)
+	})
+	t.Run("the npm tool waits", func(t *testing.T) {
+		dsn := newDatabase(t)
+		db := openDB(t, dsn)
+		ours := start(t, dsn, "--key=advisory-lock", "job", "--", "sh", "-c", wait)
+		ours.pid(t, "parent")
+		dir := t.TempDir()
+		npm := startNPM(t, theirs, dir, "job", "--db", dsn, "--", "touch", "ran")
+		until(t, "the npm tool waits", func() bool { return countLocks(db) == 2 })
+		if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
+			t.Error("the npm tool's command has run")
+		}
+		if tryLock(t, db, interop.AdvisoryLock("job")) {
+			t.Error("the lock is free")
+		}
+		ours.touch(t, "end")
+		ours.ends(t, 0)
+		if err := npm.Wait(); err != nil {
+			t.Errorf("npm: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "ran")); err != nil {
+			t.Errorf("the npm tool's command has not run: %v", err)
+		}
+	})
+	// The command lines that work there work here.
+	t.Run("command lines", func(t *testing.T) {
+		dsn := newDatabase(t)
+		for _, args := range [][]string{
+			{"job", "--db", dsn, "--", "sh", "-c", `test "$1" = " -a b"`, "sh", " -a b"},
+			{"job", "--db=" + dsn, "--", "true"},
+			{"--db", dsn, "job", "--", "true"},
+		} {
+			npm := startNPM(t, theirs, t.TempDir(), args...)
+			if err := npm.Wait(); err != nil {
+				t.Errorf("npm %q: %v", args, err)
+			}
+			start(t, "postgres://127.0.0.1:1/none", args...).ends(t, 0)
+		}
+	})
+}
+
+// installNPM installs the package and returns its program.
+func installNPM(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	_, nodeErr := exec.LookPath("node")
+	_, npmErr := exec.LookPath("npm")
+	if err := errors.Join(nodeErr, npmErr); err != nil {
+		cannotRun(t, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	npm := exec.CommandContext(ctx, "npm", "install", "--prefix", dir, "--ignore-scripts", "--no-audit", "--no-fund",
+		"advisory-lock@2.0.0")
+	if output, err := npm.CombinedOutput(); err != nil {
+		cannotRun(t, fmt.Errorf("npm install: %w\n%s", err, output))
+	}
+	return filepath.Join(dir, "node_modules", ".bin", "withlock")
+}
+
+// cannotRun ends a test for want of something: where CI is set, as a failure.
+func cannotRun(t *testing.T, err error) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(err)
+	}
+	t.Skip(err)
+}
+
+func startNPM(t *testing.T, program, dir string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Dir = dir
+	var output strings.Builder
+	cmd.Stdout, cmd.Stderr = &output, &output
+	cmd.WaitDelay = patience
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { t.Logf("npm: %s", &output) })
+	return cmd
+}

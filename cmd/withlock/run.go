@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strconv"
+
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+)
+
+// program is one run of withlock.
+type program struct {
+	*options
+	env                   []string
+	stdin, stdout, stderr *os.File
+	db                    *sql.DB
+}
+
+// run is the program, and returns its exit code. The three streams are files
+// because they become the command's own, with nothing in between that would
+// have to copy.
+//
+// env is the command's environment, and where the connection string is looked
+// for. The PG* variables are pgx's to read, from the process's.
+func run(ctx context.Context, args, env []string, stdin, stdout, stderr *os.File) int {
+	o, err := parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, help)
+		return 0
+	case err != nil:
+		say(stderr, "%v (see withlock --help)", err)
+		return exitUsage
+	case o.version:
+		fmt.Fprintln(stdout, version())
+		return 0
+	}
+	p := &program{options: o, env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	code, err := p.run(ctx)
+	if failed := (*failure)(nil); errors.As(err, &failed) {
+		if failed.reason != "" {
+			say(stderr, "%s", failed.reason)
+		}
+		return failed.code
+	}
+	return code
+}
+
+func (p *program) run(ctx context.Context) (int, error) {
+	path := ""
+	if !p.options.list {
+		var err error
+		if path, err = lookPath(p.command[0]); err != nil {
+			return 0, err
+		}
+	}
+	db, err := open(p.options, p.env)
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	p.db = db
+	if p.options.list {
+		return 0, p.list(ctx)
+	}
+	return p.locked(ctx, path)
+}
+
+// locked takes the lock, runs the command and gives the lock back. It returns
+// the command's exit code, or a failure.
+func (p *program) locked(ctx context.Context, path string) (int, error) {
+	signals := catchSignals()
+	waiting, stop := interruptible(ctx, signals)
+	lock, token, err := p.take(waiting)
+	stop()
+	if signal := (interrupted{}); err == nil && errors.As(context.Cause(waiting), &signal) {
+		err = signal
+	}
+	if err != nil {
+		if lock != nil {
+			_ = lock.Unlock() // the command has not run, and nothing depends on it
+		}
+		return 0, p.refusal(ctx, err)
+	}
+	if p.verbose {
+		say(p.stderr, "locked %s", p.key)
+	}
+	code, err := p.execute(ctx, lock, path, p.environment(token), signals)
+	return code, errors.Join(err, p.release(lock))
+}
+
+// take returns the lock and its fencing token. With an error there may be a
+// lock, which must be given back.
+func (p *program) take(ctx context.Context) (*sessionlock.Lock, uint64, error) {
+	lock, err := p.acquire(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	asking, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	defer cancel()
+	token, err := lock.Token(asking)
+	return lock, token, err
+}
+
+// refusal returns the failure of a program that did not get the lock.
+func (p *program) refusal(ctx context.Context, err error) *failure {
+	var signal interrupted
+	switch {
+	case errors.As(err, &signal):
+		return failuref(exitSignal+int(signal.signal), "")
+	case ctx.Err() != nil:
+		return failuref(1, "%v", context.Cause(ctx))
+	case errors.Is(err, errConflict):
+		return failuref(p.conflictCode, "%s", p.conflict(ctx))
+	case errors.Is(err, sessionlock.ErrPooler):
+		return noDatabase("there is a connection pooler before the server, which could give the lock away:" +
+			" connect to the server itself, or say --pooler if it pools sessions")
+	}
+	return unavailable(p.options, p.env, err)
+}
+
+// release gives the lock back. That it was held to the end is known only now.
+func (p *program) release(lock *sessionlock.Lock) error {
+	err := lock.Unlock()
+	switch {
+	case errors.Is(err, sessionlock.ErrLost):
+		return failuref(exitLost, "%s was lost while the command ran: somebody else may have had it", p.label())
+	case err != nil:
+		say(p.stderr, "%v", err) // the session is closed, which frees the lock
+	case p.verbose:
+		say(p.stderr, "unlocked %s", p.key)
+	}
+	return nil
+}
+
+// environment returns the command's. Of a variable that is there twice, most
+// programs see the first, so the old ones have to go.
+func (p *program) environment(token uint64) []string {
+	env := without(p.env, "WITHLOCK_NAME", "WITHLOCK_KEY", "WITHLOCK_TOKEN")
+	return append(env,
+		"WITHLOCK_NAME="+p.name,
+		"WITHLOCK_KEY="+keyNumber(p.key),
+		"WITHLOCK_TOKEN="+strconv.FormatUint(token, 10))
+}
+
+// lookPath returns the file to execute for a command, as a shell would find it.
+func lookPath(command string) (string, error) {
+	path, err := exec.LookPath(command)
+	switch {
+	case err == nil, errors.Is(err, exec.ErrDot): // a PATH that has "." is asked for
+		return path, nil
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return "", failuref(exitNotFound, "%s: not found", command)
+	}
+	return "", failuref(exitNotExecutable, "%s: cannot be executed: %v", command, errors.Unwrap(err))
+}
