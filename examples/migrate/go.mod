@@ -1,6 +1,6 @@
 module github.com/pgadvisory/pgadvisory/examples/migrate
 
-go 1.26
+go 1.26.0
 
 replace github.com/pgadvisory/pgadvisory => ../..
 
@@ -16,6 +16,6 @@ require (
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
 	github.com/jackc/puddle/v2 v2.2.3 // indirect
 	github.com/lib/pq v1.10.9 // indirect
-	golang.org/x/sync v0.22.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 )
