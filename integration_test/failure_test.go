@@ -167,7 +167,11 @@ func TestServerRestartedBetweenCalls(t *testing.T) {
 					t.Fatalf("%d idle connections, want %d", n, idle)
 				}
 				server.Restart(t)
-				if err := xactlock.New(db).With(o).WithTx(t.Context(), hashkey.Name("k"), nothing); err != nil {
+				// The first asks for the lock, the others go straight into the
+				// server's queue.
+				l := xactlock.New(db).With(o)
+				err := parallel(5, func(int) error { return l.WithTx(t.Context(), hashkey.Name("k"), nothing) })
+				if err != nil {
 					t.Error(err)
 				}
 				noTrace(t, openDB(t, dsn), db)

@@ -70,8 +70,12 @@ func (w *watch) end() {
 	if answered != nil {
 		close(answered)
 	}
-	<-finished            // even if it has not begun, or else it could take the next message for this one
-	if !w.pg.IsClosed() { // the cut may have come just after the answer
+	<-finished // even if it has not begun, or else it could take the next message for this one
+	switch {
+	case w.pg.IsClosed():
+	case w.atLarge:
+		closeNow(w.pg)
+	default: // the cut may have come just after the answer
 		_ = w.pg.Conn().SetDeadline(time.Time{})
 	}
 }

@@ -153,6 +153,9 @@ func (c *call) lockSession(waitCtx context.Context, conn *sql.Conn) error {
 		m.Statement("commit")
 		_, err = conn.ExecContext(ctx, m.String())
 		ok = err == nil
+		if err != nil && c.direct && discardDead(conn) {
+			return c.firstAnswer(waitCtx, conn, err)
+		}
 	}
 	if err = c.plainAnswer(waitCtx, ok, err); err != nil {
 		// Some of the locks may be held, even the one whose wait has failed.

@@ -138,12 +138,12 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 		a, err = c.waitOnServer(waitCtx, s, false)
 	} else {
 		a, err = s.send(waitCtx, opening, c.tryMessage(c.keys))
-		if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
-			return true, nil
-		}
-		if err == nil && !a.granted && c.waitsHere() {
-			a, err = c.waitOnServer(waitCtx, s, true)
-		}
+	}
+	if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
+		return true, nil
+	}
+	if err == nil && !a.granted && !c.direct && c.waitsHere() {
+		a, err = c.waitOnServer(waitCtx, s, true)
 	}
 	if err == nil && a.granted && !s.pg.IsClosed() {
 		return false, c.holdSession(ctx, s)
