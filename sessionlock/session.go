@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 )
 
 // session is the server session behind a connection of the pool.
@@ -32,9 +33,10 @@ func unwrap(driverConn any) (session, error) {
 
 // send sends message, which the caller must do within Raw, and reads the
 // answer to its end.
-func (s session) send(ctx context.Context, message string, p patience) ([]*pgconn.Result, error) {
-	over := interrupt(ctx, s.pg, p)
-	defer over()
+func (s session) send(ctx context.Context, message string, p interrupt.Patience) ([]*pgconn.Result, error) {
+	var w interrupt.Watch
+	w.Begin(ctx, s.pg, p)
+	defer w.End()
 	// Not ctx: pgx would close the connection the moment it ends.
 	return s.pg.Exec(context.Background(), message).ReadAll()
 }
@@ -55,7 +57,7 @@ const farewell = 250 * time.Millisecond
 // waits for that, within reason: who asks for the lock next shall find it free.
 func (s session) discard() error {
 	if s.pg.IsClosed() {
-		closedWithin(s.pg.CleanupDone(), farewell) // pgx is doing the same
+		interrupt.ClosedWithin(s.pg.CleanupDone(), farewell) // pgx is doing the same
 		return driver.ErrBadConn
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), farewell)

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 )
 
 // Unlock is not bound by any ctx of the caller's: the lock of a call that was
@@ -46,7 +48,9 @@ func (k *Lock) unlockOnce() error {
 	k.end(ErrUnlocked) // of a lock that is lost it changes nothing
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	over := sync.OnceFunc(interrupt(ctx, k.session.pg, leaving))
+	var w interrupt.Watch
+	w.Begin(ctx, k.session.pg, leaving)
+	over := sync.OnceFunc(w.End)
 	var err error
 	left := false
 	rawErr := k.conn.Raw(func(any) error {
@@ -65,7 +69,7 @@ func (k *Lock) unlockOnce() error {
 	}
 	returned := k.giveBack(err != nil)
 	if !left {
-		closedWithin(returned, poolPatience)
+		interrupt.ClosedWithin(returned, poolPatience)
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 )
 
 // adopted is a driver connection with an open transaction that somebody else
@@ -138,7 +139,7 @@ type statement struct {
 	adopted *adopted
 	ctx     context.Context // what the driver gets: without an end
 	caller  context.Context
-	watch   watch
+	watch   interrupt.Watch
 }
 
 func (a *adopted) start(ctx context.Context) (*statement, error) {
@@ -149,7 +150,7 @@ func (a *adopted) start(ctx context.Context) (*statement, error) {
 		return nil, err
 	}
 	s := &statement{adopted: a, ctx: ctx, caller: ctx}
-	s.watch.begin(ctx, a.pg, working)
+	s.watch.Begin(ctx, a.pg, working)
 	if ctx.Done() != nil {
 		s.ctx = context.WithoutCancel(ctx)
 	}
@@ -158,7 +159,7 @@ func (a *adopted) start(ctx context.Context) (*statement, error) {
 
 // over ends the interrupt, and notices where the statement ended the transaction.
 func (s *statement) over(err error) error {
-	s.watch.end()
+	s.watch.End()
 	if !s.adopted.pg.IsClosed() && s.adopted.pg.TxStatus() == 'I' {
 		s.adopted.ended.Store(true)
 	}

@@ -150,7 +150,7 @@ func pastDeadline(parent context.Context) (context.Context, context.CancelFunc) 
 	}
 	stop := context.AfterFunc(parent, func() {
 		if parent.Err() == context.DeadlineExceeded {
-			sleep(ctx, waiting.slack)
+			sleep(ctx, waiting.Slack)
 		}
 		cancel()
 	})

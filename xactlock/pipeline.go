@@ -16,11 +16,6 @@ import (
 // COMMIT in one pipeline. A statement of a pipeline that fails has the server
 // skip the others, COMMIT included.
 
-// pipelined is the patience for a pipeline. It gives the server more time than
-// a wait for the lock gets: a connection that is cut here leaves open whether
-// the statement is committed.
-var pipelined = patience{slack: 50 * time.Millisecond, cancel: true, give: time.Second}
-
 // pipeline is the statements of an Exec, and where in it which stands.
 type pipeline struct {
 	pgx.Batch
@@ -82,8 +77,8 @@ func (c *call) pipelineOn(ctx, waitCtx context.Context, s *session, limit time.D
 // sendPipeline sends p and reads the answers. It returns how many statements
 // have succeeded, and the error of the one that has not.
 func (c *call) sendPipeline(ctx context.Context, s *session, p *pipeline) (answered int, err error) {
-	s.watch.begin(ctx, s.pg, pipelined)
-	defer s.watch.end()
+	s.watch.Begin(ctx, s.pg, pipelined)
+	defer s.watch.End()
 	results := s.conn.SendBatch(context.WithoutCancel(ctx), &p.Batch)
 	for ; answered < p.Len(); answered++ {
 		tag, err := results.Exec()

@@ -46,7 +46,7 @@ func (c *call) onPlain(ctx, waitCtx context.Context, conn *sql.Conn) error {
 		return err
 	}
 	err = c.hold(ctx, tx, func() {})
-	stop = context.AfterFunc(ctx, func() { sleep(txCtx, ending.give); endTx() })
+	stop = context.AfterFunc(ctx, func() { sleep(txCtx, ending.Give); endTx() })
 	defer stop()
 	if err == nil {
 		err = c.whyNotCommitPlain(txCtx, tx, conn)
@@ -185,7 +185,7 @@ func (c *call) sessionVerdict(f locksql.Func) string {
 // cleanUp runs clean, and closes the connection if that fails, rather than
 // give it back to the pool.
 func cleanUp(conn *sql.Conn, clean func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), ending.give)
+	ctx, cancel := context.WithTimeout(context.Background(), ending.Give)
 	defer cancel()
 	if clean(ctx) == nil {
 		return

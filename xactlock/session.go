@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
@@ -21,7 +22,7 @@ type session struct {
 	conn   *pgx.Conn
 	pg     *pgconn.PgConn
 	stray  bool // a session lock may be left
-	watch  watch
+	watch  interrupt.Watch
 }
 
 // unwrap makes s the session behind driverConn, if that is pgx's. Instrumented
@@ -56,7 +57,7 @@ func (s *session) giveBack() error {
 	return driver.ErrBadConn
 }
 
-func (s *session) close() { closeNow(s.pg) }
+func (s *session) close() { interrupt.CloseNow(s.pg) }
 
 // answer is what a message brought back.
 type answer struct {
@@ -65,17 +66,17 @@ type answer struct {
 }
 
 // send sends message and reads the answer.
-func (s *session) send(ctx context.Context, p patience, message string) (answer, error) {
-	s.watch.begin(ctx, s.pg, p)
-	defer s.watch.end()
+func (s *session) send(ctx context.Context, p interrupt.Patience, message string) (answer, error) {
+	s.watch.Begin(ctx, s.pg, p)
+	defer s.watch.End()
 	return read(s.pg.Exec(context.Background(), message))
 }
 
 // sendBoth sends two messages in one write, and returns the answer to the first
 // when both are answered.
-func (s *session) sendBoth(ctx context.Context, p patience, message, after string) (answer, error) {
-	s.watch.begin(ctx, s.pg, p)
-	defer s.watch.end()
+func (s *session) sendBoth(ctx context.Context, p interrupt.Patience, message, after string) (answer, error) {
+	s.watch.Begin(ctx, s.pg, p)
+	defer s.watch.End()
 	s.pg.Frontend().SendQuery(&pgproto3.Query{String: message}) // into the buffer that Exec flushes
 	a, err := read(s.pg.Exec(context.Background(), after))
 	s.stray = !s.skip()

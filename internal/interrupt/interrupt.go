@@ -1,4 +1,9 @@
-package xactlock
+// Package interrupt ends messages on the wire whose context has ended.
+//
+// pgx, left to itself, closes the connection at that moment. That would free a
+// lock under those who hold it, and cost the pool a connection for each wait
+// that reaches its deadline.
+package interrupt
 
 import (
 	"context"
@@ -8,31 +13,20 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A patience says what happens to a message on the wire once its ctx ends.
-//
-// pgx, left to itself, closes the connection at that moment. Inside fn that
-// would free the lock under a running fn, and before the grant it would cost
-// the pool a connection for each wait that reaches its deadline.
-type patience struct {
-	slack  time.Duration // after a deadline that the server knows as well: let it answer first
-	cancel bool          // then ask the server to cancel the statement
-	give   time.Duration // then cut the connection if it has not answered within this
+// A Patience says what happens to a message once its ctx ends.
+type Patience struct {
+	Slack  time.Duration // after a deadline that the server knows as well: let it answer first
+	Cancel bool          // then ask the server to cancel the statement
+	Give   time.Duration // then cut the connection if it has not answered within this
 }
 
-var (
-	opening = patience{give: 50 * time.Millisecond}
-	waiting = patience{slack: 250 * time.Millisecond, cancel: true, give: 50 * time.Millisecond}
-	working = patience{cancel: true, give: time.Second}
-	ending  = patience{give: 5 * time.Second}
-)
-
-// A watch ends a message on the wire once ctx has ended, as its patience says.
+// A Watch ends a message on the wire once ctx has ended, as its patience says.
 // It is used for one message after the other, and costs a message whose ctx
 // does not end next to nothing.
-type watch struct {
+type Watch struct {
 	ctx      context.Context
 	pg       *pgconn.PgConn
-	patience patience
+	patience Patience
 	stop     func() bool // nil where ctx has no end
 
 	mu       sync.Mutex
@@ -42,8 +36,8 @@ type watch struct {
 	atLarge  bool          // a cancel request may still reach the server; known when finished
 }
 
-// begin watches over a message that is about to be sent on pg.
-func (w *watch) begin(ctx context.Context, pg *pgconn.PgConn, p patience) {
+// Begin watches over a message that is about to be sent on pg.
+func (w *Watch) Begin(ctx context.Context, pg *pgconn.PgConn, p Patience) {
 	w.stop = nil
 	if ctx.Done() == nil {
 		return
@@ -53,10 +47,10 @@ func (w *watch) begin(ctx context.Context, pg *pgconn.PgConn, p patience) {
 	w.stop = context.AfterFunc(ctx, w.interrupt)
 }
 
-// end is called when the answer is there. When it returns, nothing of the
+// End is called when the answer is there. When it returns, nothing of the
 // interrupt can reach a later message; in the worst case the connection is
 // closed then.
-func (w *watch) end() {
+func (w *Watch) End() {
 	if w.stop == nil || w.stop() {
 		return
 	}
@@ -74,13 +68,13 @@ func (w *watch) end() {
 	switch {
 	case w.pg.IsClosed():
 	case w.atLarge:
-		closeNow(w.pg)
+		CloseNow(w.pg)
 	default: // the cut may have come just after the answer
 		_ = w.pg.Conn().SetDeadline(time.Time{})
 	}
 }
 
-func (w *watch) interrupt() {
+func (w *Watch) interrupt() {
 	w.mu.Lock()
 	if w.finished == nil {
 		w.finished = make(chan struct{})
@@ -96,16 +90,16 @@ func (w *watch) interrupt() {
 	w.atLarge = w.patience.interrupt(w.ctx, w.pg, answered)
 }
 
-func (p patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-chan struct{}) (atLarge bool) {
-	if ctx.Err() == context.DeadlineExceeded && closedWithin(answered, p.slack) {
+func (p Patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-chan struct{}) (atLarge bool) {
+	if ctx.Err() == context.DeadlineExceeded && ClosedWithin(answered, p.Slack) {
 		return false
 	}
-	give := time.Now().Add(p.give)
+	give := time.Now().Add(p.Give)
 	acknowledged := func() bool { return true }
-	if p.cancel && !closedWithin(answered, 0) {
+	if p.Cancel && !ClosedWithin(answered, 0) {
 		acknowledged = cancelStatement(pg)
 	}
-	if !closedWithin(answered, time.Until(give)) {
+	if !ClosedWithin(answered, time.Until(give)) {
 		// pgx takes the failed read for the end of the connection, and sends a
 		// cancel request of its own before it closes the socket.
 		_ = pg.Conn().SetDeadline(time.Unix(1, 0))
@@ -138,15 +132,17 @@ func cancelStatement(pg *pgconn.PgConn) (acknowledged func() bool) {
 	}
 }
 
-func closeNow(pg *pgconn.PgConn) {
+// CloseNow closes pg, and with it the session: the server frees what is on it
+// even if the goodbye does not arrive.
+func CloseNow(pg *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = pg.Close(ctx) // the server frees what is on it either way
+	_ = pg.Close(ctx)
 }
 
-// closedWithin waits for c to be closed, for at most d, and reports whether it
+// ClosedWithin waits for c to be closed, for at most d, and reports whether it
 // is.
-func closedWithin(c <-chan struct{}, d time.Duration) bool {
+func ClosedWithin(c <-chan struct{}, d time.Duration) bool {
 	select {
 	case <-c:
 		return true
