@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math"
 	"testing"
 	"time"
 
@@ -42,7 +43,7 @@ var endings = []struct {
 // goes back whole.
 func TestWaitOnTheServerEnds(t *testing.T) {
 	for _, ending := range endings {
-		for _, keys := range [][]hashkey.Key{{hashkey.Name("k")}, {hashkey.Name("k"), hashkey.Name("l"), hashkey.Pair(7, 7)}} {
+		for _, keys := range [][]hashkey.Key{{hashkey.Name("k")}, {hashkey.Int64(math.MinInt64), hashkey.Name("k"), hashkey.Pair(7, 7)}} {
 			t.Run(ending.name, func(t *testing.T) {
 				onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 					holder := hold(t, xactlock.New(db), hashkey.Name("k"))

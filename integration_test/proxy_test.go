@@ -18,9 +18,9 @@ type proxy struct {
 	listener net.Listener
 	target   string
 	swallow  atomic.Pointer[swallow]
-	inject   []byte             // put behind the server's first answer, AuthenticationOk
-	rewrite  [2]string          // what clients say, and what the server hears; of one length
-	cancels  chan chan struct{} // if not nil, each cancel request is kept until its channel is closed
+	inject   []byte                    // put behind the server's first answer, AuthenticationOk
+	rewrite  atomic.Pointer[[2]string] // what clients say, and what the server hears; of one length
+	cancels  chan chan struct{}        // if not nil, each cancel request is kept until its channel is closed
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -112,8 +112,8 @@ func (p *proxy) pass(server, client net.Conn, lost *atomic.Bool) {
 				p.cancels <- let
 				<-let
 			}
-			if p.rewrite[0] != "" {
-				said = bytes.ReplaceAll(said, []byte(p.rewrite[0]), []byte(p.rewrite[1]))
+			if rewrite := p.rewrite.Load(); rewrite != nil {
+				said = bytes.ReplaceAll(said, []byte(rewrite[0]), []byte(rewrite[1]))
 			}
 			if _, err := server.Write(said); err != nil {
 				return

@@ -3,19 +3,59 @@ package integration_test
 import (
 	"context"
 	"database/sql"
-	"fmt"
+	"errors"
 	"testing"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
+// pausedUnlock is a schema whose name is as long as pg_catalog, with an unlock
+// that waits for the lock 7 first.
+const pausedUnlock = `
+create schema test_pause;
+create function test_pause.pg_advisory_unlock(bigint) returns boolean language plpgsql as
+	'begin perform pg_advisory_xact_lock(7); return pg_catalog.pg_advisory_unlock($1); end'`
+
 // At SERIALIZABLE, PostgreSQL frees a transaction's locks a moment before it
-// takes the transaction for over; holders who come in that moment fail with
-// 40001 though no two of them overlapped. A holder with many locks more makes
-// the moment long: they are freed one after the other.
+// takes the transaction for over. So the lock is held until after COMMIT: here
+// the network makes that moment last.
+func TestLockOutlivesCommitAtSerializable(t *testing.T) {
+	for path, o := range paths {
+		if o.Isolation != sql.LevelSerializable {
+			continue
+		}
+		t.Run(path, func(t *testing.T) {
+			db := newDB(t)
+			exec(t, db, `create table t (n int)`)
+			exec(t, db, pausedUnlock)
+			p, through := newProxy(t, dsnOf(t, db))
+			pool := openDB(t, dsnOf(t, db), through)
+			pause := hold(t, xactlock.New(db), hashkey.Int64(7))
+			done := make(chan error, 1)
+			go func() {
+				done <- xactlock.New(pool).With(o).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+					p.rewrite.Store(&[2]string{"pg_catalog.pg_advisory_unlock(", "test_pause.pg_advisory_unlock("})
+					return insert(ctx, tx)
+				})
+			}()
+			until(t, "the server has committed", func() bool { return rows(t, db) == 1 })
+			if err := xactlock.New(db).TryWithTx(t.Context(), hashkey.Name("k"), unreachable(t)); !errors.Is(err, xactlock.ErrNotAcquired) {
+				t.Errorf("another one between COMMIT and unlock: %v, want ErrNotAcquired", err)
+			}
+			if err := errors.Join(pause.release(), <-done); err != nil {
+				t.Error(err)
+			}
+			noTrace(t, db, pool)
+		})
+	}
+}
+
+// Holders who came in that moment would fail with 40001 though no two of them
+// overlapped. A holder with many locks more makes it long: they are freed one
+// after the other.
 func TestHoldersAtSerializableDoNotOverlap(t *testing.T) {
-	const goroutines, turns, moreLocks = 8, 40, 3000
+	const goroutines, turns, moreLocks = 6, 20, 3000
 	for path, o := range paths {
 		if o.Isolation != sql.LevelSerializable {
 			continue
@@ -27,15 +67,8 @@ func TestHoldersAtSerializableDoNotOverlap(t *testing.T) {
 			exec(t, db, `insert into counter values (0)`)
 			err := parallel(goroutines, func(i int) error {
 				l := xactlock.New(pools[i%2]).With(o)
-				for turn := range turns {
-					err := l.WithTx(t.Context(), hashkey.Name("counter"), func(ctx context.Context, tx *sql.Tx) error {
-						if err := increment(ctx, tx); err != nil {
-							return fmt.Errorf("turn %d: %w", turn, err)
-						}
-						_, err := tx.ExecContext(ctx, `select count(pg_advisory_xact_lock_shared(n)) from generate_series(1, $1::int) n`, moreLocks)
-						return err
-					})
-					if err != nil {
+				for range turns {
+					if err := l.WithTx(t.Context(), hashkey.Name("counter"), lockMany(moreLocks)); err != nil {
 						return err
 					}
 				}
@@ -49,6 +82,17 @@ func TestHoldersAtSerializableDoNotOverlap(t *testing.T) {
 			}
 			noTrace(t, db, pools...)
 		})
+	}
+}
+
+// lockMany is an increment that takes n locks which nobody fights over.
+func lockMany(n int) xactlock.Func {
+	return func(ctx context.Context, tx *sql.Tx) error {
+		if err := increment(ctx, tx); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `select count(pg_advisory_xact_lock_shared(n)) from generate_series(1, $1::int) n`, n)
+		return err
 	}
 }
 

@@ -58,7 +58,7 @@ func TestCockroachDB(t *testing.T) {
 	dsn := newDatabase(t)
 	_, through := newProxy(t, dsn, func(p *proxy) {
 		p.inject = parameterStatus("crdb_version", "CockroachDB CCL v25.2.0")
-		p.rewrite = [2]string{"crdb_version", "lock_timeout"}
+		p.rewrite.Store(&[2]string{"crdb_version", "lock_timeout"})
 	})
 	var m meter
 	db := openMetered(t, dsn, &m, through)
