@@ -157,11 +157,14 @@ func (p *process) touch(tb testing.TB, file string) {
 // alive reports whether there is such a process. A zombie is none: whether it
 // has been reaped is up to whoever is its parent.
 func alive(pid int) bool {
-	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-		return false
-	}
-	stat, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
-	return err == nil && !strings.HasPrefix(strings.TrimSpace(string(stat)), "Z")
+	s := state(pid)
+	return s != "" && !strings.HasPrefix(s, "Z")
+}
+
+// state returns the state of a process as ps has it, "" if there is none.
+func state(pid int) string {
+	output, _ := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output() // fails if there is none
+	return strings.TrimSpace(string(output))
 }
 
 // tryLock reports whether the lock is free.
