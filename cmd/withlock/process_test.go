@@ -163,7 +163,10 @@ func alive(pid int) bool {
 
 // state returns the state of a process as ps has it, "" if there is none.
 func state(pid int) string {
-	output, _ := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output() // fails if there is none
+	output, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output() // fails if there is none
+	if errors.Is(err, exec.ErrNotFound) {
+		panic("these tests need ps (Debian: procps)")
+	}
 	return strings.TrimSpace(string(output))
 }
 
