@@ -157,11 +157,17 @@ func (p *process) touch(tb testing.TB, file string) {
 // alive reports whether there is such a process. A zombie is none: whether it
 // has been reaped is up to whoever is its parent.
 func alive(pid int) bool {
-	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-		return false
+	s := state(pid)
+	return s != "" && !strings.HasPrefix(s, "Z")
+}
+
+// state returns the state of a process as ps has it, "" if there is none.
+func state(pid int) string {
+	output, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output() // fails if there is none
+	if errors.Is(err, exec.ErrNotFound) {
+		panic("these tests need ps (Debian: procps)")
 	}
-	stat, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
-	return err == nil && !strings.HasPrefix(strings.TrimSpace(string(stat)), "Z")
+	return strings.TrimSpace(string(output))
 }
 
 // tryLock reports whether the lock is free.

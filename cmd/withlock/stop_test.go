@@ -4,6 +4,7 @@ package main
 
 import (
 	"database/sql"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -82,20 +83,23 @@ func TestLockOutlivesTheGroup(t *testing.T) {
 // Who ignores SIGTERM is killed, be it the command or what it has left behind.
 func TestKillAfter(t *testing.T) {
 	for _, test := range []struct {
-		name, command string
-		code          int
+		name, after, command string
+		code                 int
 	}{
-		{"command", `trap "" TERM; echo $$ >child; while :; do sleep 0.01; done`, 128 + int(syscall.SIGKILL)},
-		{"child", `
+		{"command", "100ms", `trap "" TERM; echo $$ >child; while :; do sleep 0.01; done`, 128 + int(syscall.SIGKILL)},
+		{"child", "1s", `
 			sh -c 'trap "" TERM; echo $$ >child; while :; do sleep 0.01; done' &
 			wait`, 128 + int(syscall.SIGTERM)},
-		{"stopped", `echo $$ >child; kill -STOP $$`, 128 + int(syscall.SIGTERM)},
+		{"stopped", "1h", `echo $$ >child; kill -STOP $$`, 128 + int(syscall.SIGTERM)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			dsn := newDatabase(t)
-			p := start(t, dsn, "--kill-after=100ms", "job", "--", "sh", "-c", test.command)
+			p := start(t, dsn, "--kill-after="+test.after, "job", "--", "sh", "-c", test.command)
 			child := p.pid(t, "child")
+			if test.name == "stopped" {
+				until(t, "the command is stopped", func() bool { return strings.HasPrefix(state(child), "T") })
+			}
 			p.signal(t, syscall.SIGTERM)
 			p.ends(t, test.code)
 			if alive(child) {
