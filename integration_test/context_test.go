@@ -48,7 +48,7 @@ func TestWaitOnTheServerEnds(t *testing.T) {
 				onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 					holder := hold(t, xactlock.New(db), hashkey.Name("k"))
 					o := paths[pathOf(t)]
-					ctx, cancel := ending.begin(t.Context(), &o)
+					ctx, cancel := ending.begin(bounded(t), &o)
 					defer cancel()
 					warm(t, db, 3)
 					dials := m.dials.Load()
@@ -151,7 +151,7 @@ func TestFullPool(t *testing.T) {
 			}
 			defer conn.Close()
 			var o xactlock.Options
-			ctx, cancel := ending.begin(t.Context(), &o)
+			ctx, cancel := ending.begin(bounded(t), &o)
 			defer cancel()
 			done := make(chan error, 1)
 			go func() { done <- xactlock.New(db).With(o).WithTx(ctx, hashkey.Name("k"), unreachable(t)) }()

@@ -9,7 +9,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/xactlock"
@@ -281,7 +283,7 @@ func TestSameKeyTwice(t *testing.T) {
 		named := hashkey.Name("k")
 		keys := []hashkey.Key{named, hashkey.Pair(1, 1), hashkey.Int64(named.Int64()), named, hashkey.Pair(1, 1)}
 		given := slices.Clone(keys)
-		err := l.WithTxAll(t.Context(), keys, func(_ context.Context, tx *sql.Tx) error {
+		err := l.WithTxAll(bounded(t), keys, func(_ context.Context, tx *sql.Tx) error {
 			holds(t, tx, false, named, hashkey.Pair(1, 1))
 			return nil
 		})
@@ -316,4 +318,44 @@ func TestManyKeysAllOrNothing(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Rule 9: messages name the key as a person wrote it, and the number.
+func TestErrorsNameTheKey(t *testing.T) {
+	db := newDB(t)
+	l := xactlock.New(db)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for key, names := range map[hashkey.Key]string{
+		hashkey.Name("nightly"):           `"nightly" (-5587572470608224788)`,
+		hashkey.Namespace("orders").ID(7): `"orders/7" (`,
+		hashkey.Int64(-7):                 `-7`,
+		hashkey.Pair(1, -2):               `(1, -2)`,
+	} {
+		holder := hold(t, l, key)
+		for what, err := range map[string]error{
+			"a refused try": l.TryWithTx(t.Context(), key, unreachable(t)),
+			"an ended ctx":  l.WithTx(ctx, key, unreachable(t)),
+			"a wait":        l.With(xactlock.Options{Wait: time.Millisecond}).WithTx(t.Context(), key, unreachable(t)),
+			"a wait in the caller's transaction": inTx(db, func(tx *sql.Tx) error {
+				return l.With(xactlock.Options{Wait: time.Millisecond}).Lock(t.Context(), tx, key)
+			}),
+		} {
+			if err == nil || !strings.Contains(err.Error(), names) {
+				t.Errorf("%s: %v, which does not name %s", what, err, names)
+			}
+		}
+		if err := holder.release(); err != nil {
+			t.Error(err)
+		}
+		for what, fn := range map[string]xactlock.Func{
+			"a nested call": func(ctx context.Context, _ *sql.Tx) error { return l.WithTx(ctx, key, unreachable(t)) },
+			"Commit":        func(_ context.Context, tx *sql.Tx) error { _ = tx.Commit(); return nil },
+			"a lost error":  func(_ context.Context, tx *sql.Tx) error { _, _ = tx.Exec(`select 1/0`); return nil },
+		} {
+			if err := l.WithTx(bounded(t), key, fn); err == nil || !strings.Contains(err.Error(), names) {
+				t.Errorf("%s: %v, which does not name %s", what, err, names)
+			}
+		}
+	}
 }

@@ -28,7 +28,7 @@ func TestNestedCallIsRefused(t *testing.T) {
 			},
 		}
 		for outer, call := range calls(l) {
-			err := call(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+			err := call(bounded(t), func(ctx context.Context, tx *sql.Tx) error {
 				inUse := db.Stats().InUse
 				for how, derive := range derived {
 					for inner, nested := range calls(xactlock.New(db).With(xactlock.Options{Shared: true})) {
@@ -54,7 +54,7 @@ func TestNestedCallUnderMaxHold(t *testing.T) {
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		o := paths[pathOf(t)]
 		o.MaxHold = time.Minute
-		err := l.With(o).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+		err := l.With(o).WithTx(bounded(t), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
 			return l.WithTx(ctx, hashkey.Name("other"), unreachable(t))
 		})
 		if !errors.Is(err, xactlock.ErrNested) {
@@ -67,7 +67,7 @@ func TestNestedCallUnderMaxHold(t *testing.T) {
 func TestNestedCallThroughAnotherPool(t *testing.T) {
 	db := newDB(t)
 	one, two := xactlock.New(db), xactlock.New(openSame(t, db))
-	err := one.WithTx(t.Context(), hashkey.Name("one"), func(ctx context.Context, _ *sql.Tx) error {
+	err := one.WithTx(bounded(t), hashkey.Name("one"), func(ctx context.Context, _ *sql.Tx) error {
 		return two.WithTx(ctx, hashkey.Name("two"), func(ctx context.Context, _ *sql.Tx) error {
 			return one.WithTx(ctx, hashkey.Name("three"), unreachable(t))
 		})
@@ -122,7 +122,7 @@ func TestNotNested(t *testing.T) {
 func TestSecondLockInsideFn(t *testing.T) {
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		first, second, third := hashkey.Name("first"), hashkey.Name("second"), hashkey.Pair(3, 3)
-		err := l.WithTx(t.Context(), first, func(ctx context.Context, tx *sql.Tx) error {
+		err := l.WithTx(bounded(t), first, func(ctx context.Context, tx *sql.Tx) error {
 			ok, tryErr := l.TryLock(ctx, tx, third)
 			err := errors.Join(l.Lock(ctx, tx, second), tryErr)
 			if paths[pathOf(t)].Isolation == sql.LevelSerializable {

@@ -72,6 +72,14 @@ func openStdlib(tb testing.TB, dsn string, opts []stdlib.OptionOpenDB, options .
 	return db
 }
 
+// bounded returns a context for calls that would never return if they did not
+// do what the test is about.
+func bounded(tb testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	tb.Cleanup(cancel)
+	return ctx
+}
+
 // until waits for a state.
 func until(tb testing.TB, state string, reached func() bool) {
 	tb.Helper()
