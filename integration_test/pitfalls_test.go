@@ -249,8 +249,10 @@ func TestPitfallNow(t *testing.T) {
 				return tx.QueryRowContext(ctx, `select now(), clock_timestamp()`).Scan(&behind, &clock)
 			})
 		}()
-		until(t, "the call waits", func() bool { return waitingLocks(t, db) == 1 })
-		time.Sleep(wait)
+		until(t, "the call has waited", func() bool {
+			return number(t, db, `select count(*) from pg_locks where not granted
+				and waitstart < clock_timestamp() - $1 * interval '1 ms' and`+inThisDatabase, wait.Milliseconds()) == 1
+		})
 		if err := errors.Join(holder.release(), <-done); err != nil {
 			t.Fatal(err)
 		}
