@@ -73,10 +73,16 @@ func openStdlib(tb testing.TB, dsn string, opts []stdlib.OptionOpenDB, options .
 }
 
 // bounded returns a context for calls that would never return if they did not
-// do what the test is about.
+// do what the test is about. That it was needed fails the test, whose call may
+// expect such an end of its context, only earlier.
 func bounded(tb testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
-	tb.Cleanup(cancel)
+	tb.Cleanup(func() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			tb.Errorf("a call hung for %v", patience)
+		}
+		cancel()
+	})
 	return ctx
 }
 
