@@ -77,7 +77,7 @@ func (c *call) run(ctx context.Context) (err error) {
 		defer cancel()
 	}
 	if c.exec != nil && c.pipelines() {
-		if err := c.pipeline(ctx, waitCtx); !errors.Is(err, errNotPgx) {
+		if err := c.exec.run(c, ctx, waitCtx); !errors.Is(err, errNotPgx) {
 			return err
 		}
 	}
@@ -216,10 +216,16 @@ func (c *call) waitsHere() bool {
 // notAcquired returns the error of a call that ends before the grant.
 func (c *call) notAcquired(waitCtx context.Context, err error) error {
 	err = lockerr.Acquire(waitCtx, "xactlock", c.keys, err)
-	if errors.Is(err, ErrNotAcquired) {
-		c.outcome = NotAcquired
-	}
+	c.outcome = outcomeBefore(err)
 	return err
+}
+
+// outcomeBefore is the outcome of a call that ended before the grant with err.
+func outcomeBefore(err error) Outcome {
+	if errors.Is(err, ErrNotAcquired) {
+		return NotAcquired
+	}
+	return Failed
 }
 
 // hold runs fn, now that tx holds the lock, and returns fn's error, or why the

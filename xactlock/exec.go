@@ -3,10 +3,13 @@ package xactlock
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
 // Exec runs one statement under the lock of key, in a transaction of its own,
@@ -39,6 +42,10 @@ type execution struct {
 	query  string
 	args   []any
 	result sql.Result
+
+	call         *call
+	ctx, waitCtx context.Context
+	placeInLine
 }
 
 // asFunc runs the statement as a WithTx.
@@ -47,89 +54,102 @@ func (e *execution) asFunc(ctx context.Context, tx *sql.Tx) (err error) {
 	return err
 }
 
-// errNotPgx and errSlowLock say that Exec must go on in another way; no caller
-// sees them.
-var (
-	errNotPgx   = errors.New("xactlock: not a connection of pgx")
-	errSlowLock = errors.New("xactlock: the lock is not to be had soon")
-)
+// pipelines reports whether the options let the call be one message.
+func (c *call) pipelines() bool {
+	return !c.opts.handsOver() && !c.opts.Plain && c.opts.Poll == 0 && c.opts.MaxHold == 0
+}
+
+// errNotPgx says that Exec must go on in another way; no caller sees it.
+var errNotPgx = errors.New("xactlock: not a connection of pgx")
 
 // patienceOfExec is how long an Exec waits on the server next to others. Those
 // who do one statement under the lock take turns in much less; so after it,
 // somebody who does more has the lock, and one waiter for the key is enough.
 const patienceOfExec = 25 * time.Millisecond
 
-// parallelExecs is how many Execs for one key may be on their way at once,
-// where the pool has no limit. Elsewhere it is half of the pool.
-const parallelExecs = 8
-
-// pipelines reports whether the options let the call be one message.
-func (c *call) pipelines() bool {
-	return !c.opts.handsOver() && !c.opts.Plain && c.opts.Poll == 0 && c.opts.MaxHold == 0
-}
-
-// execLine is a line of its own kind: several heads at a time, as long as they
-// get along with each other, and else one that has all their weight.
-func (c *call) execLine() lineID {
-	heads := int64(parallelExecs)
-	if size := c.db.Stats().MaxOpenConnections; size > 0 {
-		heads = int64(max(1, size/2))
-	}
-	id := newLineID(c.keys[0], c.opts.Shared, heads)
-	id.exec = true
-	return id
-}
-
-// pipeline runs an Exec as one message: first next to others, and if the lock
-// is not to be had soon, as the only one for the key.
-func (c *call) pipeline(ctx, waitCtx context.Context) error {
-	line := c.execLine()
-	err := c.pipelineInLine(ctx, waitCtx, line, 1)
-	if errors.Is(err, errSlowLock) {
-		c.contended = true
-		err = c.pipelineInLine(ctx, waitCtx, line, line.heads)
-	}
-	return err
-}
-
-func (c *call) pipelineInLine(ctx, waitCtx context.Context, line lineID, weight int64) error {
-	counted := c.countQueued()
-	_, err := c.queue.enter(waitCtx, line, weight)
-	counted()
-	if err != nil {
-		return c.notAcquired(waitCtx, err)
-	}
-	defer c.queue.leave(line, weight)
-	for alone := weight == line.heads; ; {
-		limit := patienceOfExec
-		if alone && c.waitQuota(waitCtx) {
-			limit = 0
-		}
-		again, err := c.pipelineOnce(ctx, waitCtx, limit)
-		if !again && !(alone && errors.Is(err, errSlowLock)) {
-			return err
+// run runs the Exec of c in one message, of its own or shared with others.
+func (e *execution) run(c *call, ctx, waitCtx context.Context) error {
+	e.call, e.ctx, e.waitCtx = c, ctx, waitCtx
+	c.queue.enterExec(e)
+	var f fate
+	for over := false; !over; {
+		switch e.await() {
+		case leading:
+			f, over = e.lead()
+		case answered:
+			f, over = e.fate, true
+		case withdrawn:
+			f, over = e.before(nil), true
+		case left:
+			err := fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(c.keys), ctx.Err())
+			f, over = fate{outcome: Unknown, err: err}, true
 		}
 	}
+	c.outcome, c.queued, c.contended = f.outcome, e.queued, e.contended
+	e.result = f.result
+	return f.err
 }
 
-// pipelineOnce runs an Exec on one connection of the pool, where it waits for
-// at most limit, if that is not 0.
-func (c *call) pipelineOnce(ctx, waitCtx context.Context, limit time.Duration) (again bool, err error) {
-	conn, err := c.db.Conn(waitCtx)
-	if err != nil {
-		return false, c.notAcquired(waitCtx, err)
+// before is the fate of an Exec that got no further than err.
+func (e *execution) before(err error) fate {
+	err = lockerr.Acquire(e.waitCtx, "xactlock", e.call.keys, err)
+	return fate{outcome: outcomeBefore(err), err: err}
+}
+
+// lead gets a connection, takes those along who have come meanwhile, and goes.
+// It is not over if it must go again, or has others with it: then it waits for
+// its part of the answer as they do.
+func (e *execution) lead() (f fate, over bool) {
+	var a arrival
+	defer func() { e.line.arrive(e, a) }() // even if a parameter panics while it is encoded
+	limit := patienceOfExec
+	if e.exclusive && e.call.waitQuota(e.waitCtx) {
+		limit = 0
+	}
+	conn, err := e.call.db.Conn(e.waitCtx)
+	switch {
+	case errors.Is(err, driver.ErrBadConn) && e.call.diedInPool(e.waitCtx):
+		a.again = true // somebody has handed on a dead one
+		return f, false
+	case err != nil:
+		return e.before(err), true
+	}
+	if convoy := e.line.gather(e); convoy != nil {
+		a.convoy = true
+		go convoy.run(conn)
+		return f, false
 	}
 	defer conn.Close() // fails only where Raw has discarded the connection
-	err = errNotPgx
+	f, a.took = e.runOn(conn, limit)
+	a.slow = f.slow
+	a.again = f.slow || f.again && e.call.diedInPool(e.waitCtx)
+	return f, !a.again
+}
+
+// runOn runs an Exec in a message of its own.
+func (e *execution) runOn(conn *sql.Conn, limit time.Duration) (f fate, took time.Duration) {
+	c := e.call
+	err := errNotPgx
 	rawErr := conn.Raw(func(driverConn any) error {
-		if !c.session.unwrap(driverConn) {
+		s := &c.session
+		if !s.unwrap(driverConn) {
 			return nil
 		}
-		again, err = c.pipelineOn(ctx, waitCtx, &c.session, limit)
-		return c.session.giveBack()
+		if err = pretends(s.pg); err != nil {
+			err = fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
+			return nil
+		}
+		var p pipeline
+		p.add(e, limit)
+		took = p.run(e.ctx, s)
+		f = p.parts[0].fate
+		return s.giveBack()
 	})
-	if rawErr != nil && errors.Is(err, errNotPgx) {
-		return false, c.notAcquired(waitCtx, rawErr)
+	switch {
+	case rawErr != nil && err == errNotPgx:
+		return e.before(rawErr), 0
+	case err != nil:
+		return fate{outcome: Failed, err: err}, 0
 	}
-	return again, err
+	return f, took
 }

@@ -20,7 +20,7 @@ func (q Queue) Place() *Place { return &Place{place{queue: q.queue}} }
 func (q Queue) Lines() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.lines)
+	return len(q.lines) + len(q.execs)
 }
 
 func (p *Place) Enter(ctx context.Context, shared bool, heads int64, keys ...hashkey.Key) error {

@@ -24,13 +24,16 @@ type Locker struct {
 	db      *sql.DB
 	queue   *queue
 	opts    Options
-	invalid error // what is wrong with opts
+	begin   string // the statement, as opts says
+	invalid error  // what is wrong with opts
 }
 
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	return &Locker{db: db, queue: newQueue(db), invalid: nilDB(db)}
+	l := &Locker{db: db, queue: newQueue(db), invalid: nilDB(db)}
+	l.begin = l.opts.begin()
+	return l
 }
 
 func nilDB(db *sql.DB) error {
@@ -44,7 +47,7 @@ func nilDB(db *sql.DB) error {
 // queue. o replaces all options of l; l itself does not change.
 func (l *Locker) With(o Options) *Locker {
 	with := *l
-	with.opts = o
+	with.opts, with.begin = o, o.begin()
 	if with.invalid = nilDB(l.db); with.invalid == nil {
 		with.invalid = o.validate()
 	}

@@ -4,6 +4,8 @@ import (
 	"database/sql"
 	"fmt"
 	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
 // Options changes how a [Locker] locks. The zero Options is what [New] gives:
@@ -107,6 +109,13 @@ func (o *Options) level() string {
 		return "serializable"
 	}
 	return ""
+}
+
+// begin returns the statement that begins the transaction.
+func (o *Options) begin() string {
+	m := locksql.Sized(64)
+	m.Begin(o.level(), o.ReadOnly)
+	return m.String()
 }
 
 // handsOver reports whether the transaction keeps one snapshot to its end, so

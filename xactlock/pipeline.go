@@ -2,9 +2,11 @@ package xactlock
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,108 +14,134 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
-// This file is Exec on one connection of pgx: BEGIN, lock, statement and
-// COMMIT in one pipeline. A statement of a pipeline that fails has the server
-// skip the others, COMMIT included.
+// This file is Execs on one connection of pgx: for each BEGIN, lock, statement
+// and COMMIT, one Exec after the other, all in one pipeline. A statement of a
+// pipeline that fails has the server skip the others: the COMMIT of its own
+// Exec, and whatever comes after that.
 
-// pipeline is the statements of an Exec, and where in it which stands.
+// pipeline is the statements of some Execs.
 type pipeline struct {
 	pgx.Batch
-	lock, statement, commit int
+	parts []part
+	sent  *atomic.Bool // set when it is sent, if not nil
 }
 
-// newPipeline returns the pipeline of c. limit bounds the wait for the lock
-// where it is not 0. A wait of more than patienceOfExec also sets the role's
-// other limits aside, which takes statements of its own.
-func (c *call) newPipeline(limit time.Duration) *pipeline {
-	p := new(pipeline)
-	begin := "begin isolation level " + c.opts.level()
-	if c.opts.ReadOnly {
-		begin += " read only"
+// part is one Exec in a pipeline: where its statements stand, and its result.
+type part struct {
+	exec                           *execution
+	begin, lock, statement, commit int
+	result                         sql.Result
+	fate                           fate
+}
+
+// add adds an Exec that waits for its lock for at most limit where that is not
+// 0, and for no longer than its deadline. A wait of more than patienceOfExec
+// also sets the role's other limits aside, which takes statements of its own.
+func (p *pipeline) add(e *execution, limit time.Duration) {
+	if left := untilDeadline(e.waitCtx); left > 0 && (limit == 0 || left < limit) {
+		limit = left
 	}
-	p.Queue(begin)
+	c, t := e.call, part{exec: e, fate: fate{again: true, alone: true}} // until it is sent
+	t.begin = p.Len()
+	p.Queue(c.begin)
 	long := limit == 0 || limit > patienceOfExec
 	if long {
 		p.Queue(locksql.SetAsideStatement)
 		p.Queue(locksql.SetAsideTransaction)
 	}
-	p.lock = p.Len()
-	sql, args := locksql.LockWithin(c.opts.Shared, c.keys[0])
-	p.Queue(sql, append([]any{strconv.FormatInt(locksql.Milliseconds(limit), 10)}, args...)...)
+	t.lock = p.Len()
+	text, args := locksql.LockWithin(c.opts.Shared, c.keys[0])
+	p.Queue(text, append([]any{strconv.FormatInt(locksql.Milliseconds(limit), 10)}, args...)...)
 	if long {
 		p.Queue(locksql.PutBackStatement)
 		p.Queue(locksql.PutBackTransaction)
 	}
-	p.statement = p.Len()
-	p.Queue(c.exec.query, c.exec.args...)
-	p.commit = p.Len()
+	t.statement = p.Len()
+	p.Queue(e.query, e.args...)
+	t.commit = p.Len()
 	p.Queue("commit")
-	return p
+	p.parts = append(p.parts, t)
 }
 
-// pipelineOn runs an Exec on s. It reports whether to do so again on another
-// connection.
-func (c *call) pipelineOn(ctx, waitCtx context.Context, s *session, limit time.Duration) (again bool, err error) {
-	if err := pretends(s.pg); err != nil {
-		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
+// run sends p on s, reads the answers, and says what has become of each Exec
+// and how long it took.
+func (p *pipeline) run(ctx context.Context, s *session) (took time.Duration) {
+	began := time.Now()
+	answered, err := p.exchange(ctx, s)
+	took = time.Since(began)
+	for i := range p.parts {
+		t := &p.parts[i]
+		t.fate = p.fateOf(t, s, answered, err)
 	}
-	if left := untilDeadline(waitCtx); left > 0 && (limit == 0 || left < limit) {
-		limit = left
-	}
-	p := c.newPipeline(limit)
-	answered, err := c.sendPipeline(ctx, s, p)
-	if err == nil {
-		c.outcome = Committed
-		return false, nil
-	}
-	c.rollback(ctx, s)
-	unseen := notSent(err) || answered == 0 && lockerr.SQLState(err) != "" // its last word was before any of this
-	if s.pg.IsClosed() && unseen && c.diedInPool(waitCtx) {
-		return true, nil
-	}
-	return false, c.pipelineError(ctx, waitCtx, s, p, answered, err)
+	s.rollback(ctx)
+	return took
 }
 
-// sendPipeline sends p and reads the answers. It returns how many statements
+// exchange sends p on s and reads the answers. It returns how many statements
 // have succeeded, and the error of the one that has not.
-func (c *call) sendPipeline(ctx context.Context, s *session, p *pipeline) (answered int, err error) {
+func (p *pipeline) exchange(ctx context.Context, s *session) (answered int, err error) {
 	s.watch.Begin(ctx, s.pg, pipelined)
 	defer s.watch.End()
 	results := s.conn.SendBatch(context.WithoutCancel(ctx), &p.Batch)
-	for ; answered < p.Len(); answered++ {
-		tag, err := results.Exec()
-		if err != nil {
-			_ = results.Close() // the same error
-			return answered, err
-		}
-		if answered == p.statement {
-			c.exec.result = driver.RowsAffected(tag.RowsAffected())
+	if p.sent != nil {
+		p.sent.Store(true)
+	}
+	for i := range p.parts {
+		for t := &p.parts[i]; answered <= t.commit; answered++ {
+			tag, err := results.Exec()
+			if err != nil {
+				_ = results.Close() // the same error
+				return answered, err
+			}
+			if answered == t.statement {
+				t.result = driver.RowsAffected(tag.RowsAffected())
+			}
 		}
 	}
 	return answered, results.Close()
 }
 
-// pipelineError returns what an err after so many statements means.
-func (c *call) pipelineError(ctx, waitCtx context.Context, s *session, p *pipeline, answered int, err error) error {
-	isAnswer := lockerr.SQLState(err) != "" // even where it ends the session
+// fate is what has become of one Exec of a pipeline.
+type fate struct {
+	outcome Outcome
+	err     error
+	result  sql.Result
+	again   bool // nothing of it was executed
+	alone   bool // and perhaps because of it
+	slow    bool // its lock is not to be had soon
+}
+
+// fateOf returns what it means for t that so many statements of p have succeeded
+// on s, and that then came err.
+func (p *pipeline) fateOf(t *part, s *session, answered int, err error) fate {
+	closed, isAnswer := s.pg.IsClosed(), lockerr.SQLState(err) != "" // even where it ends the session
+	noAnswer := closed && !notSent(err) && !isAnswer
+	e := t.exec
 	switch {
-	case s.pg.IsClosed() && !notSent(err) && (!isAnswer || answered == p.commit):
-		c.outcome = Unknown
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w (%w)", ctx.Err(), err)
-		}
-		return fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(c.keys), err)
-	case answered == p.statement || answered == 0 && isAnswer:
-		// None answered: the statement could not be prepared.
-		c.outcome = RolledBack
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w (%w)", ctx.Err(), err)
-		}
-		return err
-	case answered >= p.commit:
-		return fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(c.keys), err)
-	case answered == p.lock && waitCtx.Err() == nil && lockerr.WaitEnded(err) && !s.pg.IsClosed() && !atDeadline(waitCtx):
-		return errSlowLock
+	case answered > t.commit:
+		return fate{outcome: Committed, result: t.result}
+	case noAnswer, closed && isAnswer && answered == t.commit:
+		return fate{outcome: Unknown, err: fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(e.call.keys), e.because(err))}
+	case answered < t.begin, closed && answered == t.begin, answered == 0 && len(p.parts) > 1:
+		// None answered: a statement of some Exec could not be prepared, or a
+		// parameter could not be encoded.
+		f := e.before(err)
+		f.again, f.alone = true, answered == 0
+		return f
+	case answered == t.statement, answered == 0 && isAnswer:
+		return fate{outcome: RolledBack, err: e.because(err)}
+	case answered == t.commit:
+		return fate{outcome: Failed, err: fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(e.call.keys), err)}
 	}
-	return c.notAcquired(waitCtx, err)
+	f := e.before(err)
+	f.slow = answered == t.lock && !closed && e.waitCtx.Err() == nil && lockerr.WaitEnded(err) && !atDeadline(e.waitCtx)
+	return f
+}
+
+// because returns err, with the end of ctx joined where that is why.
+func (e *execution) because(err error) error {
+	if e.ctx.Err() != nil {
+		return fmt.Errorf("%w (%w)", e.ctx.Err(), err)
+	}
+	return err
 }

@@ -20,7 +20,7 @@ type place struct {
 func (p *place) enter(ctx context.Context, ids []lineID) error {
 	p.first = true
 	for i, id := range ids {
-		first, err := p.queue.enter(ctx, id, 1)
+		first, err := p.queue.enter(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func (p *place) inLine() bool { return len(p.lines) > 0 }
 // granted lets the next in line ask. The quota is kept until the end.
 func (p *place) granted() {
 	for _, id := range p.lines {
-		p.queue.leave(id, 1)
+		p.queue.leave(id)
 	}
 	p.lines = nil
 }

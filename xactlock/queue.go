@@ -22,15 +22,14 @@ import (
 // waited for, have half of the pool between them, the quota; the other half is
 // for locks that nobody fights over.
 //
-// An Exec has the lock for a moment only, so several for one key may be on
-// their way at once, up to half of the pool, as long as none of them waits for
-// long: see exec.go.
+// Execs have lines of their own: see execline.go.
 type queue struct {
 	db *sql.DB
 
 	mu        sync.Mutex
-	lines     map[lineID]*line // guarded by mu; a line that nobody is in is not there
-	spare     *line            // guarded by mu; the one that was left last, for the next key
+	lines     map[lineID]*line     // guarded by mu; a line that nobody is in is not there
+	execs     map[lineID]*execLine // guarded by mu, likewise
+	spare     *line                // guarded by mu; the one that was left last, for the next key
 	quota     *semaphore.Weighted
 	quotaSize int64
 }
@@ -42,18 +41,17 @@ type lineID struct {
 	number int64
 	pair   bool
 	shared bool
-	exec   bool
 	heads  int64 // how many may ask at once
 }
 
 type line struct {
-	heads  *semaphore.Weighted
-	weight int64 // of all heads together
-	size   int   // guarded by queue.mu: how many are in it, heads included
+	heads *semaphore.Weighted
+	most  int64 // heads at once
+	size  int   // guarded by queue.mu: how many are in it, heads included
 }
 
 func newQueue(db *sql.DB) *queue {
-	return &queue{db: db, lines: make(map[lineID]*line)}
+	return &queue{db: db, lines: make(map[lineID]*line), execs: make(map[lineID]*execLine)}
 }
 
 func newLineID(key hashkey.Key, shared bool, heads int64) lineID {
@@ -61,10 +59,10 @@ func newLineID(key hashkey.Key, shared bool, heads int64) lineID {
 	return lineID{number: key.Int64(), pair: pair, shared: shared, heads: heads}
 }
 
-// enter waits in the line until the caller is a head, of the given weight, and
-// reports whether the line was empty. If ctx ends first, it returns ctx's
-// error, and the caller is not in the line.
-func (q *queue) enter(ctx context.Context, id lineID, weight int64) (first bool, err error) {
+// enter waits in the line until the caller is a head, and reports whether the
+// line was empty. If ctx ends first, it returns ctx's error, and the caller is
+// not in the line.
+func (q *queue) enter(ctx context.Context, id lineID) (first bool, err error) {
 	q.mu.Lock()
 	l := q.lines[id]
 	if l == nil {
@@ -74,7 +72,7 @@ func (q *queue) enter(ctx context.Context, id lineID, weight int64) (first bool,
 	l.size++
 	first = l.size == 1
 	q.mu.Unlock()
-	if err := l.heads.Acquire(ctx, weight); err != nil {
+	if err := l.heads.Acquire(ctx, 1); err != nil {
 		q.drop(id, l)
 		return false, err
 	}
@@ -82,20 +80,20 @@ func (q *queue) enter(ctx context.Context, id lineID, weight int64) (first bool,
 }
 
 // newLine returns a line that nobody is in. The caller holds mu.
-func (q *queue) newLine(weight int64) *line {
-	if l := q.spare; l != nil && l.weight == weight {
+func (q *queue) newLine(heads int64) *line {
+	if l := q.spare; l != nil && l.most == heads {
 		q.spare = nil
 		return l
 	}
-	return &line{heads: semaphore.NewWeighted(weight), weight: weight}
+	return &line{heads: semaphore.NewWeighted(heads), most: heads}
 }
 
 // leave lets the next one be head.
-func (q *queue) leave(id lineID, weight int64) {
+func (q *queue) leave(id lineID) {
 	q.mu.Lock()
 	l := q.lines[id]
 	q.mu.Unlock()
-	l.heads.Release(weight)
+	l.heads.Release(1)
 	q.drop(id, l)
 }
 

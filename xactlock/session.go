@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
@@ -23,6 +22,7 @@ type session struct {
 	pg     *pgconn.PgConn
 	stray  bool // a session lock may be left
 	watch  interrupt.Watch
+	out    outgoing
 }
 
 // unwrap makes s the session behind driverConn, if that is pgx's. Instrumented
@@ -59,75 +59,6 @@ func (s *session) giveBack() error {
 
 func (s *session) close() { interrupt.CloseNow(s.pg) }
 
-// answer is what a message brought back.
-type answer struct {
-	granted   bool // every boolean in it is true
-	committed bool // a COMMIT in it succeeded, whatever came after
-}
-
-// send sends message and reads the answer.
-func (s *session) send(ctx context.Context, p interrupt.Patience, message string) (answer, error) {
-	s.watch.Begin(ctx, s.pg, p)
-	defer s.watch.End()
-	return read(s.pg.Exec(context.Background(), message))
-}
-
-// sendBoth sends two messages in one write, and returns the answer to the first
-// when both are answered.
-func (s *session) sendBoth(ctx context.Context, p interrupt.Patience, message, after string) (answer, error) {
-	s.watch.Begin(ctx, s.pg, p)
-	defer s.watch.End()
-	s.pg.Frontend().SendQuery(&pgproto3.Query{String: message}) // into the buffer that Exec flushes
-	a, err := read(s.pg.Exec(context.Background(), after))
-	s.stray = !s.skip()
-	return a, err
-}
-
-// read reads an answer to its end.
-func read(results *pgconn.MultiResultReader) (answer, error) {
-	a := answer{granted: true}
-	for results.NextResult() {
-		result := results.ResultReader()
-		for result.NextRow() {
-			a.granted = a.granted && allTrue(result)
-		}
-		tag, err := result.Close()
-		a.committed = a.committed || err == nil && tag.String() == "COMMIT"
-	}
-	return a, results.Close()
-}
-
-// skip reads the answer to the second message, and reports whether that was
-// executed without an error.
-func (s *session) skip() bool {
-	ok := true
-	for !s.pg.IsClosed() {
-		message, err := s.pg.ReceiveMessage(context.Background())
-		if err != nil {
-			return false
-		}
-		switch message.(type) {
-		case *pgproto3.ErrorResponse:
-			ok = false
-		case *pgproto3.ReadyForQuery:
-			return ok
-		}
-	}
-	return false
-}
-
-// allTrue reports whether every boolean column of result's row is true.
-func allTrue(result *pgconn.ResultReader) bool {
-	const boolOID = 16
-	values := result.Values()
-	for i, field := range result.FieldDescriptions() {
-		if field.DataTypeOID == boolOID && string(values[i]) != "t" {
-			return false
-		}
-	}
-	return true
-}
-
 // onSession asks for the lock on s, waits for it there where the options say
 // so, and runs fn.
 func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, err error) {
@@ -138,7 +69,7 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 	if c.direct {
 		a, err = c.waitOnServer(waitCtx, s, false)
 	} else {
-		a, err = s.send(waitCtx, opening, c.tryMessage(c.keys))
+		a, err = c.tryOn(waitCtx, s)
 	}
 	if err != nil && s.pg.IsClosed() && c.diedInPool(waitCtx) {
 		return true, nil
@@ -184,12 +115,12 @@ func (c *call) holdSession(ctx context.Context, s *session) error {
 	a.Conn, a.pg = s.driver, s.pg
 	tx, err := adopt(a)
 	if err != nil {
-		c.rollback(ctx, s)
+		s.rollback(ctx)
 		return fmt.Errorf("xactlock: %s: %w", lockerr.Keys(c.keys), err)
 	}
 	err = c.hold(ctx, tx, func() {
 		_ = tx.Rollback()
-		c.rollback(ctx, s)
+		s.rollback(ctx)
 	})
 	// Told apart before the next line, which is WithTx's own Rollback. That
 	// only ends the *sql.Tx: statements that fn left running elsewhere are
@@ -200,7 +131,7 @@ func (c *call) holdSession(ctx context.Context, s *session) error {
 		err = c.whyNotCommit(s, ended)
 	}
 	if err != nil {
-		c.rollback(ctx, s)
+		s.rollback(ctx)
 		return err
 	}
 	return c.commit(ctx, s)
@@ -235,7 +166,7 @@ func (c *call) swallowed() error {
 
 // rollback ends the transaction, if it is open. An error means that the
 // connection is broken: it is then not reusable, and the server rolls back.
-func (c *call) rollback(ctx context.Context, s *session) {
+func (s *session) rollback(ctx context.Context) {
 	if !s.pg.IsClosed() && s.pg.TxStatus() != 'I' {
 		_, _ = s.send(ctx, ending, "rollback")
 	}

@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // bareDriver sends what an uncontended WithTx sends, and does nothing else: it
@@ -21,13 +22,16 @@ func bareDriver() competitor {
 	}
 }
 
+// The statements of the opening message are prepared, each under its own text
+// as its name.
 const (
-	bareOpen     = "begin isolation level read committed; select pg_catalog.pg_try_advisory_xact_lock('%d'::bigint); savepoint pgadvisory"
-	bareClose    = "release savepoint pgadvisory; commit"
-	bareUpdate   = "bench_update"
-	bareGranted  = "t"
-	int8OID      = 20
-	errBareTaken = bareError("the bare driver's lock is taken")
+	bareBegin     = "begin isolation level read committed"
+	bareLock      = "select pg_catalog.pg_try_advisory_xact_lock($1)"
+	bareSavepoint = "savepoint pgadvisory"
+	bareClose     = "release savepoint pgadvisory; commit"
+	bareUpdate    = "bench_update"
+	bareGranted   = "t"
+	errBareTaken  = bareError("the bare driver's lock is taken")
 )
 
 type bareError string
@@ -47,8 +51,10 @@ func openBare(ctx context.Context, p *place) (locker, error) {
 			return nil, errors.Join(err, b.close())
 		}
 		b.idle <- pg
-		if _, err := pg.Prepare(ctx, bareUpdate, updateSQL, []uint32{int8OID}); err != nil {
-			return nil, errors.Join(err, b.close())
+		for name, sql := range map[string]string{bareBegin: bareBegin, bareLock: bareLock, bareSavepoint: bareSavepoint, bareUpdate: updateSQL} {
+			if _, err := pg.Prepare(ctx, name, sql, nil); err != nil {
+				return nil, errors.Join(err, b.close())
+			}
 		}
 	}
 	return b, nil
@@ -60,7 +66,7 @@ func (b *barePool) turn(ctx context.Context, t turn) error {
 	ctx = context.WithoutCancel(ctx)
 	pg := <-b.idle
 	defer func() { b.idle <- pg }()
-	if err := bareMessage(ctx, pg, fmt.Sprintf(bareOpen, t.key)); err != nil {
+	if err := bareOpening(pg, t.key); err != nil {
 		return err
 	}
 	if t.update {
@@ -74,26 +80,49 @@ func (b *barePool) turn(ctx context.Context, t turn) error {
 			return err
 		}
 	}
-	return bareMessage(ctx, pg, bareClose)
+	pg.Frontend().SendQuery(&pgproto3.Query{String: bareClose})
+	return bareExchange(pg)
 }
 
-// bareMessage sends one message. What it asks, if anything, must be true.
-func bareMessage(ctx context.Context, pg *pgconn.PgConn, sql string) error {
-	var refused bool
-	results := pg.Exec(ctx, sql)
-	for results.NextResult() {
-		result := results.ResultReader()
-		for result.NextRow() {
-			refused = string(result.Values()[0]) != bareGranted
-		}
-	}
-	if err := results.Close(); err != nil {
+func bareOpening(pg *pgconn.PgConn, key int64) error {
+	f := pg.Frontend()
+	f.SendBind(&pgproto3.Bind{PreparedStatement: bareBegin})
+	f.SendExecute(&pgproto3.Execute{})
+	f.SendBind(&pgproto3.Bind{
+		PreparedStatement:    bareLock,
+		ParameterFormatCodes: []int16{1}, // binary
+		Parameters:           [][]byte{binary.BigEndian.AppendUint64(nil, uint64(key))},
+	})
+	f.SendExecute(&pgproto3.Execute{})
+	f.SendBind(&pgproto3.Bind{PreparedStatement: bareSavepoint})
+	f.SendExecute(&pgproto3.Execute{})
+	f.SendSync(&pgproto3.Sync{})
+	return bareExchange(pg)
+}
+
+// bareExchange sends one message and reads the answer. What it asks, if
+// anything, must be true.
+func bareExchange(pg *pgconn.PgConn) error {
+	if err := pg.Frontend().Flush(); err != nil {
 		return err
 	}
-	if refused {
-		return errBareTaken
+	var failed error
+	for {
+		message, err := pg.ReceiveMessage(context.Background())
+		if err != nil {
+			return err
+		}
+		switch m := message.(type) {
+		case *pgproto3.DataRow:
+			if string(m.Values[0]) != bareGranted {
+				failed = errBareTaken
+			}
+		case *pgproto3.ErrorResponse:
+			failed = pgconn.ErrorResponseToPgError(m)
+		case *pgproto3.ReadyForQuery:
+			return failed
+		}
 	}
-	return nil
 }
 
 func (b *barePool) close() error {

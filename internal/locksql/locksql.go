@@ -34,6 +34,22 @@ func Call(f Func, shared bool, key hashkey.Key) string {
 	return string(appendCall(nil, f, shared, key))
 }
 
+// TryXactLockPrepared returns "select pg_try_advisory_xact_lock($1)", or what
+// else asks for keys of this kind, to be prepared once for all of them. It is
+// short enough to be the name of a prepared statement (63 bytes, NAMEDATALEN).
+func TryXactLockPrepared(shared bool, key hashkey.Key) string {
+	_, _, pair := key.Pair()
+	switch {
+	case pair && shared:
+		return "select pg_catalog.pg_try_advisory_xact_lock_shared($1, $2)"
+	case pair:
+		return "select pg_catalog.pg_try_advisory_xact_lock($1, $2)"
+	case shared:
+		return "select pg_catalog.pg_try_advisory_xact_lock_shared($1)"
+	}
+	return "select pg_catalog.pg_try_advisory_xact_lock($1)"
+}
+
 // All returns "f(key1) and f(key2) …", which stops at the first refusal.
 func All(f Func, shared bool, keys []hashkey.Key) string {
 	return string(appendAll(nil, f, shared, keys))
