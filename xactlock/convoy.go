@@ -9,27 +9,35 @@ import (
 
 // convoy is several Execs for one key that go in one message. They come from
 // goroutines that may give up one by one, so it has a goroutine of its own.
+//
+// If one gives up and the answer does not come at once, the server is asked to
+// cancel the statement that runs. If that is another's, which nobody wanted to
+// end, it goes once more by itself: nothing of it is committed.
 type convoy struct {
-	line   *execLine
-	execs  []*execution // the first one led
-	ctx    context.Context
-	cancel context.CancelFunc // once all have given up
-	sent   atomic.Bool        // and the parameters are not needed any more
-	ended  int                // guarded by the queue's mu: how many have
+	line  *execLine
+	execs []*execution // the first one led
+	sent  atomic.Bool  // and the parameters are not needed any more
+
+	ctx    context.Context // ends when the server is to be asked to cancel
+	cancel context.CancelFunc
+	gone   chan struct{} // closed when nobody waits any more
+
+	ended     int  // guarded by the queue's mu: how many have given up
+	abandoned bool // guarded by the queue's mu: gone is closed
 }
 
 // newConvoy returns a convoy of execs. To a tracer of pgx, it is the first
 // one's.
 func newConvoy(l *execLine, execs []*execution) *convoy {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(execs[0].ctx))
-	return &convoy{line: l, execs: execs, ctx: ctx, cancel: cancel}
+	return &convoy{line: l, execs: execs, ctx: ctx, cancel: cancel, gone: make(chan struct{})}
 }
 
 // run sends the convoy on conn, gives conn back, and tells everybody what has
 // become of them.
 func (v *convoy) run(conn *sql.Conn) {
 	defer v.cancel()
-	p := pipeline{parts: make([]part, 0, len(v.execs)), sent: &v.sent}
+	p := pipeline{parts: make([]part, 0, len(v.execs)), convoy: v}
 	for _, e := range v.execs {
 		p.add(e, patienceOfExec)
 	}
@@ -46,12 +54,13 @@ func (v *convoy) run(conn *sql.Conn) {
 	v.line.disband(v, p.parts, took)
 }
 
-// send sends p on s. A parameter may panic while it is encoded; that belongs
-// into the goroutine of its caller. Nothing is sent then, and each goes once
-// more by itself.
+// send sends p on s. A parameter may panic while it is encoded, which belongs
+// into the goroutine of its caller. Then each goes once more by itself, and the
+// connection is closed before a goodbye can flush what has been written.
 func (v *convoy) send(p *pipeline, s *session) (took time.Duration) {
 	defer func() {
 		if !v.sent.Load() && recover() != nil {
+			_ = s.pg.Conn().Close()
 			s.close()
 		}
 	}()
@@ -66,9 +75,13 @@ const patienceJoined = 1500 * time.Millisecond
 // leave waits for the answer to a message that is on its way though ctx has
 // ended, but not for ever.
 func (e *execution) leave() {
-	e.convoyChanged(func(v *convoy) {
-		if v.ended++; v.ended == len(v.execs) {
-			v.cancel()
+	e.inConvoy(func(v *convoy) {
+		v.ended++
+		switch v.ended {
+		case 1:
+			time.AfterFunc(pipelined.Slack, v.cancel)
+		case len(v.execs):
+			v.abandon()
 		}
 	})
 	timer := time.NewTimer(patienceJoined)
@@ -77,19 +90,29 @@ func (e *execution) leave() {
 		select {
 		case <-e.wake:
 		case <-timer.C:
-			e.convoyChanged(func(v *convoy) {
+			e.inConvoy(func(v *convoy) {
 				if v.sent.Load() {
 					e.to(left)
 				} else {
-					v.cancel() // nothing has happened, and nothing will
+					v.abandon() // nothing has happened yet, and nothing will
 				}
 			})
 		}
 	}
 }
 
-// convoyChanged calls f with the convoy that e is in, if it is in one.
-func (e *execution) convoyChanged(f func(v *convoy)) {
+// abandon has the connection cut if the answer does not come soon. The caller
+// holds mu.
+func (v *convoy) abandon() {
+	if !v.abandoned {
+		v.abandoned = true
+		close(v.gone)
+	}
+	v.cancel()
+}
+
+// inConvoy calls f with the convoy that e is in, if it is in one, and holds mu.
+func (e *execution) inConvoy(f func(v *convoy)) {
 	e.line.queue.mu.Lock()
 	defer e.line.queue.mu.Unlock()
 	if e.stage == joined {
@@ -118,6 +141,8 @@ func (l *execLine) disband(v *convoy, parts []part, took time.Duration) {
 		}
 	}
 	l.learn(len(parts), took, ok)
-	l.again(again...)
+	if len(again) > 0 {
+		l.again(again...)
+	}
 	l.next()
 }

@@ -1,6 +1,7 @@
 package xactlock
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -26,7 +27,8 @@ type execLine struct {
 	most  int // messages on their way at once
 
 	// Guarded by queue.mu.
-	waiting  []*execution
+	waiting  []*execution // in the order of their numbers
+	entered  int          // the last number
 	underWay int
 	room     int
 	quickest time.Duration // from sending to the answer; 0 if there was none yet
@@ -51,6 +53,7 @@ const (
 // it is answered, withdrawn or left.
 type placeInLine struct {
 	line      *execLine
+	number    int // in the order in which they came
 	stage     stage
 	wake      chan struct{} // gets a token when the stage has changed
 	alone     bool          // it goes in a message of its own
@@ -89,7 +92,8 @@ func (q *queue) enterExec(e *execution) {
 		l = &execLine{queue: q, id: id, most: q.mostMessages(id.shared), room: 1}
 		q.execs[id] = l
 	}
-	e.line, e.wake = l, make(chan struct{}, 1)
+	l.entered++
+	e.line, e.number, e.wake = l, l.entered, make(chan struct{}, 1)
 	l.waiting = append(l.waiting, e)
 	e.to(inLine)
 	l.next()
@@ -180,12 +184,14 @@ func (l *execLine) arrive(e *execution, a arrival) {
 	l.next()
 }
 
-// again puts those who have to go once more at the head of the line. The
+// again puts those who have to go once more where they were in the line. The
 // caller holds mu.
 func (l *execLine) again(execs ...*execution) {
 	l.waiting = slices.Concat(execs, l.waiting)
+	slices.SortFunc(l.waiting, func(a, b *execution) int { return cmp.Compare(a.number, b.number) })
 	for _, e := range execs {
 		e.contended = e.contended || e.exclusive
+		e.convoy = nil
 		e.to(inLine)
 	}
 }

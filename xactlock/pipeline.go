@@ -4,9 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,29 +19,36 @@ import (
 // pipeline that fails has the server skip the others: the COMMIT of its own
 // Exec, and whatever comes after that.
 
-// pipeline is the statements of some Execs.
+// pipeline is some Execs, in one message.
 type pipeline struct {
 	pgx.Batch
-	parts []part
-	sent  *atomic.Bool // set when it is sent, if not nil
+	parts  []part
+	convoy *convoy // nil for one that goes by itself
 }
 
-// part is one Exec in a pipeline: where its statements stand, and its result.
+// part is one Exec in a pipeline: how long it waits for its lock on the server
+// (0: without a limit), where its statements stand, and what became of it.
 type part struct {
 	exec                           *execution
+	limit                          time.Duration
 	begin, lock, statement, commit int
+	left                           bool // out, because its statement cannot be sent
 	result                         sql.Result
 	fate                           fate
 }
 
-// add adds an Exec that waits for its lock for at most limit where that is not
-// 0, and for no longer than its deadline. A wait of more than patienceOfExec
-// also sets the role's other limits aside, which takes statements of its own.
+// add adds an Exec. Until it is sent, its fate is to go once more.
 func (p *pipeline) add(e *execution, limit time.Duration) {
-	if left := untilDeadline(e.waitCtx); left > 0 && (limit == 0 || left < limit) {
+	p.parts = append(p.parts, part{exec: e, limit: limit, fate: fate{outcome: Failed, err: errNotSent, again: true, alone: true}})
+}
+
+// queue queues the statements of t. A wait of more than patienceOfExec also sets
+// the role's other limits aside, which takes statements of its own.
+func (p *pipeline) queue(t *part, query string, args []any) {
+	c, limit := t.exec.call, t.limit
+	if left := untilDeadline(t.exec.waitCtx); left > 0 && (limit == 0 || left < limit) {
 		limit = left
 	}
-	c, t := e.call, part{exec: e, fate: fate{again: true, alone: true}} // until it is sent
 	t.begin = p.Len()
 	p.Queue(c.begin)
 	long := limit == 0 || limit > patienceOfExec
@@ -50,17 +57,16 @@ func (p *pipeline) add(e *execution, limit time.Duration) {
 		p.Queue(locksql.SetAsideTransaction)
 	}
 	t.lock = p.Len()
-	text, args := locksql.LockWithin(c.opts.Shared, c.keys[0])
-	p.Queue(text, append([]any{strconv.FormatInt(locksql.Milliseconds(limit), 10)}, args...)...)
+	text, key := locksql.LockWithin(c.opts.Shared, c.keys[0])
+	p.Queue(text, append([]any{strconv.FormatInt(locksql.Milliseconds(limit), 10)}, key...)...)
 	if long {
 		p.Queue(locksql.PutBackStatement)
 		p.Queue(locksql.PutBackTransaction)
 	}
 	t.statement = p.Len()
-	p.Queue(e.query, e.args...)
+	p.Queue(query, args...)
 	t.commit = p.Len()
 	p.Queue("commit")
-	p.parts = append(p.parts, t)
 }
 
 // run sends p on s, reads the answers, and says what has become of each Exec
@@ -70,24 +76,34 @@ func (p *pipeline) run(ctx context.Context, s *session) (took time.Duration) {
 	answered, err := p.exchange(ctx, s)
 	took = time.Since(began)
 	for i := range p.parts {
-		t := &p.parts[i]
-		t.fate = p.fateOf(t, s, answered, err)
+		if t := &p.parts[i]; !t.left {
+			t.fate = p.fateOf(t, s, answered, err)
+		}
 	}
 	s.rollback(ctx)
+	s.forgetStale(ctx, err)
 	return took
 }
 
 // exchange sends p on s and reads the answers. It returns how many statements
 // have succeeded, and the error of the one that has not.
 func (p *pipeline) exchange(ctx context.Context, s *session) (answered int, err error) {
-	s.watch.Begin(ctx, s.pg, pipelined)
+	patience := pipelined
+	if p.convoy != nil {
+		patience.Gone = p.convoy.gone
+	}
+	s.watch.Begin(ctx, s.pg, patience)
 	defer s.watch.End()
-	results := s.conn.SendBatch(context.WithoutCancel(ctx), &p.Batch)
-	if p.sent != nil {
-		p.sent.Store(true)
+	ctx = context.WithoutCancel(ctx)
+	if err := p.prepare(ctx, s); err != nil || p.Len() == 0 {
+		return 0, err
+	}
+	results := s.conn.SendBatch(ctx, &p.Batch)
+	if p.convoy != nil {
+		p.convoy.sent.Store(true)
 	}
 	for i := range p.parts {
-		for t := &p.parts[i]; answered <= t.commit; answered++ {
+		for t := &p.parts[i]; !t.left && answered <= t.commit; answered++ {
 			tag, err := results.Exec()
 			if err != nil {
 				_ = results.Close() // the same error
@@ -100,6 +116,60 @@ func (p *pipeline) exchange(ctx context.Context, s *session) (answered int, err 
 	}
 	return answered, results.Close()
 }
+
+// prepare queues everybody whose statement and parameters can be sent, and
+// says of the others why not. The error is one of the connection.
+//
+// pgx must not find that out: it encodes parameters while it writes into its
+// buffer, and when one cannot be encoded it closes the connection, with a
+// goodbye that flushes what the buffer has by then: a COMMIT, perhaps, of
+// another Exec.
+func (p *pipeline) prepare(ctx context.Context, s *session) error {
+	for i := range p.parts {
+		t := &p.parts[i]
+		query, args, err := t.prepare(ctx, s)
+		switch {
+		case s.pg.IsClosed():
+			return notSentError{err}
+		case err != nil:
+			t.left = true
+		default:
+			p.queue(t, query, args)
+		}
+	}
+	return nil
+}
+
+// prepare returns t's statement as it is to be sent.
+func (t *part) prepare(ctx context.Context, s *session) (query string, args []any, err error) {
+	e := t.exec
+	if e.convoy != nil {
+		// A parameter may panic while it is encoded. That belongs into the
+		// goroutine of its caller, so it goes once more by itself.
+		defer func() {
+			if value := recover(); value != nil {
+				err = errPanicked
+			}
+		}()
+	}
+	query, args, err = s.prepareExec(ctx, e.query, e.args)
+	switch {
+	case err == nil:
+	case lockerr.SQLState(err) != "":
+		t.fate = fate{outcome: RolledBack, err: e.because(err)}
+	default:
+		t.fate = fate{outcome: Failed, err: fmt.Errorf("xactlock: %s: %w", lockerr.Keys(e.call.keys), err)}
+	}
+	return query, args, err
+}
+
+var errNotSent = errors.New("xactlock: nothing was sent") // seen by no caller
+
+// notSentError is what kept a message from being sent.
+type notSentError struct{ error }
+
+func (e notSentError) Unwrap() error   { return e.error }
+func (notSentError) SafeToRetry() bool { return true }
 
 // fate is what has become of one Exec of a pipeline.
 type fate struct {
@@ -128,6 +198,9 @@ func (p *pipeline) fateOf(t *part, s *session, answered int, err error) fate {
 		f := e.before(err)
 		f.again, f.alone = true, answered == 0
 		return f
+	case p.convoy != nil && p.convoy.ctx.Err() != nil && e.ctx.Err() == nil && lockerr.WaitEnded(err):
+		// The request to cancel was for another's sake.
+		return fate{again: true, alone: true, outcome: RolledBack, err: err}
 	case answered == t.statement, answered == 0 && isAnswer:
 		return fate{outcome: RolledBack, err: e.because(err)}
 	case answered == t.commit:

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
@@ -27,8 +28,10 @@ import (
 
 // prepared is what has been prepared on a connection, and kept with it.
 type prepared struct {
-	off   bool
-	known map[string]bool // by name, which is the statement's text: so it does not matter who prepared it
+	mode      pgx.QueryExecMode
+	off       bool                                    // the try goes without
+	known     map[string]bool                         // by name, which is the statement's text: so it does not matter who prepared it
+	described map[string]*pgconn.StatementDescription // of Execs, by text
 }
 
 const preparedKey = "pgadvisory/xactlock"
@@ -38,7 +41,13 @@ func (s *session) prepared() *prepared {
 	data := s.pg.CustomData()
 	p, ok := data[preparedKey].(*prepared)
 	if !ok {
-		p = &prepared{off: s.conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement, known: map[string]bool{}}
+		mode := s.conn.Config().DefaultQueryExecMode
+		p = &prepared{
+			mode:      mode,
+			off:       mode != pgx.QueryExecModeCacheStatement,
+			known:     make(map[string]bool),
+			described: make(map[string]*pgconn.StatementDescription),
+		}
 		data[preparedKey] = p
 	}
 	return p

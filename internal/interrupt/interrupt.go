@@ -15,9 +15,10 @@ import (
 
 // A Patience says what happens to a message once its ctx ends.
 type Patience struct {
-	Slack  time.Duration // after a deadline that the server knows as well: let it answer first
-	Cancel bool          // then ask the server to cancel the statement
-	Give   time.Duration // then cut the connection if it has not answered within this
+	Slack  time.Duration   // after a deadline that the server knows as well: let it answer first
+	Cancel bool            // then ask the server to cancel the statement
+	Give   time.Duration   // then cut the connection if it has not answered within this
+	Gone   <-chan struct{} // counted from when this is closed, if not nil
 }
 
 // A Watch ends a message on the wire once ctx has ended, as its patience says.
@@ -98,6 +99,13 @@ func (p Patience) interrupt(ctx context.Context, pg *pgconn.PgConn, answered <-c
 	acknowledged := func() bool { return true }
 	if p.Cancel && !ClosedWithin(answered, 0) {
 		acknowledged = cancelStatement(pg)
+	}
+	if p.Gone != nil {
+		select {
+		case <-answered:
+		case <-p.Gone:
+			give = time.Now().Add(p.Give)
+		}
 	}
 	if !ClosedWithin(answered, time.Until(give)) {
 		// pgx takes the failed read for the end of the connection, and sends a

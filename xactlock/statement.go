@@ -1,0 +1,99 @@
+package xactlock
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+)
+
+// This file gets the statement of an Exec ready on a connection of pgx, as the
+// connection's QueryExecMode says.
+
+// mostStatements is how many statements of Execs stay prepared on one
+// connection, or described.
+const mostStatements = 128
+
+// prepareExec returns query and args as they are to be sent, or why they cannot
+// be.
+func (s *session) prepareExec(ctx context.Context, query string, args []any) (string, []any, error) {
+	if len(args) > 0 {
+		if rewriter, ok := args[0].(pgx.QueryRewriter); ok {
+			var err error
+			if query, args, err = rewriter.RewriteQuery(ctx, s.conn, query, args[1:]); err != nil {
+				return "", nil, fmt.Errorf("rewrite query failed: %w", err)
+			}
+		}
+	}
+	p := s.prepared()
+	var sd *pgconn.StatementDescription // nil: without types
+	switch p.mode {
+	case pgx.QueryExecModeSimpleProtocol:
+		return query, args, nil // pgx writes all of it into one text before it sends anything
+	case pgx.QueryExecModeExec:
+	default:
+		var err error
+		if sd, err = s.describe(ctx, p, query); err != nil {
+			return "", nil, err
+		}
+	}
+	var encoded pgx.ExtendedQueryBuilder
+	return query, args, encoded.Build(s.conn.TypeMap(), sd, args)
+}
+
+// describe returns the types of query's parameters, which takes a message of
+// its own where they are not known yet.
+func (s *session) describe(ctx context.Context, p *prepared, query string) (*pgconn.StatementDescription, error) {
+	if sd := p.described[query]; sd != nil {
+		return sd, nil
+	}
+	var sd *pgconn.StatementDescription
+	var err error
+	if p.mode == pgx.QueryExecModeCacheStatement {
+		sd, err = s.conn.Prepare(ctx, query, query) // SendBatch finds it by its text
+	} else {
+		sd, err = s.pg.Prepare(ctx, "", query, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(p.described) == mostStatements {
+		if err := s.forget(ctx, p); err != nil {
+			return nil, err
+		}
+		return s.describe(ctx, p, query)
+	}
+	p.described[query] = sd
+	return sd, nil
+}
+
+// forget forgets the statements of Execs.
+func (s *session) forget(ctx context.Context, p *prepared) error {
+	for query := range p.described {
+		delete(p.described, query)
+		if err := s.conn.Deallocate(ctx, query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetStale forgets all that is prepared on s if err says that it is not what
+// it was: somebody has deallocated it, or changed a table.
+func (s *session) forgetStale(ctx context.Context, err error) {
+	const invalidSQLStatementName, featureNotSupported = "26000", "0A000"
+	if code := lockerr.SQLState(err); code != invalidSQLStatementName && code != featureNotSupported || s.pg.IsClosed() {
+		return
+	}
+	s.watch.Begin(ctx, s.pg, ending)
+	defer s.watch.End()
+	if err := s.conn.DeallocateAll(context.WithoutCancel(ctx)); err != nil {
+		s.close()
+		return
+	}
+	p := s.prepared()
+	clear(p.known)
+	clear(p.described)
+}
