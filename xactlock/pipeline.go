@@ -192,9 +192,13 @@ func (p *pipeline) fateOf(t *part, s *session, answered int, err error) fate {
 		return fate{outcome: Committed, result: t.result}
 	case noAnswer, closed && isAnswer && answered == t.commit:
 		return fate{outcome: Unknown, err: fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(e.call.keys), e.because(err))}
+	case answered == 0 && lockerr.SQLState(err) == noSuchStatement && !closed:
+		f := e.before(err) // BEGIN, which somebody has deallocated
+		f.again = true
+		return f
 	case answered < t.begin, closed && answered == t.begin, answered == 0 && len(p.parts) > 1:
-		// None answered: a statement of some Exec could not be prepared, or a
-		// parameter could not be encoded.
+		// None answered: some Exec's statement or parameter was not to pgx's or
+		// the server's liking.
 		f := e.before(err)
 		f.again, f.alone = true, answered == 0
 		return f

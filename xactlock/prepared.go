@@ -68,10 +68,12 @@ func (c *call) tryOn(waitCtx context.Context, s *session) (answer, error) {
 	return s.send(waitCtx, opening, c.tryMessage(c.keys))
 }
 
+const noSuchStatement = "26000" // SQLSTATE invalid_sql_statement_name
+
 func isNotPrepared(err error) bool {
-	const invalidSQLStatementName, duplicatePreparedStatement = "26000", "42P05"
+	const duplicatePreparedStatement = "42P05"
 	code := lockerr.SQLState(err)
-	return code == invalidSQLStatementName || code == duplicatePreparedStatement
+	return code == noSuchStatement || code == duplicatePreparedStatement
 }
 
 // tryPrepared is tryMessage in prepared statements.

@@ -83,8 +83,8 @@ func (s *session) forget(ctx context.Context, p *prepared) error {
 // forgetStale forgets all that is prepared on s if err says that it is not what
 // it was: somebody has deallocated it, or changed a table.
 func (s *session) forgetStale(ctx context.Context, err error) {
-	const invalidSQLStatementName, featureNotSupported = "26000", "0A000"
-	if code := lockerr.SQLState(err); code != invalidSQLStatementName && code != featureNotSupported || s.pg.IsClosed() {
+	const featureNotSupported = "0A000" // "cached plan must not change result type"
+	if code := lockerr.SQLState(err); code != noSuchStatement && code != featureNotSupported || s.pg.IsClosed() {
 		return
 	}
 	s.watch.Begin(ctx, s.pg, ending)

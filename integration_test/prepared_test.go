@@ -1,0 +1,130 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// What is prepared is few statements for all keys, and only where pgx prepares
+// statements as well.
+func TestWhatIsPrepared(t *testing.T) {
+	for mode, want := range map[pgx.QueryExecMode]int{
+		pgx.QueryExecModeCacheStatement: 8, // begin for three Options, savepoint, and a try for each kind of key and lock
+		pgx.QueryExecModeCacheDescribe:  0,
+		pgx.QueryExecModeDescribeExec:   0,
+		pgx.QueryExecModeExec:           0,
+		pgx.QueryExecModeSimpleProtocol: 0,
+	} {
+		t.Run(mode.String(), func(t *testing.T) {
+			db := openDB(t, newDatabase(t), func(c *pgx.ConnConfig) { c.DefaultQueryExecMode = mode })
+			db.SetMaxOpenConns(1)
+			for _, o := range []xactlock.Options{{}, {Shared: true}, {ReadOnly: true}, {Isolation: sql.LevelReadUncommitted}} {
+				for i := range int64(20) {
+					for _, key := range []hashkey.Key{hashkey.Int64(i), hashkey.Pair(int32(i), 1)} {
+						if err := xactlock.New(db).With(o).WithTx(t.Context(), key, nothing); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			var n int
+			if err := db.QueryRow(`select count(*) from pg_prepared_statements where name = statement`, pgx.QueryExecModeSimpleProtocol).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			if n != want {
+				t.Errorf("%d statements are prepared, want %d", n, want)
+			}
+		})
+	}
+}
+
+// Statements that are gone, or in the way, cost a message, once for each
+// connection, and nothing else.
+func TestPreparedStatementsInvalid(t *testing.T) {
+	for name, spoil := range map[string]string{
+		"gone":       `deallocate all`,
+		"in the way": `deallocate all; prepare "select pg_catalog.pg_try_advisory_xact_lock($1)" as select 1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m meter
+			db := newTable(t, &m)
+			db.SetMaxOpenConns(1)
+			l := xactlock.New(db)
+			ran := 0
+			call := func() error {
+				return l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+					ran++
+					return nil
+				})
+			}
+			if err := call(); err != nil {
+				t.Fatal(err)
+			}
+			exec(t, db, spoil)
+			dials := m.dials.Load()
+			if n := m.during(t, call); n > 4 {
+				t.Errorf("%d messages when they are %s, want at most 4", n, name)
+			}
+			for range 3 {
+				if n := m.during(t, call); n != 2 {
+					t.Errorf("%d messages after they were %s, want 2", n, name)
+				}
+			}
+			if ran != 5 || m.dials.Load() != dials {
+				t.Errorf("fn ran %d times in 5 calls; %d connections", ran, m.dials.Load()-dials)
+			}
+			// An Exec prepares anew.
+			for range 3 {
+				if _, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = n + $1`, 1); err != nil {
+					t.Fatal(err)
+				}
+				exec(t, db, `deallocate all`)
+			}
+			if n := number(t, db, `select sum(n) from t`); n != 9 {
+				t.Errorf("sum of n = %d after 3 updates of 3 rows, want 9", n)
+			}
+			noTrace(t, openSame(t, db), db)
+		})
+	}
+}
+
+// A PgBouncer that knows no prepared statements, and a pgx that uses them: each
+// message may come to a session that has none, or that has those of another
+// client.
+func TestPreparedStatementsThroughPgBouncer(t *testing.T) {
+	direct := newDatabase(t)
+	db := openDB(t, direct)
+	exec(t, db, `create table t (n int)`)
+	exec(t, db, `insert into t values (0)`)
+	pool := openDB(t, pgtest.Bouncer(t, direct, "transaction"))
+	const goroutines, each = 16, 30
+	err := parallel(goroutines, func(i int) error {
+		for range each {
+			err := xactlock.New(pool).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+				var n int
+				if err := tx.QueryRowContext(ctx, `select n from t`, pgx.QueryExecModeSimpleProtocol).Scan(&n); err != nil {
+					return err
+				}
+				_, err := tx.ExecContext(ctx, `update t set n = $1`, pgx.QueryExecModeSimpleProtocol, n+1)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if n := number(t, db, `select n from t`); n != goroutines*each {
+		t.Errorf("n = %d, want %d", n, goroutines*each)
+	}
+	noTrace(t, db, pool)
+}
