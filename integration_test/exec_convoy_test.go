@@ -186,14 +186,14 @@ func TestExecGivesUpAmongOthers(t *testing.T) {
 	var done, not, unknown int
 	for i := range 10 {
 		until(t, "messages are shared", func() bool { return others.done.Load() > int64(200*(i+1)) })
-		slowCtx, endSlow := context.WithCancel(t.Context())
+		slowCtx, endSlow := context.WithCancel(bounded(t))
 		defer endSlow()
 		slow := make(chan error, 1)
 		go func() {
 			_, err := l.Exec(slowCtx, key, `update counter set n = n + (select 1 from pg_sleep(3600))`)
 			slow <- err
 		}()
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancel(bounded(t))
 		defer cancel()
 		hasty := make(chan error, 8)
 		for range cap(hasty) {

@@ -3,6 +3,7 @@ package integration_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -91,6 +92,33 @@ func TestPreparedStatementsInvalid(t *testing.T) {
 			}
 			noTrace(t, openSame(t, db), db)
 		})
+	}
+}
+
+// When a table changes under a prepared Exec, the Exec fails once at most.
+func TestPreparedExecAfterAlterTable(t *testing.T) {
+	var m meter
+	db := newTable(t, &m)
+	db.SetMaxOpenConns(1)
+	l := xactlock.New(db)
+	update := func() error {
+		_, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = $1`, 7)
+		return err
+	}
+	for range 2 {
+		if err := errors.Join(update(), l.WithTx(t.Context(), hashkey.Name("k"), nothing)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(t, db, `alter table t alter n type text`)
+	_ = update()
+	exec(t, db, `alter table t alter n type int using n::int`)
+	_ = update()
+	if err := update(); err != nil {
+		t.Errorf("the second Exec after ALTER TABLE: %v", err)
+	}
+	if n := m.during(t, func() error { return l.WithTx(t.Context(), hashkey.Name("k"), nothing) }); n != 2 {
+		t.Errorf("%d messages for a WithTx after that, want 2", n)
 	}
 }
 

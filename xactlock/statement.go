@@ -3,6 +3,7 @@ package xactlock
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -80,11 +81,10 @@ func (s *session) forget(ctx context.Context, p *prepared) error {
 	return nil
 }
 
-// forgetStale forgets all that is prepared on s if err says that it is not what
-// it was: somebody has deallocated it, or changed a table.
+// forgetStale forgets all that is prepared on s if err says that it may not be
+// what it was: somebody has deallocated it, or changed a table.
 func (s *session) forgetStale(ctx context.Context, err error) {
-	const featureNotSupported = "0A000" // "cached plan must not change result type"
-	if code := lockerr.SQLState(err); code != noSuchStatement && code != featureNotSupported || s.pg.IsClosed() {
+	if s.pg.IsClosed() || !mayBeStale(lockerr.SQLState(err)) {
 		return
 	}
 	s.watch.Begin(ctx, s.pg, ending)
@@ -96,4 +96,14 @@ func (s *session) forgetStale(ctx context.Context, err error) {
 	p := s.prepared()
 	clear(p.known)
 	clear(p.described)
+}
+
+// mayBeStale reports whether a prepared statement that failed with the SQLSTATE
+// may succeed once it is prepared anew.
+func mayBeStale(code string) bool {
+	const (
+		featureNotSupported = "0A000" // "cached plan must not change result type"
+		syntaxAndAccess     = "42"    // class: types that do not fit any more, among others
+	)
+	return code == noSuchStatement || code == featureNotSupported || strings.HasPrefix(code, syntaxAndAccess)
 }
