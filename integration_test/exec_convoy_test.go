@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -62,7 +63,12 @@ func newCrowd(t *testing.T, l *xactlock.Locker, key hashkey.Key, goroutines int)
 		}
 		stopped = true
 		over.Store(true)
-		return <-ended
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(patience):
+			return errors.New("an Exec hangs")
+		}
 	}
 	t.Cleanup(func() {
 		if err := c.stop(); err != nil {

@@ -102,7 +102,7 @@ func TestPreparedExecAfterAlterTable(t *testing.T) {
 	db.SetMaxOpenConns(1)
 	l := xactlock.New(db)
 	update := func() error {
-		_, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = $1`, 7)
+		_, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = $1`, "7")
 		return err
 	}
 	for range 2 {
@@ -111,8 +111,6 @@ func TestPreparedExecAfterAlterTable(t *testing.T) {
 		}
 	}
 	exec(t, db, `alter table t alter n type text`)
-	_ = update()
-	exec(t, db, `alter table t alter n type int using n::int`)
 	_ = update()
 	if err := update(); err != nil {
 		t.Errorf("the second Exec after ALTER TABLE: %v", err)
