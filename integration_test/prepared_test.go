@@ -101,8 +101,9 @@ func TestPreparedExecAfterAlterTable(t *testing.T) {
 	db := newTable(t, &m)
 	db.SetMaxOpenConns(1)
 	l := xactlock.New(db)
+	value := "7"
 	update := func() error {
-		_, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = $1`, "7")
+		_, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = $1`, value)
 		return err
 	}
 	for range 2 {
@@ -110,7 +111,8 @@ func TestPreparedExecAfterAlterTable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	exec(t, db, `alter table t alter n type text`)
+	exec(t, db, `alter table t alter n type date using null`)
+	value = "2026-11-24"
 	_ = update()
 	if err := update(); err != nil {
 		t.Errorf("the second Exec after ALTER TABLE: %v", err)

@@ -3,7 +3,6 @@ package xactlock
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -99,11 +98,18 @@ func (s *session) forgetStale(ctx context.Context, err error) {
 }
 
 // mayBeStale reports whether a prepared statement that failed with the SQLSTATE
-// may succeed once it is prepared anew.
+// may succeed once it is prepared anew. Those that most often fail, for what is
+// in the tables, are not among them: class 23, of constraints, first of all.
 func mayBeStale(code string) bool {
-	const (
-		featureNotSupported = "0A000" // "cached plan must not change result type"
-		syntaxAndAccess     = "42"    // class: types that do not fit any more, among others
-	)
-	return code == noSuchStatement || code == featureNotSupported || strings.HasPrefix(code, syntaxAndAccess)
+	if len(code) < 2 {
+		return false
+	}
+	switch code[:2] {
+	case "26", // invalid SQL statement name: it was deallocated
+		"0A", // feature not supported: "cached plan must not change result type"
+		"22", // data exception: a value that is not of the type that the parameter had
+		"42": // syntax error or access rule violation: types that do not fit any more
+		return true
+	}
+	return false
 }
