@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -101,7 +102,7 @@ func TestPreparedExecAfterAlterTable(t *testing.T) {
 	db := newTable(t, &m)
 	db.SetMaxOpenConns(1)
 	l := xactlock.New(db)
-	value := "7"
+	var value any = 7
 	update := func() error {
 		_, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = $1`, value)
 		return err
@@ -117,8 +118,31 @@ func TestPreparedExecAfterAlterTable(t *testing.T) {
 	if err := update(); err != nil {
 		t.Errorf("the second Exec after ALTER TABLE: %v", err)
 	}
+	exec(t, db, `alter table t alter n type int using null`)
+	value = 7 // no date, so that it is not even sent
+	if err := update(); err != nil {
+		t.Errorf("the first Exec with a value that only the new type has: %v", err)
+	}
 	if n := m.during(t, func() error { return l.WithTx(t.Context(), hashkey.Name("k"), nothing) }); n != 2 {
 		t.Errorf("%d messages for a WithTx after that, want 2", n)
+	}
+}
+
+// However many statements Execs run, few stay prepared.
+func TestPreparedExecsAreFew(t *testing.T) {
+	db := newTable(t, new(meter))
+	db.SetMaxOpenConns(1)
+	const many = 300
+	for i := range many {
+		if _, err := xactlock.New(db).Exec(t.Context(), hashkey.Name("k"), fmt.Sprintf(`update t set n = n + 1 + %d - $1`, i), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := number(t, db, `select n from t where id = 1`); n != many {
+		t.Errorf("n = %d after %d Execs", n, many)
+	}
+	if n := number(t, db, `select count(*) from pg_prepared_statements where statement like 'update t%'`); n > 128 {
+		t.Errorf("%d statements are prepared, want at most 128", n)
 	}
 }
 

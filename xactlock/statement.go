@@ -28,19 +28,31 @@ func (s *session) prepareExec(ctx context.Context, query string, args []any) (st
 		}
 	}
 	p := s.prepared()
-	var sd *pgconn.StatementDescription // nil: without types
 	switch p.mode {
 	case pgx.QueryExecModeSimpleProtocol:
 		return query, args, nil // pgx writes all of it into one text before it sends anything
 	case pgx.QueryExecModeExec:
-	default:
-		var err error
-		if sd, err = s.describe(ctx, p, query); err != nil {
+		return query, args, s.encode(nil, args)
+	}
+	known := p.described[query] != nil
+	sd, err := s.describe(ctx, p, query)
+	if err == nil {
+		err = s.encode(sd, args)
+	}
+	if err != nil && known && !s.pg.IsClosed() { // perhaps a table has changed
+		if err = s.forget(ctx, p, query); err != nil {
 			return "", nil, err
 		}
+		return s.prepareExec(ctx, query, args)
 	}
+	return query, args, err
+}
+
+// encode reports whether args can be sent, where sd, if not nil, has their
+// types.
+func (s *session) encode(sd *pgconn.StatementDescription, args []any) error {
 	var encoded pgx.ExtendedQueryBuilder
-	return query, args, encoded.Build(s.conn.TypeMap(), sd, args)
+	return encoded.Build(s.conn.TypeMap(), sd, args)
 }
 
 // describe returns the types of query's parameters, which takes a message of
@@ -59,25 +71,19 @@ func (s *session) describe(ctx context.Context, p *prepared, query string) (*pgc
 	if err != nil {
 		return nil, err
 	}
-	if len(p.described) == mostStatements {
-		if err := s.forget(ctx, p); err != nil {
-			return nil, err
-		}
-		return s.describe(ctx, p, query)
-	}
 	p.described[query] = sd
+	for other := range p.described { // whichever comes first
+		if len(p.described) > mostStatements && other != query {
+			return sd, s.forget(ctx, p, other)
+		}
+	}
 	return sd, nil
 }
 
-// forget forgets the statements of Execs.
-func (s *session) forget(ctx context.Context, p *prepared) error {
-	for query := range p.described {
-		delete(p.described, query)
-		if err := s.conn.Deallocate(ctx, query); err != nil {
-			return err
-		}
-	}
-	return nil
+// forget forgets the statement of an Exec.
+func (s *session) forget(ctx context.Context, p *prepared, query string) error {
+	delete(p.described, query)
+	return s.conn.Deallocate(ctx, query)
 }
 
 // forgetStale forgets all that is prepared on s if err says that it may not be
