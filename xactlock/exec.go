@@ -24,6 +24,12 @@ import (
 // the server is asked to cancel; the error is [ErrCommitUnknown], joined with
 // ctx's own, where it does not tell in time whether it has.
 //
+// Execs of one Locker for one key that come faster than the server answers
+// share messages, each with a transaction of its own; two connections are in
+// use for them, however many there are. If one of them gives up while the
+// message is on its way, the statement that then runs is cancelled; where that
+// is another's, it is rolled back and runs once more.
+//
 // The statement runs at READ COMMITTED, where it sees all that earlier holders
 // committed. At a higher Options.Isolation, with Poll, MaxHold or Plain, and on
 // drivers other than pgx, Exec runs as a WithTx.
