@@ -32,6 +32,9 @@ const (
 
 // SQLState returns the SQLSTATE of err, whatever driver it comes from, or "".
 func SQLState(err error) string {
+	if err == nil {
+		return ""
+	}
 	var e interface{ SQLState() string }
 	if errors.As(err, &e) {
 		return e.SQLState()
