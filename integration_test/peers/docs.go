@@ -70,6 +70,10 @@ func (r *results) functions(p plan, figures map[string]string) template.FuncMap 
 		"times": func(a, b string, ms float64, workers int, update bool) string {
 			return r.times(a, b, ms, workers, update)
 		},
+		"execTimes": func(ms float64) string {
+			s := r.statement(time.Duration(ms * float64(time.Millisecond)))
+			return factor(ratio(of(s, nameExec), of(s, nameOurs)))
+		},
 		"beside": func(who string, keys int) string { return r.beside(p, who, keys) },
 		"broken": func() int { return r.broken(p) },
 	}

@@ -15,7 +15,7 @@ const pollInterval = 5 * time.Millisecond
 func ourWithTx() competitor {
 	return competitor{
 		name:  nameOurs,
-		sends: "`begin; try; savepoint` as one message, then `release; commit` as one; an UPDATE is one more",
+		sends: "`begin; try; savepoint`, prepared, as one message, then `release; commit` as one; an UPDATE is one more",
 		open: func(_ context.Context, p *place) (locker, error) {
 			return withTx(xactlock.New(p.db)), nil
 		},
@@ -43,7 +43,7 @@ func withTx(l *xactlock.Locker) locker {
 func ourExec() competitor {
 	return competitor{
 		name:       nameExec,
-		sends:      "`begin`, lock, the UPDATE and `commit` as one message",
+		sends:      "`begin`, lock, the UPDATE and `commit` as one message; those who come while two are on their way share the next",
 		updateOnly: true,
 		open: func(_ context.Context, p *place) (locker, error) {
 			l := xactlock.New(p.db)
