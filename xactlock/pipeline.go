@@ -6,7 +6,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -53,15 +52,17 @@ func (p *pipeline) queue(t *part, query string, args []any) {
 	p.Queue(c.begin)
 	long := limit == 0 || limit > patienceOfExec
 	if long {
-		p.Queue(locksql.SetAsideStatement)
-		p.Queue(locksql.SetAsideTransaction)
+		p.Queue(locksql.SetAside)
 	}
 	t.lock = p.Len()
-	text, key := locksql.LockWithin(c.opts.Shared, c.keys[0])
-	p.Queue(text, append([]any{strconv.FormatInt(locksql.Milliseconds(limit), 10)}, key...)...)
+	text, params := locksql.LockWithin(c.opts.Shared, c.keys[0], limit)
+	var lock []any
+	for _, param := range params {
+		lock = append(lock, param)
+	}
+	p.Queue(text, lock...)
 	if long {
-		p.Queue(locksql.PutBackStatement)
-		p.Queue(locksql.PutBackTransaction)
+		p.Queue(locksql.PutBack)
 	}
 	t.statement = p.Len()
 	p.Queue(query, args...)

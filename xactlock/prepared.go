@@ -2,20 +2,22 @@ package xactlock
 
 import (
 	"context"
-	"encoding/binary"
+	"strconv"
+	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
-	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
-// This file asks for a lock by prepared statements. That spares the server the
-// parsing and planning of the same few statements again and again, which is a
-// fifth of what an uncontended call costs it. They are prepared in the very
-// message that first needs them on a connection.
+// This file asks for a lock, and waits for it, by prepared statements. That
+// spares the server the parsing and planning of the same few statements again
+// and again, which is a fifth of what an uncontended call costs it. They are
+// prepared in the very message that first needs them on a connection.
 //
 // Only where pgx itself prepares statements, that is with its default
 // QueryExecMode: who has a pooler that does not know them sets another. Where
@@ -29,8 +31,8 @@ import (
 // prepared is what has been prepared on a connection, and kept with it.
 type prepared struct {
 	mode      pgx.QueryExecMode
-	off       bool                                    // the try goes without
-	known     map[string]bool                         // by name, which is the statement's text: so it does not matter who prepared it
+	off       bool                                    // opening messages go without
+	names     map[string]string                       // by text
 	described map[string]*pgconn.StatementDescription // of Execs, by text
 }
 
@@ -45,7 +47,7 @@ func (s *session) prepared() *prepared {
 		p = &prepared{
 			mode:      mode,
 			off:       mode != pgx.QueryExecModeCacheStatement,
-			known:     make(map[string]bool),
+			names:     make(map[string]string),
 			described: make(map[string]*pgconn.StatementDescription),
 		}
 		data[preparedKey] = p
@@ -53,66 +55,114 @@ func (s *session) prepared() *prepared {
 	return p
 }
 
+// nameOf returns the name of a prepared statement, which says what its text is:
+// so it does not matter who has prepared it. It is the text, or where that is
+// too long (NAMEDATALEN) a hash of it.
+func nameOf(text string) string {
+	const longest = 63
+	if len(text) <= longest {
+		return text
+	}
+	return "pgadvisory " + strconv.FormatUint(xxhash.Sum64String(text), 16)
+}
+
+// bound is a prepared statement with its parameters, as text.
+type bound struct {
+	text   string
+	params [][]byte
+}
+
 // tryOn begins a transaction on s and asks for the call's locks.
 func (c *call) tryOn(waitCtx context.Context, s *session) (answer, error) {
-	if len(c.keys) == 1 && !c.opts.handsOver() && c.opts.MaxHold == 0 {
-		if p := s.prepared(); !p.off {
-			a, err := c.tryPrepared(waitCtx, s, p)
-			if !isNotPrepared(err) || s.pg.IsClosed() {
-				return a, err
-			}
-			p.off = true
-			s.rollback(waitCtx)
+	if p := c.preparedOn(s); p != nil {
+		a, err := s.sendPrepared(waitCtx, opening, p, []bound{
+			{text: c.begin},
+			{text: locksql.TryXactLockPrepared(c.opts.Shared, c.keys[0]), params: s.out.key(c.keys[0])},
+			{text: savepoint},
+		})
+		if !s.unprepared(waitCtx, p, err) {
+			return a, err
 		}
 	}
 	return s.send(waitCtx, opening, c.tryMessage(c.keys))
 }
 
-const noSuchStatement = "26000" // SQLSTATE invalid_sql_statement_name
-
-func isNotPrepared(err error) bool {
-	const duplicatePreparedStatement = "42P05"
-	code := lockerr.SQLState(err)
-	return code == noSuchStatement || code == duplicatePreparedStatement
+// waitOn begins a transaction on s, in place of one that may be open from a try
+// that was refused, and waits for the call's locks.
+func (c *call) waitOn(waitCtx context.Context, s *session, open bool) (answer, error) {
+	limit := untilDeadline(waitCtx)
+	if p := c.preparedOn(s); p != nil {
+		a, err := s.sendPrepared(waitCtx, waiting, p, c.waitPrepared(s, limit, open))
+		if !s.unprepared(waitCtx, p, err) {
+			a.granted = err == nil // the wait itself answers nothing
+			return a, err
+		}
+		open = false
+	}
+	return s.send(waitCtx, waiting, c.waitMessage(c.keys, limit, open))
 }
 
-// tryPrepared is tryMessage in prepared statements.
-func (c *call) tryPrepared(waitCtx context.Context, s *session, p *prepared) (answer, error) {
-	s.watch.Begin(waitCtx, s.pg, opening)
+// waitPrepared is waitMessage in prepared statements.
+func (c *call) waitPrepared(s *session, limit time.Duration, open bool) []bound {
+	var all []bound
+	if open {
+		all = append(all, bound{text: "rollback"})
+	}
+	text, params := locksql.LockWithin(c.opts.Shared, c.keys[0], limit)
+	lock := bound{text: text}
+	for _, param := range params {
+		lock.params = append(lock.params, []byte(param))
+	}
+	return append(all, bound{text: c.begin}, bound{text: locksql.SetAside}, lock, bound{text: locksql.PutBack}, bound{text: savepoint})
+}
+
+// preparedOn returns what is prepared on s, if the call can use it.
+func (c *call) preparedOn(s *session) *prepared {
+	if len(c.keys) > 1 || c.opts.handsOver() || c.opts.MaxHold > 0 {
+		return nil
+	}
+	if p := s.prepared(); !p.off {
+		return p
+	}
+	return nil
+}
+
+const noSuchStatement = "26000" // SQLSTATE invalid_sql_statement_name
+
+// unprepared reports whether err says that statements are not what they should
+// be. Then s is ready to go on without them.
+func (s *session) unprepared(ctx context.Context, p *prepared, err error) bool {
+	const duplicatePreparedStatement = "42P05"
+	code := lockerr.SQLState(err)
+	if s.pg.IsClosed() || code != noSuchStatement && code != duplicatePreparedStatement {
+		return false
+	}
+	p.off = true
+	s.rollback(ctx)
+	return true
+}
+
+// sendPrepared sends prepared statements in one message and reads the answer.
+func (s *session) sendPrepared(ctx context.Context, patience interrupt.Patience, p *prepared, all []bound) (answer, error) {
+	s.watch.Begin(ctx, s.pg, patience)
 	defer s.watch.End()
-	texts := [...]string{c.begin, locksql.TryXactLockPrepared(c.opts.Shared, c.keys[0]), savepoint}
-	for i, text := range texts {
-		if !p.known[text] {
-			s.out.parse = pgproto3.Parse{Name: text, Query: text}
+	for _, b := range all {
+		name, known := p.names[b.text]
+		if !known {
+			name = nameOf(b.text)
+			s.out.parse = pgproto3.Parse{Name: name, Query: b.text}
 			s.pg.Frontend().SendParse(&s.out.parse)
 		}
-		s.out.bind = pgproto3.Bind{PreparedStatement: text}
-		if i == 1 {
-			s.bindKey(c.keys[0])
-		}
+		s.out.bind = pgproto3.Bind{PreparedStatement: name, Parameters: b.params}
 		s.pg.Frontend().SendBind(&s.out.bind)
 		s.pg.Frontend().SendExecute(&s.out.execute)
 	}
 	s.pg.Frontend().SendSync(&s.out.sync)
 	a, err := s.exchange()
 	if err == nil {
-		for _, text := range texts {
-			p.known[text] = true
+		for _, b := range all {
+			p.names[b.text] = nameOf(b.text)
 		}
 	}
 	return a, err
 }
-
-// bindKey makes key the parameters of what is bound.
-func (s *session) bindKey(key hashkey.Key) {
-	number := binary.BigEndian.AppendUint64(s.out.number[:0], uint64(key.Int64()))
-	s.out.values = [2][]byte{number}
-	params := s.out.values[:1]
-	if _, _, pair := key.Pair(); pair {
-		s.out.values = [2][]byte{number[:4], number[4:]}
-		params = s.out.values[:]
-	}
-	s.out.bind.Parameters, s.out.bind.ParameterFormatCodes = params, binaryFormat
-}
-
-var binaryFormat = []int16{1} // of all parameters

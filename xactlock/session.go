@@ -91,7 +91,7 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 // left a transaction open.
 func (c *call) waitOnServer(waitCtx context.Context, s *session, open bool) (answer, error) {
 	c.contended = true
-	a, err := s.send(waitCtx, waiting, c.waitMessage(c.keys, untilDeadline(waitCtx), open))
+	a, err := c.waitOn(waitCtx, s, open)
 	if err == nil && !a.granted {
 		err = errors.New("the lock was lost between two statements of one message")
 	}

@@ -99,7 +99,7 @@ func (s *session) forgetStale(ctx context.Context, err error) {
 		return
 	}
 	p := s.prepared()
-	clear(p.known)
+	clear(p.names)
 	clear(p.described)
 }
 

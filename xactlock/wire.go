@@ -3,9 +3,11 @@ package xactlock
 import (
 	"context"
 	"errors"
+	"strconv"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 )
 
@@ -19,8 +21,20 @@ type outgoing struct {
 	bind    pgproto3.Bind
 	execute pgproto3.Execute
 	sync    pgproto3.Sync
-	number  [8]byte
+	digits  [24]byte
 	values  [2][]byte
+}
+
+// key returns key as parameters.
+func (o *outgoing) key(key hashkey.Key) [][]byte {
+	class, object, pair := key.Pair()
+	if !pair {
+		o.values[0] = strconv.AppendInt(o.digits[:0], key.Int64(), 10)
+		return o.values[:1]
+	}
+	o.values[0] = strconv.AppendInt(o.digits[:0], int64(class), 10)
+	o.values[1] = strconv.AppendInt(o.digits[len(o.values[0]):][:0], int64(object), 10)
+	return o.values[:2]
 }
 
 // answer is what a message brought back.

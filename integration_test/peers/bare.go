@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"strconv"
 
@@ -88,11 +87,7 @@ func bareOpening(pg *pgconn.PgConn, key int64) error {
 	f := pg.Frontend()
 	f.SendBind(&pgproto3.Bind{PreparedStatement: bareBegin})
 	f.SendExecute(&pgproto3.Execute{})
-	f.SendBind(&pgproto3.Bind{
-		PreparedStatement:    bareLock,
-		ParameterFormatCodes: []int16{1}, // binary
-		Parameters:           [][]byte{binary.BigEndian.AppendUint64(nil, uint64(key))},
-	})
+	f.SendBind(&pgproto3.Bind{PreparedStatement: bareLock, Parameters: [][]byte{strconv.AppendInt(nil, key, 10)}})
 	f.SendExecute(&pgproto3.Execute{})
 	f.SendBind(&pgproto3.Bind{PreparedStatement: bareSavepoint})
 	f.SendExecute(&pgproto3.Execute{})

@@ -115,11 +115,10 @@ func HeldAll(keys []hashkey.Key) string {
 // that follow in the transaction, and bounds the wait for a lock with limit
 // where that is not 0.
 func (m *Message) SetAside(limit time.Duration) {
-	m.Statement(SetAsideStatement)
+	m.Statement(SetAside)
 	m.Statement("select " +
 		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
 		"pg_catalog.set_config('lock_timeout', '" + strconv.FormatInt(Milliseconds(limit), 10) + "', true)")
-	m.Statement(SetAsideTransaction)
 }
 
 // Limit bounds the wait for a lock with limit, and with nothing where that is
@@ -128,60 +127,67 @@ func (m *Message) SetAside(limit time.Duration) {
 func (m *Message) Limit(limit time.Duration) {
 	m.Statement("select " +
 		"pg_catalog.set_config('statement_timeout', '0', true), " +
-		"pg_catalog.set_config('lock_timeout', '" + strconv.FormatInt(Milliseconds(limit), 10) + "', true)")
-	m.Statement("select pg_catalog.set_config('transaction_timeout', '0', true) " + hasTransactionTimeout)
+		"pg_catalog.set_config('lock_timeout', '" + strconv.FormatInt(Milliseconds(limit), 10) + "', true), " +
+		"case when " + hasTransactionTimeout + " then pg_catalog.set_config('transaction_timeout', '0', true) end")
 }
 
 // PutBack undoes SetAside, once the lock is granted.
 func (m *Message) PutBack() {
-	m.Statement(PutBackStatement)
+	m.Statement(PutBack)
 	m.Statement("select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
-	m.Statement(PutBackTransaction)
 }
 
-// The statements of SetAside and PutBack that are the same every time. The
-// values are kept in settings of our own, because nothing else in one message
-// carries a value from one statement to the next. A transaction_timeout starts
-// anew when it is put back: it counts what the transaction does, not what it
-// waited.
+// The statements of SetAside and PutBack for all limits but lock_timeout, which
+// are the same every time. The values are kept in settings of our own, because
+// nothing else in one message carries a value from one statement to the next. A
+// transaction_timeout starts anew when it is put back: it counts what the
+// transaction does, not what it waited.
 const (
-	SetAsideStatement = "select " +
+	SetAside = "select " +
 		"pg_catalog.set_config('pgadvisory.statement_timeout', pg_catalog.current_setting('statement_timeout'), true), " +
-		"pg_catalog.set_config('statement_timeout', '0', true)"
-	SetAsideTransaction = "select " +
-		"pg_catalog.set_config('pgadvisory.transaction_timeout', pg_catalog.current_setting('transaction_timeout'), true), " +
-		"pg_catalog.set_config('transaction_timeout', '0', true) " + hasTransactionTimeout
-	PutBackStatement = "select " +
-		"pg_catalog.set_config('statement_timeout', pg_catalog.current_setting('pgadvisory.statement_timeout'), true)"
-	PutBackTransaction = "select " +
-		"pg_catalog.set_config('transaction_timeout', pg_catalog.current_setting('pgadvisory.transaction_timeout'), true) " +
-		hasTransactionTimeout
+		"pg_catalog.set_config('statement_timeout', '0', true), " +
+		"case when " + hasTransactionTimeout + " then " +
+		"pg_catalog.set_config('pgadvisory.transaction_timeout', pg_catalog.current_setting('transaction_timeout'), true) end, " +
+		"case when " + hasTransactionTimeout + " then " +
+		"pg_catalog.set_config('transaction_timeout', '0', true) end"
+	PutBack = "select " +
+		"pg_catalog.set_config('statement_timeout', pg_catalog.current_setting('pgadvisory.statement_timeout'), true), " +
+		"case when " + hasTransactionTimeout + " then " +
+		"pg_catalog.set_config('transaction_timeout', pg_catalog.current_setting('pgadvisory.transaction_timeout'), true) end"
 
 	// hasTransactionTimeout is true from PostgreSQL 17.
-	hasTransactionTimeout = "where pg_catalog.current_setting('transaction_timeout', true) is not null"
+	hasTransactionTimeout = "pg_catalog.current_setting('transaction_timeout', true) is not null"
 )
 
 // LockWithin returns one statement that waits for a transaction's lock of key,
-// for at most its first parameter in milliseconds where that is not 0, and
-// puts lock_timeout back, and the parameters that follow the first. The
-// text is the same for all keys of a kind, to be prepared once; the numbers
-// are passed as text, which no protocol misreads.
-func LockWithin(shared bool, key hashkey.Key) (sql string, args []any) {
-	f := string(XactLock)
-	if shared {
-		f += "_shared"
+// for at most limit where that is not 0, and puts lock_timeout back, and its
+// parameters. The text is the same for all keys of a kind, to be prepared once;
+// the numbers are passed as text, which no protocol misreads.
+func LockWithin(shared bool, key hashkey.Key, limit time.Duration) (sql string, params []string) {
+	milliseconds := strconv.FormatInt(Milliseconds(limit), 10)
+	class, object, pair := key.Pair()
+	switch {
+	case pair && shared:
+		return lockPairSharedWithin, []string{milliseconds, strconv.Itoa(int(class)), strconv.Itoa(int(object))}
+	case pair:
+		return lockPairWithin, []string{milliseconds, strconv.Itoa(int(class)), strconv.Itoa(int(object))}
+	case shared:
+		return lockSharedWithin, []string{milliseconds, strconv.FormatInt(key.Int64(), 10)}
 	}
-	params := "$2::pg_catalog.text::bigint"
-	args = []any{strconv.FormatInt(key.Int64(), 10)}
-	if class, object, ok := key.Pair(); ok {
-		params = "$2::pg_catalog.text::integer, $3::pg_catalog.text::integer"
-		args = []any{strconv.Itoa(int(class)), strconv.Itoa(int(object))}
-	}
-	return "select pg_catalog.set_config('lock_timeout', $1, true), " +
-		"pg_catalog." + f + "(" + params + "), " +
-		"pg_catalog.set_config('lock_timeout', before, true) " +
-		"from (select pg_catalog.current_setting('lock_timeout') as before offset 0) as setting", args
+	return lockWithin, []string{milliseconds, strconv.FormatInt(key.Int64(), 10)}
 }
+
+const (
+	lockWithin           = limited + "pg_catalog.pg_advisory_xact_lock($2::pg_catalog.text::bigint)" + unlimited
+	lockSharedWithin     = limited + "pg_catalog.pg_advisory_xact_lock_shared($2::pg_catalog.text::bigint)" + unlimited
+	lockPairWithin       = limited + "pg_catalog.pg_advisory_xact_lock" + ofPair + unlimited
+	lockPairSharedWithin = limited + "pg_catalog.pg_advisory_xact_lock_shared" + ofPair + unlimited
+
+	limited   = "select pg_catalog.set_config('lock_timeout', $1, true), "
+	ofPair    = "($2::pg_catalog.text::integer, $3::pg_catalog.text::integer)"
+	unlimited = ", pg_catalog.set_config('lock_timeout', before, true) " +
+		"from (select pg_catalog.current_setting('lock_timeout') as before offset 0) as setting"
+)
 
 // MaxHold has the server end the session if the transaction goes silent for
 // longer than hold, and from PostgreSQL 17 if it lasts longer at all. A
@@ -196,5 +202,5 @@ func (m *Message) MaxHold(hold time.Duration) {
 	whole := strconv.FormatInt(Milliseconds(hold+time.Millisecond), 10)
 	m.Statement("select pg_catalog.set_config('idle_in_transaction_session_timeout', '" + silent + "', true)")
 	m.Statement("select pg_catalog.set_config('transaction_timeout', '0', true), " +
-		"pg_catalog.set_config('transaction_timeout', '" + whole + "', true) " + hasTransactionTimeout)
+		"pg_catalog.set_config('transaction_timeout', '" + whole + "', true) where " + hasTransactionTimeout)
 }
