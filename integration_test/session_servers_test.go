@@ -90,13 +90,18 @@ func TestSessionOtherDrivers(t *testing.T) {
 // may say what was true of the server that it had yesterday.
 func TestSessionStandby(t *testing.T) {
 	standby := pgtest.Dedicated(t).Standby(t)
+	ctx := bounded(t)
 	for name, options := range map[string][]func(*pgx.ConnConfig){"it says so": nil, "it does not": {reticent}} {
 		db := openDB(t, standby.DSN(), options...)
 		for _, o := range []sessionlock.Options{{}, {Poll: time.Millisecond}, {Shared: true}, {Pooler: true}} {
 			locker := sessionlock.New(db).With(o)
-			_, err := locker.Lock(t.Context(), hashkey.Name("standby"))
-			_, tryErr := locker.TryLock(t.Context(), hashkey.Name("standby"))
-			for how, err := range map[string]error{"Lock": err, "TryLock": tryErr} {
+			for how, take := range map[string]func(context.Context, hashkey.Key) (*sessionlock.Lock, error){
+				"Lock": locker.Lock, "TryLock": locker.TryLock,
+			} {
+				k, err := take(ctx, hashkey.Name("standby"))
+				if err == nil {
+					unlock(t, k)
+				}
 				if !errors.Is(err, sessionlock.ErrStandby) {
 					t.Errorf("%s, %s %+v: error is %v, want %v", name, how, o, err, sessionlock.ErrStandby)
 				}
