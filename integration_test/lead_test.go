@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"net"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -128,7 +129,7 @@ func TestLeadCampaignsAgain(t *testing.T) {
 	db, other := two(t)
 	var running atomic.Int64
 	var tokens []uint64
-	err := sessionlock.New(db).With(quick).Lead(t.Context(), hashkey.Name("again"), func(ctx context.Context) error {
+	err := sessionlock.New(db).With(quick).Lead(bounded(t), hashkey.Name("again"), func(ctx context.Context) error {
 		if running.Add(1) != 1 {
 			t.Error("fn runs twice")
 		}
@@ -179,6 +180,78 @@ func TestLeadLease(t *testing.T) {
 	noTrace(t, db, other)
 }
 
+// While the database cannot be reached the pauses grow, so that candidates are
+// not a load on the network.
+func TestLeadPauses(t *testing.T) {
+	var dials []time.Time
+	ctx, cancel := context.WithCancel(t.Context())
+	db := openDB(t, pgtest.New(t).DSN(), func(config *pgx.ConnConfig) {
+		config.Fallbacks = nil
+		config.DialFunc = func(context.Context, string, string) (net.Conn, error) {
+			if dials = append(dials, time.Now()); len(dials) == 6 {
+				cancel()
+			}
+			return nil, errExpected
+		}
+	})
+	err := sessionlock.New(db).Lead(ctx, hashkey.Name("pauses"), func(context.Context) error { t.Error("fn ran"); return nil })
+	wantError(t, err, sessionlock.ErrNotAcquired, context.Canceled)
+	// Each is between a half and the whole of one that doubles from 50 ms on.
+	least := 25 * time.Millisecond
+	for i := 1; i < len(dials); i++ {
+		if pause := dials[i].Sub(dials[i-1]); pause < least {
+			t.Errorf("pause %d took %v, want at least %v", i, pause, least)
+		}
+		least *= 2
+	}
+}
+
+// Lead waits for a server that has no connection to spare.
+func TestLeadWaitsForConnections(t *testing.T) {
+	dsn := pgtest.New(t).Database(t)
+	other := openDB(t, dsn)
+	exec(t, other, `create role pgadvisory_crowd login connection limit 0`)
+	t.Cleanup(func() { exec(t, other, `drop role pgadvisory_crowd`) })
+	var m meter
+	db := openDB(t, dsn, m.on, func(config *pgx.ConnConfig) { config.User = "pgadvisory_crowd" })
+	done := make(chan error, 1)
+	go func() {
+		done <- sessionlock.New(db).Lead(t.Context(), hashkey.Name("crowd"), func(context.Context) error { return errExpected })
+	}()
+	until(t, "it was turned away more than once", func() bool { return m.dials.Load() > 1 || len(done) > 0 })
+	exec(t, other, `alter role pgadvisory_crowd connection limit 10`)
+	if err := <-done; err != errExpected {
+		t.Errorf("error is %v, want fn's", err)
+	}
+	noTrace(t, other, db)
+}
+
+// Lead waits for a standby to be promoted, and leads then.
+func TestLeadWaitsForPromotion(t *testing.T) {
+	standby := pgtest.Dedicated(t).Standby(t)
+	var m meter
+	db, other := openMetered(t, standby.DSN(), &m), openDB(t, standby.DSN())
+	promoted := make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- sessionlock.New(db).Lead(t.Context(), hashkey.Name("promoted"), func(context.Context) error {
+			select {
+			case <-promoted:
+			default:
+				t.Error("fn runs on a standby")
+			}
+			return errExpected
+		})
+	}()
+	until(t, "it was refused", func() bool { return m.messages.Load() > 2 || len(done) > 0 })
+	close(promoted)
+	exec(t, other, `select pg_promote()`)
+	if err := <-done; err != errExpected {
+		t.Errorf("error is %v, want fn's", err)
+	}
+	noTrace(t, other, db)
+}
+
 // Lead waits for a database that is away, and leads soon after it is back.
 func TestLeadWaitsForTheDatabase(t *testing.T) {
 	server := pgtest.Dedicated(t)
@@ -198,9 +271,14 @@ func TestLeadWaitsForTheDatabase(t *testing.T) {
 	})
 	server.Restart(t)
 	back := time.Now()
-	if took := (<-led).Sub(back); took > 6*time.Second {
-		t.Errorf("leads %v after the database is back", took)
-	}
 	wantError(t, <-ended, errExpected)
+	select {
+	case at := <-led:
+		if took := at.Sub(back); took > 6*time.Second {
+			t.Errorf("leads %v after the database is back", took)
+		}
+	default:
+		t.Error("Lead is over, and fn has not run")
+	}
 	noTrace(t, db)
 }

@@ -3,6 +3,7 @@ package integration_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -238,6 +239,57 @@ func TestSessionNested(t *testing.T) {
 	noTrace(t, db)
 }
 
+// A ctx that outlives its fn refuses nothing.
+func TestSessionNotNested(t *testing.T) {
+	db := newDB(t)
+	key := hashkey.Name("kept")
+	locker := sessionlock.New(db)
+	var kept context.Context
+	err := locker.WithLock(t.Context(), key, func(ctx context.Context, _ *sql.Conn) error {
+		kept = context.WithoutCancel(ctx)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock(t, lockUnder(kept, t, locker, key))
+	noTrace(t, db)
+}
+
+// Connections that have died in the pool, as all do when the server restarts,
+// are no failure of the call that finds them there. pgx does not find them
+// first: it looks only at those that were idle for a while, and here at none.
+func TestSessionDeadInPool(t *testing.T) {
+	dsn := pgtest.New(t).Database(t)
+	db, other := openMetered(t, dsn, new(meter)), openDB(t, dsn)
+	for name, o := range map[string]sessionlock.Options{"queue": {}, "poll": {Poll: time.Second}} {
+		pids := make(map[int]bool)
+		conns := make([]*sql.Conn, 3)
+		for i := range conns {
+			conn, err := db.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns[i] = conn
+			pids[number(t, connQueryer{conn}, `select pg_backend_pid()`)] = true
+		}
+		for _, conn := range conns {
+			if err := conn.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for pid := range pids {
+			kill(t, other, pid)
+		}
+		k := lock(t, sessionlock.New(db).With(o), hashkey.Name("dead"))
+		if pids[backend(t, k)] {
+			t.Errorf("%s: the lock is held by a session that is gone", name)
+		}
+		unlock(t, k)
+	}
+	noTrace(t, db, other)
+}
+
 // Tokens grow from holder to holder, whoever it is, and stay the same for one.
 func TestSessionToken(t *testing.T) {
 	db, other := two(t)
@@ -260,6 +312,28 @@ func TestSessionToken(t *testing.T) {
 	if !slices.IsSorted(tokens) || len(slices.Compact(slices.Clone(tokens))) != len(tokens) {
 		t.Errorf("tokens do not grow: %v", tokens)
 	}
+}
+
+// The token is one, whoever asks for it first, and there is none any more once
+// the lock is lost: work that begins then must not pass for the holder's.
+func TestSessionTokenOfOneLock(t *testing.T) {
+	db, other := two(t)
+	k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("token"))
+	tokens := make([]uint64, 8)
+	err := parallel(len(tokens), func(i int) (err error) {
+		tokens[i], err = k.Token(t.Context())
+		return err
+	})
+	if err != nil || len(slices.Compact(slices.Clone(tokens))) != 1 {
+		t.Errorf("asked at once, the tokens are %v (%v), want one", tokens, err)
+	}
+	terminate(t, other, backend(t, k))
+	lostWithin(t, k, time.Second)
+	if token, err := k.Token(t.Context()); token != 0 || !errors.Is(err, sessionlock.ErrLost) {
+		t.Errorf("after the loss the token is %d (%v), want %v", token, err, sessionlock.ErrLost)
+	}
+	wantError(t, k.Unlock(), sessionlock.ErrLost)
+	noTrace(t, db, other)
 }
 
 // A ctx that ends while the token is asked for does not cost the lock.

@@ -67,7 +67,7 @@ func TestSessionLoss(t *testing.T) {
 
 // testLoss checks that WithLock's fn learns of the loss.
 func testLoss(t *testing.T, db *sql.DB, end func(*sessionlock.Lock)) {
-	err := sessionlock.New(db).WithLock(t.Context(), hashkey.Name("loss"), func(ctx context.Context, _ *sql.Conn) error {
+	err := sessionlock.New(db).WithLock(bounded(t), hashkey.Name("loss"), func(ctx context.Context, _ *sql.Conn) error {
 		k := sessionlock.FromContext(ctx)
 		notLost(t, k)
 		end(k)

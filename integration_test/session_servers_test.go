@@ -1,13 +1,16 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -82,13 +85,114 @@ func TestSessionOtherDrivers(t *testing.T) {
 	}
 }
 
-// On a hot standby a lock excludes nobody.
+// On a hot standby a lock excludes nobody. Since PostgreSQL 14 a server says
+// what it is when the session begins. One before that does not, and a pooler
+// may say what was true of the server that it had yesterday.
 func TestSessionStandby(t *testing.T) {
 	standby := pgtest.Dedicated(t).Standby(t)
-	db := openDB(t, standby.DSN())
-	_, err := sessionlock.New(db).Lock(t.Context(), hashkey.Name("standby"))
+	ctx := bounded(t)
+	for name, options := range map[string][]func(*pgx.ConnConfig){"it says so": nil, "it does not": {reticent}} {
+		db := openDB(t, standby.DSN(), options...)
+		for _, o := range []sessionlock.Options{{}, {Poll: time.Millisecond}, {Shared: true}, {Pooler: true}} {
+			locker := sessionlock.New(db).With(o)
+			for how, take := range map[string]func(context.Context, hashkey.Key) (*sessionlock.Lock, error){
+				"Lock": locker.Lock, "TryLock": locker.TryLock,
+			} {
+				k, err := take(ctx, hashkey.Name("standby"))
+				if err == nil {
+					unlock(t, k)
+				}
+				if !errors.Is(err, sessionlock.ErrStandby) {
+					t.Errorf("%s, %s %+v: error is %v, want %v", name, how, o, err, sessionlock.ErrStandby)
+				}
+			}
+		}
+		noTrace(t, db)
+	}
+}
+
+// reticent keeps it from the client whether the server is a hot standby.
+func reticent(config *pgx.ConnConfig) {
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return reticentConn{conn}, nil
+	}
+}
+
+type reticentConn struct{ net.Conn }
+
+func (c reticentConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	copy(b, bytes.ReplaceAll(b[:n], []byte("in_hot_standby"), []byte("in_hot_unknown")))
+	return n, err
+}
+
+// A session of a standby becomes one of a primary when the standby is
+// promoted, which the server does not say to a client that sends nothing. The
+// lock is to be had there from then on all the same.
+func TestSessionPromoted(t *testing.T) {
+	standby := pgtest.Dedicated(t).Standby(t)
+	var m meter
+	db, other := openMetered(t, standby.DSN(), &m), openDB(t, standby.DSN())
+	db.SetMaxOpenConns(1)
+	key := hashkey.Name("promoted")
+	_, err := sessionlock.New(db).TryLock(t.Context(), key)
 	wantError(t, err, sessionlock.ErrStandby)
-	noTrace(t, db)
+	exec(t, other, `select pg_promote()`)
+	k, err := sessionlock.New(db).TryLock(t.Context(), key)
+	if err != nil {
+		t.Fatalf("the standby is promoted, and the error is %v", err)
+	}
+	unlock(t, k)
+	if n := m.dials.Load(); n != 1 {
+		t.Errorf("%d connections, want 1", n)
+	}
+	noTrace(t, db, other)
+}
+
+// A standby that is promoted while it answers refuses the lock and grants it in
+// one message. It does not get into the pool. Here the first answer is changed
+// on the way into that of a standby.
+func TestSessionPromotedMeanwhile(t *testing.T) {
+	dsn := newDatabase(t)
+	p, through := newProxy(t, dsn)
+	db, other := openDB(t, dsn, through), openDB(t, dsn)
+	const asks = "select asked.granted, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), "
+	standby := fmt.Sprintf("%-*s", len(asks), "select false, pg_catalog.pg_backend_pid(), true,")
+	p.rewrite.Store(&[2]string{asks, standby})
+	key := hashkey.Name("meanwhile")
+	_, err := sessionlock.New(db).Lock(t.Context(), key)
+	wantError(t, err, sessionlock.ErrStandby)
+	becomesFree(t, other, key)
+	noTrace(t, other, db)
+}
+
+// A transaction that somebody has left open in the pool gives its session no
+// lock: its ROLLBACK would take the session's settings along. Not every
+// wrapper of a driver lets pgx see to that.
+func TestSessionTransactionInPool(t *testing.T) {
+	dsn := pgtest.New(t).Database(t)
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sql.OpenDB(wrapper{stdlib.GetConnector(*config), func(c driver.Conn) driver.Conn { return unwrappable{wrapped{c}} }})
+	t.Cleanup(func() { _ = db.Close() })
+	other := openDB(t, dsn)
+	db.SetMaxOpenConns(1)
+	exec(t, db, `begin`)
+	pid := number(t, db, `select pg_backend_pid()`)
+	k := lock(t, sessionlock.New(db), hashkey.Name("left open"))
+	if now := backend(t, k); now == pid {
+		t.Error("the lock is held in a transaction of somebody else's")
+	}
+	sessionEnds(t, other, pid)
+	unlock(t, k)
+	noTrace(t, other, db)
 }
 
 // CockroachDB reports itself in a parameter when the session begins. This

@@ -74,6 +74,34 @@ func TestSessionSettings(t *testing.T) {
 	}
 }
 
+// A client that vanishes while it waits does not stay in the queue, where it
+// would be granted the lock some day and keep it. Without its settings the
+// server looks at nobody's socket while it waits for the lock.
+func TestSessionVanishedWaiter(t *testing.T) {
+	dsn := pgtest.New(t).Database(t)
+	other := openDB(t, dsn)
+	p, through := newRelay(t, dsn)
+	db := openDB(t, dsn, through)
+	key := hashkey.Name("vanished")
+	k := lock(t, sessionlock.New(other), key)
+	done := make(chan error, 1)
+	go func() {
+		_, err := sessionlock.New(db).With(sessionlock.Options{DeadClient: time.Second}).Lock(t.Context(), key)
+		done <- err
+	}()
+	until(t, "it waits", func() bool { return waitingLocks(t, other) == 1 })
+	if err := p.listener.Close(); err != nil { // nor does it come back
+		t.Fatal(err)
+	}
+	p.cut()
+	if err := <-done; err == nil {
+		t.Error("the lock was granted to a client without a connection")
+	}
+	until(t, "it waits no more", func() bool { return waitingLocks(t, other) == 0 })
+	unlock(t, k)
+	noTrace(t, other, db)
+}
+
 // A role's idle_session_timeout does not end a holder that has nothing to say.
 func TestSessionIdleTimeoutOfTheRole(t *testing.T) {
 	dsn := pgtest.New(t).Database(t)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -67,6 +68,65 @@ func TestSessionUnlockFalse(t *testing.T) {
 	wantError(t, k.Unlock(), sessionlock.ErrLost)
 	sessionEnds(t, other, pid)
 	noTrace(t, db, other)
+}
+
+// A server that does not answer does not keep Unlock: after about five seconds
+// it gives up and ends the session, whether it is the unlock that is not
+// answered or a statement before it.
+func TestSessionUnlockSwallowed(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(tb testing.TB, other *sql.DB, k *sessionlock.Lock){
+		"idle":      func(testing.TB, *sql.DB, *sessionlock.Lock) {},
+		"statement": sleeps,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := pgtest.New(t).Database(t)
+			other := openDB(t, dsn)
+			p, through := newRelay(t, dsn)
+			key := hashkey.Name("swallowed")
+			k := lock(t, sessionlock.New(openDB(t, dsn, through)).With(sessionlock.Options{Check: time.Hour, DeadClient: time.Second}), key)
+			prepare(t, other, k)
+			p.swallows.Store(true)
+			start := time.Now()
+			done := make(chan error, 1)
+			go func() { done <- k.Unlock() }()
+			select {
+			case err := <-done:
+				wantError(t, err, sessionlock.ErrLost)
+			case <-time.After(patience):
+				t.Error("Unlock does not return")
+				p.cut()
+				<-done
+			}
+			if took := time.Since(start); took < 3*time.Second || took > 8*time.Second {
+				t.Errorf("Unlock took %v, want about 5s", took)
+			}
+			p.swallows.Store(false)
+			p.cut() // the server has not heard the goodbye
+			becomesFree(t, other, key)
+			noTrace(t, other)
+		})
+	}
+}
+
+// sleeps has a statement run on the session of k, for as long as that lasts.
+func sleeps(tb testing.TB, other *sql.DB, k *sessionlock.Lock) {
+	tb.Helper()
+	pid := backend(tb, k)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := k.Conn().ExecContext(context.Background(), `select pg_sleep(3600)`)
+		ended <- err
+	}()
+	tb.Cleanup(func() {
+		if err := <-ended; err == nil {
+			tb.Error("the statement succeeded")
+		}
+	})
+	until(tb, "the statement runs", func() bool {
+		return number(tb, other, `select count(*) from pg_stat_activity where pid = $1 and state = 'active'`, pid) == 1
+	})
 }
 
 func sessionEnds(tb testing.TB, db *sql.DB, pid int) {
@@ -147,22 +207,11 @@ func TestSessionUnlockUnderStatement(t *testing.T) {
 	db, other := two(t)
 	key := hashkey.Name("statement")
 	k := lock(t, sessionlock.New(db), key)
-	pid := backend(t, k)
-	ended := make(chan error, 1)
-	go func() {
-		_, err := k.Conn().ExecContext(context.Background(), `select pg_sleep(3600)`)
-		ended <- err
-	}()
-	until(t, "the statement runs", func() bool {
-		return number(t, other, `select count(*) from pg_stat_activity where pid = $1 and state = 'active'`, pid) == 1
-	})
+	sleeps(t, other, k)
 	start := time.Now()
 	unlock(t, k)
 	if took := time.Since(start); took < 3*time.Second || took > 7*time.Second {
 		t.Errorf("Unlock took %v, want about 4s", took)
-	}
-	if err := <-ended; err == nil {
-		t.Error("the statement succeeded")
 	}
 	isFree(t, other, key)
 	noTrace(t, db, other)
@@ -197,7 +246,7 @@ func TestSessionWithLock(t *testing.T) {
 	key := hashkey.Name("with")
 	locker := sessionlock.New(db)
 	run := func(fn func(ctx context.Context, conn *sql.Conn) error) error {
-		return locker.WithLock(t.Context(), key, func(ctx context.Context, conn *sql.Conn) error {
+		return locker.WithLock(bounded(t), key, func(ctx context.Context, conn *sql.Conn) error {
 			if n := heldLocks(t, other); n != 1 {
 				t.Errorf("%d locks are held", n)
 			}
@@ -238,6 +287,44 @@ func TestSessionWithLock(t *testing.T) {
 		return context.Cause(ctx)
 	})
 	wantError(t, err, sessionlock.ErrUnlocked)
+	noTrace(t, db, other)
+}
+
+// fn's ctx does not outlive the lock: what fn has left running with it ends
+// when the call is back, however fn ended.
+func TestSessionCtxEndsWithTheCall(t *testing.T) {
+	db, other := two(t)
+	key := hashkey.Name("kept")
+	locker := sessionlock.New(db)
+	plain := func(fn func(context.Context) error) func(context.Context, *sql.Conn) error {
+		return func(ctx context.Context, _ *sql.Conn) error { return fn(ctx) }
+	}
+	for name, call := range map[string]func(fn func(context.Context) error) error{
+		"WithLock":    func(fn func(context.Context) error) error { return locker.WithLock(t.Context(), key, plain(fn)) },
+		"TryWithLock": func(fn func(context.Context) error) error { return locker.TryWithLock(t.Context(), key, plain(fn)) },
+		"Lead":        func(fn func(context.Context) error) error { return locker.Lead(t.Context(), key, fn) },
+	} {
+		for how, end := range map[string]func() error{
+			"returns nothing":  func() error { return nil },
+			"returns an error": func() error { return errExpected },
+			"panics":           func() error { panic(errExpected) },
+		} {
+			var kept context.Context
+			func() {
+				defer func() { _ = recover() }()
+				_ = call(func(ctx context.Context) error {
+					if err := ctx.Err(); err != nil {
+						t.Errorf("%s: while the lock is held the ctx has ended: %v", name, err)
+					}
+					kept = ctx
+					return end()
+				})
+			}()
+			if kept == nil || kept.Err() == nil {
+				t.Errorf("%s, fn %s: its ctx goes on, want one that has ended", name, how)
+			}
+		}
+	}
 	noTrace(t, db, other)
 }
 

@@ -136,19 +136,20 @@ func (l *Locker) askOn(ctx context.Context, s session, key hashkey.Key, r reques
 	}
 	saved, err := l.verdict(pid, answer)
 	if err != nil {
-		return nil, true, err
+		return nil, !waited(answer), err
 	}
 	return newLock(l, s, key, saved), true, nil
 }
 
 // pretends returns why the locks of the server exclude nobody, as far as it
 // has said so itself when the session began.
+//
+// Whether it is a hot standby is left to the message that locks: a client that
+// has sent nothing since a promotion has not heard of it, and would refuse what
+// is a primary by now.
 func pretends(s session) error {
-	switch {
-	case s.pg.ParameterStatus("crdb_version") != "":
+	if s.pg.ParameterStatus("crdb_version") != "" {
 		return ErrUnsupportedServer
-	case s.pg.ParameterStatus("in_hot_standby") == "on":
-		return ErrStandby
 	}
 	return nil
 }

@@ -79,6 +79,13 @@ func (l *Locker) verdict(pid uint32, answer []*pgconn.Result) ([]setting, error)
 	return nil, errRefused
 }
 
+// waited reports whether the lock was granted by the last statement of
+// waitMessage. It may be so although the first one found a hot standby, which
+// was promoted in between.
+func waited(answer []*pgconn.Result) bool {
+	return len(answer) > 1 && len(answer[len(answer)-1].Rows) > 0
+}
+
 // unlockMessage gives the lock back and puts saved settings back. What the
 // session may hold besides, a lock taken by hand on Conn or the same lock once
 // more, must not reach the pool either.
