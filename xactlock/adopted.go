@@ -19,6 +19,7 @@ import (
 type adopted struct {
 	driver.Conn
 	pg       *pgconn.PgConn
+	watch    *interrupt.Watch // of the session
 	adoption adoption
 
 	ended atomic.Bool // fn ended the transaction, or tried to
@@ -139,7 +140,7 @@ type statement struct {
 	adopted *adopted
 	ctx     context.Context // what the driver gets: without an end
 	caller  context.Context
-	watch   interrupt.Watch
+	watch   *interrupt.Watch
 }
 
 func (a *adopted) start(ctx context.Context) (*statement, error) {
@@ -149,7 +150,10 @@ func (a *adopted) start(ctx context.Context) (*statement, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s := &statement{adopted: a, ctx: ctx, caller: ctx}
+	s := &statement{adopted: a, ctx: ctx, caller: ctx, watch: a.watch}
+	if !s.watch.Keeps(ctx) {
+		s.watch = new(interrupt.Watch)
+	}
 	s.watch.Begin(ctx, a.pg, working)
 	if ctx.Done() != nil {
 		s.ctx = context.WithoutCancel(ctx)

@@ -65,6 +65,10 @@ func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, 
 	if err := pretends(s.pg); err != nil {
 		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
 	}
+	if c.opts.Wait == 0 { // ctx and waitCtx are one
+		s.watch.Keep(ctx, s.pg)
+		defer s.watch.Release()
+	}
 	var a answer
 	if c.direct {
 		a, err = c.waitOnServer(waitCtx, s, false)
@@ -112,7 +116,7 @@ func (c *call) abandon(waitCtx context.Context, s *session) {
 // holdSession runs fn in the transaction that is open on s and ends it.
 func (c *call) holdSession(ctx context.Context, s *session) error {
 	a := &c.adopted
-	a.Conn, a.pg = s.driver, s.pg
+	a.Conn, a.pg, a.watch = s.driver, s.pg, &s.watch
 	tx, err := adopt(a)
 	if err != nil {
 		s.rollback(ctx)

@@ -23,22 +23,76 @@ type Patience struct {
 
 // A Watch ends a message on the wire once ctx has ended, as its patience says.
 // It is used for one message after the other, and costs a message whose ctx
-// does not end next to nothing.
+// does not end next to nothing: less, if it is kept.
 type Watch struct {
 	ctx      context.Context
 	pg       *pgconn.PgConn
 	patience Patience
 	stop     func() bool // nil where ctx has no end
+	kept     bool        // for several messages with the same ctx
 
 	mu       sync.Mutex
+	ended    bool          // guarded by mu: ctx has, and it is kept
+	busy     bool          // guarded by mu: a message is on its way, and it is kept
 	over     bool          // guarded by mu: the answer is there
 	answered chan struct{} // guarded by mu: made by the interrupt, closed when the answer is there
 	finished chan struct{} // guarded by mu: closed when nothing of the interrupt is left
 	atLarge  bool          // a cancel request may still reach the server; known when finished
 }
 
-// Begin watches over a message that is about to be sent on pg.
+// Keep makes the watch ready for several messages on pg whose ctx is this one,
+// or one that ends with it, until Release.
+func (w *Watch) Keep(ctx context.Context, pg *pgconn.PgConn) {
+	if ctx.Done() == nil {
+		return
+	}
+	w.ctx, w.pg, w.kept, w.ended, w.busy = ctx, pg, true, false, false
+	w.stop = context.AfterFunc(ctx, w.end)
+}
+
+// Release undoes Keep, when no message is on its way.
+func (w *Watch) Release() {
+	if w.kept {
+		w.stop()
+		w.kept = false
+	}
+}
+
+// Keeps reports whether the watch is kept for ctx, and free for a message.
+func (w *Watch) Keeps(ctx context.Context) bool {
+	if !w.kept || ctx.Done() != w.ctx.Done() {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.busy
+}
+
+// end is called when the ctx ends that the watch is kept for.
+func (w *Watch) end() {
+	w.mu.Lock()
+	w.ended = true
+	busy := w.busy
+	w.mu.Unlock()
+	if busy { // and it is until this interrupt has finished
+		w.interrupt()
+	}
+}
+
+// Begin watches over a message that is about to be sent on pg. If the watch is
+// kept, that is for a ctx which ends with this one.
 func (w *Watch) Begin(ctx context.Context, pg *pgconn.PgConn, p Patience) {
+	if w.kept {
+		w.mu.Lock()
+		w.patience, w.busy = p, true
+		w.over, w.answered, w.finished, w.atLarge = false, nil, nil, false
+		ended := w.ended
+		w.mu.Unlock()
+		if ended {
+			go w.interrupt()
+		}
+		return
+	}
 	w.stop = nil
 	if ctx.Done() == nil {
 		return
@@ -52,9 +106,29 @@ func (w *Watch) Begin(ctx context.Context, pg *pgconn.PgConn, p Patience) {
 // interrupt can reach a later message; in the worst case the connection is
 // closed then.
 func (w *Watch) End() {
+	if w.kept {
+		w.mu.Lock()
+		if !w.ended {
+			w.busy = false
+			w.mu.Unlock()
+			return
+		}
+		w.mu.Unlock()
+		w.endInterrupt()
+		w.mu.Lock()
+		w.busy = false
+		w.mu.Unlock()
+		return
+	}
 	if w.stop == nil || w.stop() {
 		return
 	}
+	w.endInterrupt()
+}
+
+// endInterrupt waits for the end of the interrupt, which has begun, or is about
+// to.
+func (w *Watch) endInterrupt() {
 	w.mu.Lock()
 	w.over = true
 	if w.finished == nil {
