@@ -97,7 +97,7 @@ func (c *call) check(ctx context.Context) error {
 		return errNilFunc
 	case len(c.keys) == 0:
 		return errNoKeys
-	case held.Any(ctx, held.Transaction, c.db), held.Key(ctx, c.db, c.keys):
+	case held.Nested(ctx, c.db, c.keys):
 		return fmt.Errorf("%w: %s", ErrNested, lockerr.Keys(c.keys))
 	}
 	return nil

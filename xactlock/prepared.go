@@ -28,18 +28,23 @@ import (
 // COMMIT is never among them: a statement that is missing then would be a
 // transaction lost.
 
-// prepared is what has been prepared on a connection, and kept with it.
+// prepared is what has been prepared on a connection, and room for what is being
+// written on it. It is kept with the connection.
 type prepared struct {
 	mode      pgx.QueryExecMode
 	off       bool                                    // opening messages go without
 	names     map[string]string                       // by text
 	described map[string]*pgconn.StatementDescription // of Execs, by text
+	out       outgoing
 }
 
 const preparedKey = "pgadvisory/xactlock"
 
-// prepared returns what is prepared on s.
+// prepared returns what is kept with s.
 func (s *session) prepared() *prepared {
+	if s.kept != nil {
+		return s.kept
+	}
 	data := s.pg.CustomData()
 	p, ok := data[preparedKey].(*prepared)
 	if !ok {
@@ -52,6 +57,7 @@ func (s *session) prepared() *prepared {
 		}
 		data[preparedKey] = p
 	}
+	s.kept = p
 	return p
 }
 
@@ -77,7 +83,7 @@ func (c *call) tryOn(waitCtx context.Context, s *session) (answer, error) {
 	if p := c.preparedOn(s); p != nil {
 		a, err := s.sendPrepared(waitCtx, opening, p, []bound{
 			{text: c.begin},
-			{text: locksql.TryXactLockPrepared(c.opts.Shared, c.keys[0]), params: s.out.key(c.keys[0])},
+			{text: locksql.TryXactLockPrepared(c.opts.Shared, c.keys[0]), params: p.out.key(c.keys[0])},
 			{text: savepoint},
 		})
 		if !s.unprepared(waitCtx, p, err) {
@@ -92,7 +98,7 @@ func (c *call) tryOn(waitCtx context.Context, s *session) (answer, error) {
 func (c *call) waitOn(waitCtx context.Context, s *session, open bool) (answer, error) {
 	limit := untilDeadline(waitCtx)
 	if p := c.preparedOn(s); p != nil {
-		a, err := s.sendPrepared(waitCtx, waiting, p, c.waitPrepared(s, limit, open))
+		a, err := s.sendPrepared(waitCtx, waiting, p, c.waitPrepared(limit, open))
 		if !s.unprepared(waitCtx, p, err) {
 			a.granted = err == nil // the wait itself answers nothing
 			return a, err
@@ -103,7 +109,7 @@ func (c *call) waitOn(waitCtx context.Context, s *session, open bool) (answer, e
 }
 
 // waitPrepared is waitMessage in prepared statements.
-func (c *call) waitPrepared(s *session, limit time.Duration, open bool) []bound {
+func (c *call) waitPrepared(limit time.Duration, open bool) []bound {
 	var all []bound
 	if open {
 		all = append(all, bound{text: "rollback"})
@@ -150,14 +156,14 @@ func (s *session) sendPrepared(ctx context.Context, patience interrupt.Patience,
 		name, known := p.names[b.text]
 		if !known {
 			name = nameOf(b.text)
-			s.out.parse = pgproto3.Parse{Name: name, Query: b.text}
-			s.pg.Frontend().SendParse(&s.out.parse)
+			p.out.parse = pgproto3.Parse{Name: name, Query: b.text}
+			s.pg.Frontend().SendParse(&p.out.parse)
 		}
-		s.out.bind = pgproto3.Bind{PreparedStatement: name, Parameters: b.params}
-		s.pg.Frontend().SendBind(&s.out.bind)
-		s.pg.Frontend().SendExecute(&s.out.execute)
+		p.out.bind = pgproto3.Bind{PreparedStatement: name, Parameters: b.params}
+		s.pg.Frontend().SendBind(&p.out.bind)
+		s.pg.Frontend().SendExecute(&p.out.execute)
 	}
-	s.pg.Frontend().SendSync(&s.out.sync)
+	s.pg.Frontend().SendSync(&p.out.sync)
 	a, err := s.exchange()
 	if err == nil {
 		for _, b := range all {

@@ -22,7 +22,7 @@ type session struct {
 	pg     *pgconn.PgConn
 	stray  bool // a session lock may be left
 	watch  interrupt.Watch
-	out    outgoing
+	kept   *prepared // what is kept with the connection, once it was asked for
 }
 
 // unwrap makes s the session behind driverConn, if that is pgx's. Instrumented
@@ -35,7 +35,7 @@ func (s *session) unwrap(driverConn any) bool {
 	for inner := conn; ; {
 		switch c := inner.(type) {
 		case *stdlib.Conn:
-			s.driver, s.conn, s.pg, s.stray = conn, c.Conn(), c.Conn().PgConn(), false
+			s.driver, s.conn, s.pg, s.stray, s.kept = conn, c.Conn(), c.Conn().PgConn(), false, nil
 			return true
 		case interface{ Raw() driver.Conn }:
 			inner = c.Raw()

@@ -14,7 +14,7 @@ import (
 // This file is messages on the wire. They go through pgconn's Frontend, because
 // its Exec has no parameters and its pipelines prepare nothing on the way.
 
-// outgoing is room for what is being written.
+// outgoing is room for what is being written on a connection.
 type outgoing struct {
 	query   pgproto3.Query
 	parse   pgproto3.Parse
@@ -69,8 +69,9 @@ func (s *session) sendBoth(ctx context.Context, p interrupt.Patience, message, a
 }
 
 func (s *session) query(message string) {
-	s.out.query.String = message
-	s.pg.Frontend().SendQuery(&s.out.query)
+	out := &s.prepared().out
+	out.query.String = message
+	s.pg.Frontend().SendQuery(&out.query)
 }
 
 // exchange sends what has been written and reads the answer to the first

@@ -56,10 +56,13 @@ func (c *Context) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// Any reports whether ctx is that of a callback which holds a lock of the
-// kind through pool.
-func Any(ctx context.Context, kind Kind, pool *sql.DB) bool {
-	return find(ctx, func(c *Context) bool { return c.kind == kind && c.pool == pool })
+// Nested reports whether a transaction's lock of keys, asked for with ctx, could
+// wait for ever: ctx is that of a callback which holds any transaction's lock
+// through pool, or one of keys by either kind of lock.
+func Nested(ctx context.Context, pool *sql.DB, keys []hashkey.Key) bool {
+	return find(ctx, func(c *Context) bool {
+		return c.pool == pool && (c.kind == Transaction || overlap(c.keys, keys))
+	})
 }
 
 // Key reports whether ctx is that of a callback which holds one of keys, by
