@@ -51,6 +51,38 @@ func TestStandby(t *testing.T) {
 	sendsNothing(t, db, &m)
 }
 
+// A connection that has been in the pool since before a promotion has not heard
+// of it, and who is refused sends nothing. The lock is to be had soon all the
+// same.
+func TestPromoted(t *testing.T) {
+	standby := pgtest.Dedicated(t).Standby(t)
+	var m meter
+	db, other := openMetered(t, standby.DSN(), &m), openDB(t, standby.DSN())
+	db.SetMaxOpenConns(1)
+	l := xactlock.New(db)
+	key := hashkey.Name("promoted")
+	for name, call := range map[string]func() error{
+		"WithTx": func() error { return l.WithTx(t.Context(), key, nothing) },
+		"Exec": func() error {
+			_, err := l.Exec(t.Context(), key, `select 1`)
+			return err
+		},
+	} {
+		if err := call(); !errors.Is(err, xactlock.ErrStandby) {
+			t.Fatalf("%s on a standby: %v", name, err)
+		}
+	}
+	exec(t, other, `select pg_promote()`)
+	until(t, "the lock is granted", func() bool { return l.WithTx(t.Context(), key, nothing) == nil })
+	if _, err := l.Exec(t.Context(), key, `select 1`); err != nil {
+		t.Error(err)
+	}
+	if n := m.dials.Load(); n > 3 {
+		t.Errorf("%d connections for that, want at most 3", n)
+	}
+	noTrace(t, other, db)
+}
+
 // Rule 13: CockroachDB, which has the functions and locks nothing, says what
 // it is when a session begins. The plain path has to ask it; here the question
 // is changed on the way into one that this server answers in the same way.

@@ -44,8 +44,8 @@ func (v *convoy) run(conn *sql.Conn) {
 	var took time.Duration
 	_ = conn.Raw(func(driverConn any) error {
 		var s session
-		if !s.unwrap(driverConn) || pretends(s.pg) != nil {
-			return nil
+		if !s.unwrap(driverConn) || s.pretends() != nil {
+			return nil // each will find that out by itself
 		}
 		took = v.send(&p, &s)
 		return s.giveBack()

@@ -141,9 +141,9 @@ func (e *execution) runOn(conn *sql.Conn, limit time.Duration) (f fate, took tim
 		if !s.unwrap(driverConn) {
 			return nil
 		}
-		if err = pretends(s.pg); err != nil {
+		if err = s.pretends(); err != nil {
 			err = fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
-			return nil
+			return s.giveBack()
 		}
 		var p pipeline
 		p.add(e, limit)

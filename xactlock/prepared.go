@@ -36,6 +36,8 @@ type prepared struct {
 	names     map[string]string                       // by text
 	described map[string]*pgconn.StatementDescription // of Execs, by text
 	out       outgoing
+
+	standbySince time.Time // when it was first refused for that
 }
 
 const preparedKey = "pgadvisory/xactlock"

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -62,7 +63,7 @@ func (s *session) close() { interrupt.CloseNow(s.pg) }
 // onSession asks for the lock on s, waits for it there where the options say
 // so, and runs fn.
 func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, err error) {
-	if err := pretends(s.pg); err != nil {
+	if err := s.pretends(); err != nil {
 		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
 	}
 	if c.opts.Wait == 0 { // ctx and waitCtx are one
@@ -231,13 +232,28 @@ func notSent(err error) bool {
 	return pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed)
 }
 
-// pretends returns why the locks of the server behind pg exclude nobody, as
-// far as it has said so itself when the session began.
-func pretends(pg *pgconn.PgConn) error {
+// oldNews is how long a connection may have called its server a hot standby
+// before it is asked by connecting anew.
+const oldNews = time.Second
+
+// pretends returns why the locks of the server behind s exclude nobody, as far
+// as it has said so itself: when the session began, or with a later answer.
+//
+// It does not say that it has been promoted to a client that sends nothing, and
+// who is refused sends nothing. So the connection is closed if it says the same
+// for long, and the next call connects.
+func (s *session) pretends() error {
 	switch {
-	case pg.ParameterStatus("crdb_version") != "":
+	case s.pg.ParameterStatus("crdb_version") != "":
 		return ErrUnsupportedServer
-	case pg.ParameterStatus("in_hot_standby") == "on":
+	case s.pg.ParameterStatus("in_hot_standby") == "on":
+		p := s.prepared()
+		if p.standbySince.IsZero() {
+			p.standbySince = time.Now()
+		}
+		if time.Since(p.standbySince) > oldNews {
+			s.close()
+		}
 		return ErrStandby
 	}
 	return nil
