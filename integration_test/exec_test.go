@@ -172,6 +172,54 @@ func TestExecCancelled(t *testing.T) {
 	noTrace(t, db)
 }
 
+// The statement of an Exec may have to wait before it is so much as prepared,
+// for a table. If its session ends there, nothing has happened, and it goes on
+// in another; if its ctx ends, it was not granted the lock.
+func TestExecWaitsToBePrepared(t *testing.T) {
+	for _, ending := range []string{"session", "ctx"} {
+		t.Run(ending, func(t *testing.T) {
+			db := newTable(t, new(meter))
+			tx := begin(t, db, nil)
+			if _, err := tx.Exec(`lock table t in access exclusive mode`); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(bounded(t))
+			defer cancel()
+			done := make(chan error, 1)
+			go func() {
+				_, err := xactlock.New(db).Exec(ctx, hashkey.Name("k"), `update t set n = n + $1`, 1)
+				done <- err
+			}()
+			const waits = ` from pg_stat_activity where wait_event_type = 'Lock' and wait_event = 'relation' and datname = current_database()`
+			until(t, "the Exec waits for the table", func() bool { return number(t, db, `select count(*)`+waits) == 1 })
+			want := 3
+			if ending == "ctx" {
+				want = 0
+				cancel()
+				notAcquired(t, <-done, context.Canceled)
+			} else {
+				first := number(t, db, `select pid`+waits)
+				exec(t, db, `select pg_terminate_backend($1)`, first)
+				until(t, "it waits in another session", func() bool {
+					return number(t, db, `select count(*)`+waits+` and pid <> $1`, first) == 1
+				})
+			}
+			if err := tx.Rollback(); err != nil {
+				t.Error(err)
+			}
+			if ending == "session" {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+			if n := number(t, db, `select sum(n) from t`); n != want {
+				t.Errorf("sum of n = %d, want %d", n, want)
+			}
+			noTrace(t, db)
+		})
+	}
+}
+
 // The answer is lost on the way: nobody knows whether it is committed.
 func TestExecCommitUnknown(t *testing.T) {
 	for _, hang := range []bool{false, true} {

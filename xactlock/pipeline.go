@@ -156,6 +156,9 @@ func (t *part) prepare(ctx context.Context, s *session) (query string, args []an
 	query, args, err = s.prepareExec(ctx, e.query, e.args)
 	switch {
 	case err == nil:
+	case e.waitCtx.Err() != nil:
+		t.fate = e.before(err)
+	case e.convoy != nil && lockerr.WaitEnded(err): // perhaps for another's sake
 	case lockerr.SQLState(err) != "":
 		t.fate = fate{outcome: RolledBack, err: e.because(err)}
 	default:
@@ -186,9 +189,13 @@ type fate struct {
 // on s, and that then came err.
 func (p *pipeline) fateOf(t *part, s *session, answered int, err error) fate {
 	closed, isAnswer := s.pg.IsClosed(), lockerr.SQLState(err) != "" // even where it ends the session
-	noAnswer := closed && !notSent(err) && !isAnswer
+	noAnswer := closed && !isAnswer
 	e := t.exec
 	switch {
+	case notSent(err):
+		f := e.before(err)
+		f.again = true
+		return f
 	case answered > t.commit:
 		return fate{outcome: Committed, result: t.result}
 	case noAnswer, closed && isAnswer && answered == t.commit:
