@@ -152,53 +152,67 @@ func TestExecWhoseLockIsHeld(t *testing.T) {
 	})
 }
 
+// moody is a server that is at times slow, and that stops at times in the
+// middle of a message.
+type moody struct {
+	wire
+	mu     sync.Mutex // guards the rest
+	random *rand.Rand
+	done   map[int]int
+}
+
+func (m *moody) serve(ids []int) []xactlock.Fate {
+	m.mu.Lock()
+	d := time.Duration(m.random.IntN(30)) * time.Millisecond
+	if m.random.IntN(10) == 0 {
+		d = 3 * time.Second // so that those whose ctx ends do not wait for it
+	}
+	failing := len(ids)
+	if m.random.IntN(3) == 0 {
+		failing = m.random.IntN(len(ids))
+	}
+	slow := m.random.IntN(2) == 0
+	m.mu.Unlock()
+	fates := m.send(d, ids)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, id := range ids {
+		switch {
+		case i < failing:
+			m.done[id]++
+		case i == failing && slow:
+			fates[i] = xactlock.Slow
+		default:
+			fates[i] = xactlock.Again
+		}
+	}
+	return fates
+}
+
+// caller returns when the next caller comes, and how long it stays.
+func (m *moody) caller() (delay, limit time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delay, limit = time.Duration(m.random.IntN(100))*time.Millisecond, time.Hour
+	if m.random.IntN(2) == 0 {
+		limit = time.Duration(m.random.IntN(60)) * time.Millisecond
+	}
+	return delay, limit
+}
+
 // However many give up wherever they are, and whatever becomes of messages,
 // those who stay get their turn, once.
 func TestExecsLoseNoWakeUp(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 0))
-			var w wire
-			var mu sync.Mutex // guards random and done
-			done := make(map[int]int)
+			m := &moody{random: rand.New(rand.NewPCG(seed, 0)), done: make(map[int]int)}
 			q := newQueue(t, 2+int(seed%4))
-			l := q.Line(hashkey.Name("k"), func(ids []int) []xactlock.Fate {
-				mu.Lock()
-				d := time.Duration(random.IntN(30)) * time.Millisecond
-				if random.IntN(10) == 0 {
-					d = 3 * time.Second // so that those whose ctx ends do not wait for it
-				}
-				failing := len(ids)
-				if random.IntN(3) == 0 {
-					failing = random.IntN(len(ids))
-				}
-				slow := random.IntN(2) == 0
-				mu.Unlock()
-				fates := w.send(d, ids)
-				mu.Lock()
-				defer mu.Unlock()
-				for i, id := range ids {
-					switch {
-					case i < failing:
-						done[id]++
-					case i == failing && slow:
-						fates[i] = xactlock.Slow
-					default:
-						fates[i] = xactlock.Again
-					}
-				}
-				return fates
-			})
+			l := q.Line(hashkey.Name("k"), m.serve)
 			var all sync.WaitGroup
 			stayed := make(map[int]bool)
 			for i := range 100 {
-				mu.Lock()
-				delay, limit := time.Duration(random.IntN(100))*time.Millisecond, time.Hour
-				if random.IntN(2) == 0 {
-					limit = time.Duration(random.IntN(60)) * time.Millisecond
-				}
+				delay, limit := m.caller()
 				stayed[i] = limit == time.Hour
-				mu.Unlock()
 				all.Go(func() {
 					time.Sleep(delay)
 					ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -212,8 +226,8 @@ func TestExecsLoseNoWakeUp(t *testing.T) {
 			time.Sleep(4 * time.Second) // until the messages are answered that everybody has left
 			synctest.Wait()
 			for i := range 100 {
-				if done[i] > 1 || done[i] == 0 && stayed[i] {
-					t.Errorf("seed %d: %d ran %d times; it stayed: %t", seed, i, done[i], stayed[i])
+				if m.done[i] > 1 || m.done[i] == 0 && stayed[i] {
+					t.Errorf("seed %d: %d ran %d times; it stayed: %t", seed, i, m.done[i], stayed[i])
 				}
 			}
 			if n := q.Lines(); n != 0 {
