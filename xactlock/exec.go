@@ -26,9 +26,10 @@ import (
 //
 // Execs of one Locker for one key that come faster than the server answers
 // share messages, each with a transaction of its own; two connections are in
-// use for them, however many there are. If one of them gives up while the
-// message is on its way, the statement that then runs is cancelled; where that
-// is another's, it is rolled back and runs once more.
+// use for them, however many there are (with Shared, at most half of the pool).
+// If one of them gives up while the message is on its way, the statement that
+// then runs is cancelled; where that is another's, it is rolled back and runs
+// once more.
 //
 // The statement runs at READ COMMITTED, where it sees all that earlier holders
 // committed. At a higher Options.Isolation, with Poll, MaxHold or Plain, and on

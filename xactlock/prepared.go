@@ -22,8 +22,8 @@ import (
 // Only where pgx itself prepares statements, that is with its default
 // QueryExecMode: who has a pooler that does not know them sets another. Where
 // the statements are lost or in the way all the same (DEALLOCATE ALL, or such a
-// pooler), the server says so before anything has happened, and the connection
-// does without them from then on.
+// pooler), the server says so before fn runs, and the connection does without
+// them from then on.
 //
 // COMMIT is never among them: a statement that is missing then would be a
 // transaction lost.

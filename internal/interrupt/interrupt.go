@@ -46,7 +46,9 @@ func (w *Watch) Keep(ctx context.Context, pg *pgconn.PgConn) {
 	if ctx.Done() == nil {
 		return
 	}
+	w.mu.Lock() // end may still be on its way from an earlier Keep
 	w.ctx, w.pg, w.kept, w.ended, w.busy = ctx, pg, true, false, false
+	w.mu.Unlock()
 	w.stop = context.AfterFunc(ctx, w.end)
 }
 
@@ -71,10 +73,10 @@ func (w *Watch) Keeps(ctx context.Context) bool {
 // end is called when the ctx ends that the watch is kept for.
 func (w *Watch) end() {
 	w.mu.Lock()
+	first, busy := !w.ended, w.busy
 	w.ended = true
-	busy := w.busy
 	w.mu.Unlock()
-	if busy { // and it is until this interrupt has finished
+	if first && busy { // and it is until this interrupt has finished
 		w.interrupt()
 	}
 }
