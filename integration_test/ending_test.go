@@ -3,13 +3,17 @@ package integration_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -344,17 +348,119 @@ func TestTransactionIsWhole(t *testing.T) {
 	})
 }
 
-// A transaction that fn keeps is of no use to it afterwards.
+// A transaction that fn keeps is of no use to it afterwards, whatever it is
+// used for: also where calls come so quickly that transactions are not ended
+// one by one.
 func TestTransactionDoesNotOutliveTheCall(t *testing.T) {
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		var kept *sql.Tx
-		if err := l.WithTx(t.Context(), hashkey.Name("k"), func(_ context.Context, tx *sql.Tx) error { kept = tx; return nil }); err != nil {
-			t.Fatal(err)
+		for i := range 50 {
+			var kept *sql.Tx
+			if err := l.WithTx(t.Context(), hashkey.Name("k"), func(_ context.Context, tx *sql.Tx) error { kept = tx; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			uses := map[string]func() error{
+				"Exec":     func() error { _, err := kept.Exec(`insert into t values ($1)`, 1); return err },
+				"Query":    func() error { return kept.QueryRow(`insert into t values (1) returning n`).Scan(new(int)) },
+				"Prepare":  func() error { _, err := kept.Prepare(`insert into t values (1)`); return err },
+				"Commit":   kept.Commit,
+				"Rollback": kept.Rollback,
+			}
+			for _, use := range [][]string{{"Exec", "Query", "Prepare", "Rollback", "Commit"}, {"Commit", "Exec"}}[i%2] {
+				if err := uses[use](); !errors.Is(err, sql.ErrTxDone) {
+					t.Errorf("call %d, %s: got %v, want sql.ErrTxDone", i, use, err)
+				}
+			}
 		}
-		if _, err := kept.Exec(`insert into t values (1)`); !errors.Is(err, sql.ErrTxDone) {
-			t.Errorf("got %v, want sql.ErrTxDone", err)
+		if n := rows(t, db); n != 0 {
+			t.Errorf("%d rows, want 0", n)
 		}
 	})
+}
+
+// A statement that fn has left running in another goroutine is over before the
+// transaction is, and nothing of that goroutine reaches a later one.
+func TestTransactionIsUsedWhileItEnds(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		var users sync.WaitGroup
+		for i := range 100 {
+			started := make(chan struct{})
+			_ = l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+				users.Go(func() {
+					close(started)
+					for {
+						if _, err := tx.Exec(`select $1::int`, i); err != nil {
+							return
+						}
+					}
+				})
+				<-started
+				return nil
+			}) // an error where a statement was cut off by the end
+			var n int
+			err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+				return tx.QueryRowContext(ctx, `select $1::int`, -i).Scan(&n)
+			})
+			if err != nil || n != -i {
+				t.Fatalf("the next transaction read %d, %v, want %d", n, err, -i)
+			}
+		}
+		users.Wait()
+	})
+}
+
+// What fn leaves open is closed before the connection is anybody else's, also
+// where a wrapper of the driver hides what that is.
+func TestTransactionLeavesNothingOpen(t *testing.T) {
+	for name, wrap := range map[string]func(driver.Conn) driver.Conn{
+		"pgx":     func(conn driver.Conn) driver.Conn { return conn },
+		"wrapper": func(conn driver.Conn) driver.Conn { return &instrumented{conn.(*stdlib.Conn)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, err := pgx.ParseConfig(pgtest.New(t).Database(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			db := sql.OpenDB(wrapper{stdlib.GetConnector(*config), wrap})
+			t.Cleanup(func() { _ = db.Close() })
+			db.SetMaxOpenConns(1)
+			l := xactlock.New(db)
+			var left []*sql.Rows
+			for i := range 60 {
+				err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+					const open, count = `select 'left open'`, `select count(*) from pg_prepared_statements where statement = $1`
+					if n := number(t, tx, count, open); n != 0 {
+						t.Errorf("call %d finds %d statements of the one before", i, n)
+					}
+					if i%2 == 0 {
+						_, err := tx.PrepareContext(ctx, open)
+						return err
+					}
+					rows, err := tx.QueryContext(ctx, `select generate_series(1, 1000)`)
+					left = append(left, rows)
+					return err
+				})
+				if err != nil {
+					t.Fatalf("call %d: %v", i, err)
+				}
+			}
+			for _, rows := range left {
+				if rows.Next() {
+					t.Error("there are rows after the end of their transaction")
+				}
+			}
+		})
+	}
+}
+
+// instrumented is a wrapper of pgx's connections that keeps their rows to
+// itself.
+type instrumented struct{ *stdlib.Conn }
+
+func (c *instrumented) Raw() driver.Conn { return c.Conn }
+
+func (c *instrumented) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	rows, err := c.Conn.QueryContext(ctx, query, args)
+	return struct{ driver.Rows }{rows}, err
 }
 
 // tx.Stmt takes statements of the pool on the plain path; on the other it says

@@ -23,10 +23,14 @@ var adopter = sync.OnceValue(func() *sql.DB {
 	return db
 })
 
-// adopt returns a as a *sql.Tx.
-func adopt(a *adopted) (*sql.Tx, error) {
-	a.adoption = adoption{context.Background(), a}
-	return adopter().BeginTx(&a.adoption, nil)
+// begin makes t a *sql.Tx, for an open transaction that it is to adopt.
+func (t *transaction) begin() {
+	t.adopted.adoption = adoption{context.Background(), &t.adopted}
+	tx, err := adopter().BeginTx(&t.adopted.adoption, nil)
+	if err != nil {
+		panic("xactlock: " + err.Error()) // the adopter has no limit, no end and no server
+	}
+	t.Tx = tx
 }
 
 // adoption is the context that carries an adopted to the connector. It never

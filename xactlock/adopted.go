@@ -2,10 +2,12 @@ package xactlock
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -22,8 +24,35 @@ type adopted struct {
 	watch    *interrupt.Watch // of the session
 	adoption adoption
 
-	ended atomic.Bool // fn ended the transaction, or tried to
+	ended atomic.Bool  // fn ended the transaction, or tried to
+	uses  atomic.Int32 // that are not over; less than 0 once it is retired
 }
+
+// adopt makes s what a runs on.
+func (a *adopted) adopt(s *session) {
+	a.Conn, a.pg, a.watch = s.driver, s.pg, &s.watch
+}
+
+// retire keeps everybody off the connection from now on, and reports whether it
+// could: it cannot while a statement runs, or has left something open.
+func (a *adopted) retire() bool { return a.uses.CompareAndSwap(0, math.MinInt32/2) }
+
+func (a *adopted) isRetired() bool { return a.uses.Load() < 0 }
+
+// use reports whether a may be used. If so, it cannot be retired until unuse.
+func (a *adopted) use() bool {
+	if a.uses.Add(1) > 0 {
+		return true
+	}
+	a.unuse()
+	return false
+}
+
+func (a *adopted) unuse() { a.uses.Add(-1) }
+
+// keep keeps a from ever being retired, for the sake of something that only
+// the end of the *sql.Tx takes away.
+func (a *adopted) keep() { a.uses.Add(1) }
 
 // Close closes nothing: the connection is the pool's.
 func (a *adopted) Close() error { return nil }
@@ -34,6 +63,9 @@ func (a *adopted) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) 
 // Commit is fn's attempt to commit, and refused.
 func (a *adopted) Commit() error {
 	a.ended.Store(true)
+	if a.isRetired() {
+		return sql.ErrTxDone
+	}
 	return ErrTxEnded
 }
 
@@ -41,12 +73,19 @@ func (a *adopted) Commit() error {
 // the lock stay until fn has returned.
 func (a *adopted) Rollback() error {
 	a.ended.Store(true)
+	if a.isRetired() {
+		return sql.ErrTxDone
+	}
 	return nil
 }
 
 // CheckNamedValue leaves arguments to the connection's own checker, or where
 // it has none to database/sql.
 func (a *adopted) CheckNamedValue(v *driver.NamedValue) error {
+	if !a.use() {
+		return sql.ErrTxDone
+	}
+	defer a.unuse()
 	if checker, ok := a.Conn.(driver.NamedValueChecker); ok {
 		return checker.CheckNamedValue(v)
 	}
@@ -89,6 +128,7 @@ func (a *adopted) PrepareContext(ctx context.Context, query string) (driver.Stmt
 	} else {
 		stmt, err = a.Prepare(query)
 	}
+	a.keep() // it is closed with the *sql.Tx
 	if err = s.over(err); err != nil {
 		return nil, err
 	}
@@ -150,6 +190,9 @@ func (a *adopted) start(ctx context.Context) (*statement, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if !a.use() {
+		return nil, sql.ErrTxDone
+	}
 	s := &statement{adopted: a, ctx: ctx, caller: ctx, watch: a.watch}
 	if !s.watch.Keeps(ctx) {
 		s.watch = new(interrupt.Watch)
@@ -167,6 +210,7 @@ func (s *statement) over(err error) error {
 	if !s.adopted.pg.IsClosed() && s.adopted.pg.TxStatus() == 'I' {
 		s.adopted.ended.Store(true)
 	}
+	s.adopted.unuse()
 	return s.because(err)
 }
 
@@ -183,6 +227,9 @@ func (s *statement) because(err error) error {
 func (s *statement) rows(rows driver.Rows, err error) (driver.Rows, error) {
 	if r, ok := rows.(*stdlib.Rows); ok && err == nil {
 		return &adoptedRows{Rows: r, statement: s}, nil
+	}
+	if err == nil {
+		s.adopted.keep() // they are closed with the *sql.Tx at the latest
 	}
 	return rows, s.over(err)
 }

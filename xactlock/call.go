@@ -39,7 +39,6 @@ type call struct {
 	dead, mostDead int  // connections of the pool that turned out to be dead
 
 	session session
-	adopted adopted
 	mark    held.Context
 	oneKey  [1]hashkey.Key
 	oneLine [1]lineID

@@ -27,5 +27,6 @@
 //
 // A test that looks for leaked goroutines with goleak finds one of this
 // package, once it has been used: database/sql's connectionOpener, which every
-// *sql.DB has, for the one database that this package keeps for itself.
+// *sql.DB has, for the one database that this package keeps for itself. For a
+// tenth of a second after many calls there may be others, in (*Tx).awaitDone.
 package xactlock

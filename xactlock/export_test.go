@@ -107,3 +107,19 @@ func (l *Line) serve(execs []*execution, parts []part) time.Duration {
 	}
 	return time.Since(began)
 }
+
+// Lots is the transactions to adopt, as their tests see them: there is nothing
+// that they run on.
+type Lots struct{ lots }
+
+// Take returns a transaction, and what a call does at its end.
+func (l *Lots) Take() (tx *sql.Tx, end func()) {
+	t := l.take()
+	return t.Tx, func() { l.end(t) }
+}
+
+// LargestLot is how many transactions are made at once, at most.
+const LargestLot = largestLot
+
+// TransactionsInUse is how many there are that database/sql takes for open.
+func TransactionsInUse() int { return adopter().Stats().InUse }

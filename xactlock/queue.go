@@ -29,7 +29,6 @@ type queue struct {
 	mu        sync.Mutex
 	lines     map[lineID]*line     // guarded by mu; a line that nobody is in is not there
 	execs     map[lineID]*execLine // guarded by mu, likewise
-	spare     *line                // guarded by mu; the one that was left last, for the next key
 	quota     *semaphore.Weighted
 	quotaSize int64
 }
@@ -66,23 +65,24 @@ func (q *queue) enter(ctx context.Context, id lineID) (first bool, err error) {
 	q.mu.Lock()
 	l := q.lines[id]
 	if l == nil {
-		l = q.newLine(id.heads)
+		l = newLine(id.heads)
 		q.lines[id] = l
 	}
 	l.size++
 	first = l.size == 1
 	q.mu.Unlock()
 	if err := l.heads.Acquire(ctx, 1); err != nil {
-		q.drop(id, l)
+		q.drop(id)
 		return false, err
 	}
 	return first, nil
 }
 
-// newLine returns a line that nobody is in. The caller holds mu.
-func (q *queue) newLine(heads int64) *line {
-	if l := q.spare; l != nil && l.most == heads {
-		q.spare = nil
+// spareLines is lines that nobody is in, for the next keys.
+var spareLines sync.Pool
+
+func newLine(heads int64) *line {
+	if l, ok := spareLines.Get().(*line); ok && l.most == heads {
 		return l
 	}
 	return &line{heads: semaphore.NewWeighted(heads), most: heads}
@@ -90,20 +90,23 @@ func (q *queue) newLine(heads int64) *line {
 
 // leave lets the next one be head.
 func (q *queue) leave(id lineID) {
-	q.mu.Lock()
-	l := q.lines[id]
-	q.mu.Unlock()
+	l, empty := q.drop(id)
 	l.heads.Release(1)
-	q.drop(id, l)
+	if empty {
+		spareLines.Put(l)
+	}
 }
 
-func (q *queue) drop(id lineID, l *line) {
+// drop takes one out of the line, and reports whether that was the last.
+func (q *queue) drop(id lineID) (l *line, empty bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if l.size--; l.size == 0 {
-		delete(q.lines, id)
-		q.spare = l
+	l = q.lines[id]
+	if l.size--; l.size > 0 {
+		return l, false
 	}
+	delete(q.lines, id)
+	return l, true
 }
 
 // empty reports whether nobody is in the line.

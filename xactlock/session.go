@@ -116,22 +116,14 @@ func (c *call) abandon(waitCtx context.Context, s *session) {
 
 // holdSession runs fn in the transaction that is open on s and ends it.
 func (c *call) holdSession(ctx context.Context, s *session) error {
-	a := &c.adopted
-	a.Conn, a.pg, a.watch = s.driver, s.pg, &s.watch
-	tx, err := adopt(a)
-	if err != nil {
-		s.rollback(ctx)
-		return fmt.Errorf("xactlock: %s: %w", lockerr.Keys(c.keys), err)
-	}
-	err = c.hold(ctx, tx, func() {
-		_ = tx.Rollback()
+	t := transactions.take()
+	t.adopted.adopt(s)
+	err := c.hold(ctx, t.Tx, func() {
+		transactions.end(t)
 		s.rollback(ctx)
 	})
-	// Told apart before the next line, which is WithTx's own Rollback. That
-	// only ends the *sql.Tx: statements that fn left running elsewhere are
-	// waited for, its rows are closed, and nothing can use it from now on.
-	ended := a.ended.Load()
-	_ = tx.Rollback()
+	ended := t.adopted.ended.Load() // before the next line, which may set it as well
+	transactions.end(t)
 	if err == nil {
 		err = c.whyNotCommit(s, ended)
 	}
