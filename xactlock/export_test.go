@@ -112,6 +112,9 @@ func (l *Line) serve(execs []*execution, parts []part) time.Duration {
 // that they run on.
 type Lots struct{ lots }
 
+// Calls says that there are more calls on a connection, or fewer.
+func (l *Lots) Calls(more int32) { l.calls.Add(more) }
+
 // Take returns a transaction, and what a call does at its end.
 func (l *Lots) Take() (tx *sql.Tx, end func()) {
 	t := l.take()

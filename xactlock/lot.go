@@ -3,14 +3,15 @@ package xactlock
 import (
 	"database/sql"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // database/sql starts a goroutine for each *sql.Tx, which waits for its end.
 // That it starts, and that it is woken, has the Go scheduler look for an idle
-// processor to run it on, twice for each call. Where all are busy, with the
-// server or with other calls, that costs as much as a message. So while calls
-// come quickly one after the other, transactions are made and ended in lots.
+// processor to run it on, twice for each call. Where all are busy, with other
+// calls or with the server, that costs as much as a message. So while there are
+// several calls at once, transactions are made and ended in lots.
 //
 // Each is for one call all the same, and over when that is: what is put off is
 // only that database/sql hears of it.
@@ -25,6 +26,8 @@ type transaction struct {
 var transactions lots
 
 type lots struct {
+	calls atomic.Int32 // that are on a connection
+
 	mu     sync.Mutex
 	size   int            // of a lot
 	made   time.Time      // when the last one was
@@ -63,7 +66,7 @@ func (l *lots) next() int {
 		return 1
 	}
 	now := time.Now()
-	if now.Sub(l.made) < quickLot {
+	if now.Sub(l.made) < quickLot && l.calls.Load() > 1 {
 		l.size = min(2*l.size, largestLot)
 	} else {
 		l.size = max(l.size/2, 1)

@@ -12,14 +12,16 @@ import (
 )
 
 // inBubble runs f where time passes when all goroutines are blocked, and checks
-// that nothing is left a while later. The goroutine that every *sql.DB has is
+// that nothing is left a while later. There are calls at once. The goroutine that every *sql.DB has is
 // started before, as it has no end.
 func inBubble(t *testing.T, f func(t *testing.T, l *xactlock.Lots)) {
 	if n := xactlock.TransactionsInUse(); n > 0 {
 		t.Fatalf("%d transactions are in use before the test", n)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		f(t, new(xactlock.Lots))
+		l := new(xactlock.Lots)
+		l.Calls(2)
+		f(t, l)
 		time.Sleep(time.Second)
 		if n := xactlock.TransactionsInUse(); n > 0 {
 			t.Errorf("%d transactions are in use a second after the last call", n)
@@ -54,7 +56,7 @@ func TestLotsTransactionIsForOneCall(t *testing.T) {
 	})
 }
 
-// While calls come quickly, many transactions are made at a time, and ended.
+// While there are calls at once, many transactions are made at a time, and ended.
 func TestLotsGrow(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *xactlock.Lots) {
 		most := 0
@@ -87,6 +89,22 @@ func TestLotsNowAndThen(t *testing.T) {
 			end()
 			if left := xactlock.TransactionsInUse(); i >= 10 && (inUse != 1 || left != 0) {
 				t.Errorf("call %d: %d transactions in a call and %d after it, want 1 and 0", i, inUse, left)
+			}
+		}
+	})
+}
+
+// One call at a time gets one transaction at a time, however quickly they
+// come.
+func TestLotsOneByOne(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *xactlock.Lots) {
+		l.Calls(-1)
+		for i := range 100 {
+			_, end := l.Take()
+			inUse := xactlock.TransactionsInUse()
+			end()
+			if left := xactlock.TransactionsInUse(); inUse != 1 || left != 0 {
+				t.Fatalf("call %d: %d transactions in a call and %d after it, want 1 and 0", i, inUse, left)
 			}
 		}
 	})

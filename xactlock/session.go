@@ -63,6 +63,8 @@ func (s *session) close() { interrupt.CloseNow(s.pg) }
 // onSession asks for the lock on s, waits for it there where the options say
 // so, and runs fn.
 func (c *call) onSession(ctx, waitCtx context.Context, s *session) (again bool, err error) {
+	transactions.calls.Add(1)
+	defer transactions.calls.Add(-1)
 	if err := s.pretends(); err != nil {
 		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(c.keys))
 	}
