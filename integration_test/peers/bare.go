@@ -11,14 +11,33 @@ import (
 
 // bareDriver sends what an uncontended WithTx sends, and does nothing else: it
 // is what the library is measured against, and no way to take turns, as it
-// neither waits nor minds errors, panics and lost connections.
+// neither waits nor minds panics and lost connections.
 func bareDriver() competitor {
 	return competitor{
 		name:   nameBare,
 		module: "github.com/jackc/pgx/v5",
-		sends:  "the two messages of pgadvisory WithTx, byte for byte, on a pool of `*pgconn.PgConn` without database/sql, and with a context that cannot be cancelled",
-		open:   openBare,
+		sends:  "the two messages of pgadvisory WithTx, on a pool of `*pgconn.PgConn` without database/sql: the prepared statements by `ExecBatch` (which has each described once more), `release; commit` by `Exec`",
+		open: func(ctx context.Context, p *place) (locker, error) {
+			return openBare(ctx, p, bareMessages{batchOpening, execClosing})
+		},
 	}
+}
+
+// bareBytes is stricter: not even the driver's own calls are made.
+func bareBytes() competitor {
+	return competitor{
+		name:  nameBytes,
+		sends: "the same two messages, byte for byte those of pgadvisory WithTx, put together by hand, read without pgconn's help, and without a context",
+		open: func(ctx context.Context, p *place) (locker, error) {
+			return openBare(ctx, p, bareMessages{writtenOpening, writtenClosing})
+		},
+	}
+}
+
+// bareMessages is how the two messages are sent.
+type bareMessages struct {
+	opening func(ctx context.Context, pg *pgconn.PgConn, key int64) error
+	closing func(ctx context.Context, pg *pgconn.PgConn) error
 }
 
 // The statements of the opening message are prepared, each under its own text
@@ -39,11 +58,12 @@ func (e bareError) Error() string { return string(e) }
 
 // barePool is a pool of connections without database/sql.
 type barePool struct {
+	bareMessages
 	idle chan *pgconn.PgConn
 }
 
-func openBare(ctx context.Context, p *place) (locker, error) {
-	b := &barePool{idle: make(chan *pgconn.PgConn, p.workers)}
+func openBare(ctx context.Context, p *place, m bareMessages) (locker, error) {
+	b := &barePool{m, make(chan *pgconn.PgConn, p.workers)}
 	for range p.workers {
 		pg, err := pgconn.ConnectConfig(ctx, &p.config.Config)
 		if err != nil {
@@ -60,12 +80,9 @@ func openBare(ctx context.Context, p *place) (locker, error) {
 }
 
 func (b *barePool) turn(ctx context.Context, t turn) error {
-	// pgx watches a context that can be cancelled, once for each message; what is
-	// bare does without.
-	ctx = context.WithoutCancel(ctx)
 	pg := <-b.idle
 	defer func() { b.idle <- pg }()
-	if err := bareOpening(pg, t.key); err != nil {
+	if err := b.opening(ctx, pg, t.key); err != nil {
 		return err
 	}
 	if t.update {
@@ -79,11 +96,31 @@ func (b *barePool) turn(ctx context.Context, t turn) error {
 			return err
 		}
 	}
-	pg.Frontend().SendQuery(&pgproto3.Query{String: bareClose})
-	return bareExchange(pg)
+	return b.closing(ctx, pg)
 }
 
-func bareOpening(pg *pgconn.PgConn, key int64) error {
+func batchOpening(ctx context.Context, pg *pgconn.PgConn, key int64) error {
+	var batch pgconn.Batch
+	batch.ExecPrepared(bareBegin, nil, nil, nil)
+	batch.ExecPrepared(bareLock, [][]byte{strconv.AppendInt(nil, key, 10)}, nil, nil)
+	batch.ExecPrepared(bareSavepoint, nil, nil, nil)
+	results := pg.ExecBatch(ctx, &batch)
+	var failed error
+	for results.NextResult() {
+		for rows := results.ResultReader(); rows.NextRow(); {
+			if string(rows.Values()[0]) != bareGranted {
+				failed = errBareTaken
+			}
+		}
+	}
+	return errors.Join(results.Close(), failed)
+}
+
+func execClosing(ctx context.Context, pg *pgconn.PgConn) error {
+	return pg.Exec(ctx, bareClose).Close()
+}
+
+func writtenOpening(_ context.Context, pg *pgconn.PgConn, key int64) error {
 	f := pg.Frontend()
 	f.SendBind(&pgproto3.Bind{PreparedStatement: bareBegin})
 	f.SendExecute(&pgproto3.Execute{})
@@ -92,6 +129,11 @@ func bareOpening(pg *pgconn.PgConn, key int64) error {
 	f.SendBind(&pgproto3.Bind{PreparedStatement: bareSavepoint})
 	f.SendExecute(&pgproto3.Execute{})
 	f.SendSync(&pgproto3.Sync{})
+	return bareExchange(pg)
+}
+
+func writtenClosing(_ context.Context, pg *pgconn.PgConn) error {
+	pg.Frontend().SendQuery(&pgproto3.Query{String: bareClose})
 	return bareExchange(pg)
 }
 

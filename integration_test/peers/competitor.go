@@ -87,6 +87,7 @@ type competitor struct {
 // The names that verdicts refer to.
 const (
 	nameBare     = "bare driver"
+	nameBytes    = "bare bytes"
 	nameOurs     = "pgadvisory WithTx"
 	nameOursPoll = "pgadvisory WithTx, Poll 5 ms"
 	nameExec     = "pgadvisory Exec"
@@ -99,7 +100,7 @@ const (
 // uncontendedField is who competes for locks that nobody else wants.
 func uncontendedField() []competitor {
 	return []competitor{
-		bareDriver(), handWritten(), ourWithTx(), sessionLock(),
+		bareBytes(), bareDriver(), handWritten(), ourWithTx(), sessionLock(),
 		goose(), golangMigrate(), golangMigrateRun(), goPglock(), cirelloPglock(),
 	}
 }

@@ -6,6 +6,7 @@ replace github.com/pgadvisory/pgadvisory => ../..
 
 require (
 	github.com/golang-migrate/migrate/v4 v4.20.1
+	github.com/google/go-cmp v0.7.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/pgadvisory/pgadvisory v0.0.0-00010101000000-000000000000
 	github.com/pressly/goose/v3 v3.29.0

@@ -165,7 +165,7 @@ func (r *results) allocationTable() table {
 func (r *results) verdictTable(p plan) table {
 	t := table{
 		title:  "Speed to reach",
-		note:   "The best of the others is neither the bare driver, which is no way to take turns, nor golang-migrate's Run, which runs no transaction of the caller's.",
+		note:   "The best of the others is neither of the two that are bare, which is no way to take turns, nor golang-migrate's Run, which runs no transaction of the caller's.",
 		header: []string{"", "goal", "measured", ""},
 	}
 	for _, v := range r.verdicts(p) {

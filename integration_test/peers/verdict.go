@@ -90,15 +90,16 @@ func (r *results) judgeUncontended() []verdict {
 	return all
 }
 
-// judgeUpdate compares with whoever comes closest. The bare driver is no way
-// to take turns, and golang-migrate's Run is no transaction that the caller's
-// code runs in; both are in the tables.
+// judgeUpdate compares with whoever comes closest. The bare driver and bytes
+// are no way to take turns, and golang-migrate's Run is no transaction that the
+// caller's code runs in; all are in the tables.
 func (r *results) judgeUpdate(delay time.Duration, workers []int) verdict {
 	lead, closest := math.NaN(), ""
 	for _, n := range workers {
 		c := r.contest(delay, n, true)
 		for _, s := range c {
-			if s.competitor == nameOurs || s.competitor == nameBare || s.competitor == nameRun {
+			switch s.competitor {
+			case nameOurs, nameBare, nameBytes, nameRun:
 				continue
 			}
 			if x := ratio(of(c, nameOurs), s.values); math.IsNaN(lead) || x < lead {
