@@ -147,8 +147,8 @@ func TestSessionWaitEnds(t *testing.T) {
 		locker *sessionlock.Locker
 		want   error
 	}{
-		{"Wait", t.Context(), locker.With(sessionlock.Options{Wait: 10 * time.Millisecond}), context.DeadlineExceeded},
-		{"Wait, polling", t.Context(), locker.With(sessionlock.Options{Wait: 10 * time.Millisecond, Poll: time.Millisecond}), context.DeadlineExceeded},
+		{"Wait", bounded(t), locker.With(sessionlock.Options{Wait: 10 * time.Millisecond}), context.DeadlineExceeded},
+		{"Wait, polling", bounded(t), locker.With(sessionlock.Options{Wait: 10 * time.Millisecond, Poll: time.Millisecond}), context.DeadlineExceeded},
 		{"deadline", expired, locker, context.DeadlineExceeded},
 		{"over before", over, locker, context.Canceled},
 	} {
