@@ -1,11 +1,14 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"math"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -481,6 +484,43 @@ func (c *instrumented) Raw() driver.Conn { return c.Conn }
 func (c *instrumented) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	rows, err := c.Conn.QueryContext(ctx, query, args)
 	return struct{ driver.Rows }{rows}, err
+}
+
+// After many calls at once, a call that is alone has the only transaction again.
+func TestTransactionsAfterACrowd(t *testing.T) {
+	db := newDB(t)
+	l := xactlock.New(db)
+	err := parallel(8, func(i int) error {
+		for range 100 {
+			if err := l.WithTx(t.Context(), hashkey.Int64(int64(i)), nothing); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fewest := math.MaxInt
+	for range 100 {
+		err := l.WithTx(t.Context(), hashkey.Int64(0), func(context.Context, *sql.Tx) error {
+			fewest = min(fewest, goroutinesIn("database/sql.(*Tx).awaitDone"))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if fewest > 1 {
+		t.Errorf("%d transactions at least, want 1", fewest)
+	}
+}
+
+// goroutinesIn returns how many goroutines there are in function.
+func goroutinesIn(function string) int {
+	stacks := make([]byte, 1<<22)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	return bytes.Count(stacks, []byte("\n"+function+"("))
 }
 
 // tx.Stmt takes statements of the pool on the plain path; on the other it says
