@@ -54,14 +54,14 @@ func (l *lots) take() *transaction {
 		l.mu.Unlock()
 		return t
 	}
-	n := l.next()
+	n := l.nextSize()
 	l.mu.Unlock()
-	return l.make(n)
+	return l.makeLot(n)
 }
 
-// next returns how many transactions to make, now that there are no spare
+// nextSize returns how many transactions to make, now that there are no spare
 // ones. Many callers may find that out at once; one of them makes the lot.
-func (l *lots) next() int {
+func (l *lots) nextSize() int {
 	if l.making {
 		return 1
 	}
@@ -75,8 +75,8 @@ func (l *lots) next() int {
 	return l.size
 }
 
-// make makes n transactions, and returns one of them.
-func (l *lots) make(n int) *transaction {
+// makeLot makes n transactions, and returns one of them.
+func (l *lots) makeLot(n int) *transaction {
 	lot := make([]transaction, n)
 	for i := range lot {
 		lot[i].begin()
