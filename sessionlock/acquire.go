@@ -2,19 +2,17 @@ package sessionlock
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/held"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/pulse"
 )
-
-// maxDeadConns is how many connections that died in the pool, as all do when
-// the server restarts, a call puts up with.
-const maxDeadConns = 3
 
 // request is how one call asks for a lock.
 type request struct {
@@ -37,7 +35,7 @@ func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock
 	if l.invalid != nil {
 		return nil, l.invalid
 	}
-	if held.Key(ctx, l.db, []hashkey.Key{key}) {
+	if nesting.Holds(ctx, l.db, []hashkey.Key{key}) {
 		return nil, about(key, ErrNested)
 	}
 	if r.wait > 0 && !r.try {
@@ -54,7 +52,7 @@ func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock
 			if !sleep(ctx, l.opts.Poll) {
 				return nil, notAcquired(ctx, key, nil)
 			}
-		case errors.Is(err, errDead) && dead < maxDeadConns && ctx.Err() == nil:
+		case errors.Is(err, errDead) && dead < lockerr.DeadBudget(l.db.Stats().OpenConnections) && ctx.Err() == nil:
 			dead++
 		default:
 			return nil, notAcquired(ctx, key, err)
@@ -71,10 +69,10 @@ func notAcquired(ctx context.Context, key hashkey.Key, err error) error {
 	switch {
 	case errors.Is(err, errRefused):
 		return about(key, ErrNotAcquired)
-	case errors.Is(err, ErrPooler), errors.Is(err, ErrStandby), errors.Is(err, ErrUnsupportedServer), errors.Is(err, errDriver):
+	case errors.Is(err, ErrPooler), errors.Is(err, ErrStandby), errors.Is(err, ErrUnsupportedServer), errors.Is(err, ErrDriver):
 		return about(key, err)
 	}
-	return lockerr.Acquire(ctx, "sessionlock", []hashkey.Key{key}, err)
+	return lockerr.AcquireError(ctx, "sessionlock", []hashkey.Key{key}, err)
 }
 
 // attempt asks for the lock on one connection of the pool. The connection goes
@@ -86,16 +84,18 @@ func (l *Locker) attempt(ctx context.Context, key hashkey.Key, r request) (*Lock
 	}
 	var k *Lock
 	rawErr := conn.Raw(func(driverConn any) error {
-		var s session
-		if s, err = unwrap(driverConn); err != nil {
+		s := pgsession.Unwrap(driverConn)
+		if s == nil {
+			err = fmt.Errorf("%w, and not a %T", ErrDriver, driverConn)
 			return nil
 		}
-		if err = pretends(s); err != nil {
+		if err = checkServer(s); err != nil {
 			return nil
 		}
 		var clean bool
 		if k, clean, err = l.askOn(ctx, s, key, r); !clean {
-			return s.discard()
+			s.Discard()
+			return driver.ErrBadConn
 		}
 		return nil
 	})
@@ -117,19 +117,19 @@ func (l *Locker) attempt(ctx context.Context, key hashkey.Key, r request) (*Lock
 // After an error it may not. The server may have granted the lock all the
 // same: just before it saw that the wait was too long, or while the answer was
 // on its way.
-func (l *Locker) askOn(ctx context.Context, s session, key hashkey.Key, r request) (k *Lock, clean bool, err error) {
-	if !s.usable() {
+func (l *Locker) askOn(ctx context.Context, s *pgsession.Session, key hashkey.Key, r request) (k *Lock, clean bool, err error) {
+	if !s.Usable() {
 		return nil, false, errDead // somebody left a transaction open in the pool
 	}
 	settings := pinned(l.opts.deadClient(), r.lease)
-	pid := s.pg.PID()
+	pid := s.PG().PID()
 	message, p := l.tryMessage(key, pid, settings), asking
 	if l.queues(r) {
 		message, p = l.waitMessage(key, pid, settings, untilDeadline(ctx)), waiting
 	}
-	answer, err := s.send(ctx, message, p)
+	answer, err := s.Send(ctx, p, message)
 	if err != nil {
-		if s.pg.IsClosed() {
+		if s.Closed() {
 			err = fmt.Errorf("%w: %w", errDead, err)
 		}
 		return nil, false, err
@@ -141,14 +141,14 @@ func (l *Locker) askOn(ctx context.Context, s session, key hashkey.Key, r reques
 	return newLock(l, s, key, saved), true, nil
 }
 
-// pretends returns why the locks of the server exclude nobody, as far as it
+// checkServer returns why the locks of the server exclude nobody, as far as it
 // has said so itself when the session began.
 //
 // Whether it is a hot standby is left to the message that locks: a client that
 // has sent nothing since a promotion has not heard of it, and would refuse what
 // is a primary by now.
-func pretends(s session) error {
-	if s.pg.ParameterStatus("crdb_version") != "" {
+func checkServer(s *pgsession.Session) error {
+	if s.PG().ParameterStatus("crdb_version") != "" {
 		return ErrUnsupportedServer
 	}
 	return nil

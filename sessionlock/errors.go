@@ -19,7 +19,7 @@ var (
 	// ErrLost: the session is gone, or no longer has the lock, and somebody
 	// else may hold it by now. It is also the cause with which the contexts
 	// of WithLock and Lead end.
-	ErrLost = errors.New("sessionlock: the lock was lost")
+	ErrLost = lockerr.ErrLost
 
 	// ErrUnlocked: the lock was given back with Unlock.
 	ErrUnlocked = errors.New("sessionlock: the lock was unlocked")
@@ -42,16 +42,17 @@ var (
 	// ErrStandby: the server is a hot standby, whose advisory locks exclude
 	// nobody on the primary.
 	ErrStandby = lockerr.ErrStandby
+
+	// ErrDriver: the pool's driver is not pgx's stdlib, nor a wrapper of it with
+	// a method that returns the connection. No other connection can be watched,
+	// and be closed so that the server notices.
+	ErrDriver = lockerr.ErrDriver
 )
 
 var (
 	errNilDB   = errors.New("sessionlock: New was given a nil *sql.DB")
 	errNilFunc = errors.New("sessionlock: fn is nil")
 	errShared  = errors.New("sessionlock: Options.Shared: several leaders at once are none")
-
-	// Nothing but the driver's own connection can be watched, and be closed so
-	// that the server notices.
-	errDriver = errors.New("sessionlock: this needs a connection of pgx's stdlib, or a wrapper of one with a method Raw() driver.Conn")
 
 	errRefused = errors.New("sessionlock: somebody else has the lock") // seen by no caller
 )

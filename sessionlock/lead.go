@@ -83,7 +83,7 @@ func worthwhile(ctx context.Context, err error) bool {
 	case errors.Is(err, ErrStandby): // it may be promoted
 		return true
 	case errors.Is(err, ErrPooler), errors.Is(err, ErrUnsupportedServer),
-		errors.Is(err, ErrNested), errors.Is(err, errDriver), errors.As(err, new(*pgconn.ParseConfigError)):
+		errors.Is(err, ErrNested), errors.Is(err, ErrDriver), errors.As(err, new(*pgconn.ParseConfigError)):
 		return false
 	}
 	return passing(lockerr.SQLState(err))

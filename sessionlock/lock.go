@@ -9,7 +9,9 @@ import (
 	"sync"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/held"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
 // A Lock is a lock that is held, or was, by a session of the server that is
@@ -18,7 +20,7 @@ type Lock struct {
 	locker  *Locker
 	key     hashkey.Key
 	conn    *sql.Conn
-	session session
+	session *pgsession.Session
 	saved   []setting // the session's settings as they were
 
 	held    context.Context // ends with the lock; the cause says how
@@ -35,7 +37,7 @@ type Lock struct {
 
 // newLock returns the lock of key that s holds. It is not complete without
 // pin.
-func newLock(l *Locker, s session, key hashkey.Key, saved []setting) *Lock {
+func newLock(l *Locker, s *pgsession.Session, key hashkey.Key, saved []setting) *Lock {
 	k := &Lock{locker: l, key: key, session: s, saved: saved, watched: make(chan struct{})}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlock = sync.OnceValue(k.unlockOnce)
@@ -108,11 +110,11 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		answer, err := k.session.send(ctx, "select pg_catalog.pg_current_xact_id()::pg_catalog.text", holding)
+		answer, err := k.session.Send(ctx, holding, locksql.Select("select pg_catalog.pg_current_xact_id()::pg_catalog.text"))
 		if err != nil {
 			return err
 		}
-		token, err = strconv.ParseUint(string(answer[0].Rows[0][0]), 10, 64)
+		token, err = strconv.ParseUint(first(answer), 10, 64)
 		return err
 	})
 	return token, err
@@ -157,7 +159,7 @@ func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error
 	defer cancel(nil)
 	stop := context.AfterFunc(k.held, func() { cancel(k.Err()) })
 	defer stop()
-	mark := held.With(ctx, held.Session, k.locker.db, []hashkey.Key{k.key})
+	mark := nesting.With(ctx, nesting.Session, k.locker.db, []hashkey.Key{k.key})
 	defer mark.Release()
 	defer k.unlock() // for a panic and runtime.Goexit; what it returns is seen below
 

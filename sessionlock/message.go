@@ -4,9 +4,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
 // This file writes the messages that take a lock and give it back, and reads
@@ -49,25 +49,23 @@ func (l *Locker) mayLock(pid uint32) string {
 
 // tryMessage asks for the lock without waiting. If it is refused, nothing has
 // changed on the session.
-func (l *Locker) tryMessage(key hashkey.Key, pid uint32, settings []setting) string {
-	return ask("case when "+l.mayLock(pid)+" then "+locksql.Call(locksql.TryLock, l.opts.Shared, key)+" end", settings)
+func (l *Locker) tryMessage(key hashkey.Key, pid uint32, settings []setting) locksql.Message {
+	return locksql.Select(ask("case when "+l.mayLock(pid)+" then "+locksql.Call(locksql.TryLock, l.opts.Shared, key)+" end", settings))
 }
 
 // waitMessage waits for the lock, for at most limit where that is not 0. The
 // settings come first, so that the server also drops a client that vanishes
 // while it waits.
-func (l *Locker) waitMessage(key hashkey.Key, pid uint32, settings []setting, limit time.Duration) string {
-	m := locksql.Sized(2048)
-	m.Statement(ask(l.mayLock(pid), settings))
-	m.Limit(limit)
-	m.Statement("select " + locksql.Call(locksql.Lock, l.opts.Shared, key) + " where " + l.mayLock(pid))
-	return m.String()
+func (l *Locker) waitMessage(key hashkey.Key, pid uint32, settings []setting, limit time.Duration) locksql.Message {
+	return locksql.Select(ask(l.mayLock(pid), settings)).
+		Limit(limit).
+		Select("select " + locksql.Call(locksql.Lock, l.opts.Shared, key) + " where " + l.mayLock(pid))
 }
 
 // verdict returns what an answer that came without an error says: the
 // settings as they were if the lock is granted, or why it is not.
-func (l *Locker) verdict(pid uint32, answer []*pgconn.Result) ([]setting, error) {
-	rows := answer[0].Rows
+func (l *Locker) verdict(pid uint32, answer pgsession.Answer) ([]setting, error) {
+	rows := answer.Results[0].Rows
 	switch first := rows[0]; {
 	case string(first[columnGranted]) == "t":
 		return saved(rows), nil
@@ -82,24 +80,30 @@ func (l *Locker) verdict(pid uint32, answer []*pgconn.Result) ([]setting, error)
 // waited reports whether the lock was granted by the last statement of
 // waitMessage. It may be so although the first one found a hot standby, which
 // was promoted in between.
-func waited(answer []*pgconn.Result) bool {
-	return len(answer) > 1 && len(answer[len(answer)-1].Rows) > 0
+func waited(answer pgsession.Answer) bool {
+	last := len(answer.Results) - 1
+	return last > 0 && len(answer.Results[last].Rows) > 0
 }
 
 // unlockMessage gives the lock back and puts saved settings back. What the
 // session may hold besides, a lock taken by hand on Conn or the same lock once
 // more, must not reach the pool either.
-func unlockMessage(shared bool, key hashkey.Key, saved []setting) string {
-	m := locksql.Sized(1024)
-	m.Statement("select " + locksql.Call(locksql.Unlock, shared, key))
-	m.Statement("select pg_catalog.pg_advisory_unlock_all()")
+func unlockMessage(shared bool, key hashkey.Key, saved []setting) locksql.Message {
+	m := locksql.Select("select " + locksql.Call(locksql.Unlock, shared, key)).
+		Select("select pg_catalog.pg_advisory_unlock_all()")
 	if len(saved) > 0 {
-		m.Statement(putBack(saved))
+		m = m.Select(putBack(saved))
 	}
-	return m.String()
+	return m
 }
 
 // yes reports whether the first value of an answer is true.
-func yes(answer []*pgconn.Result) bool {
-	return len(answer) > 0 && len(answer[0].Rows) > 0 && string(answer[0].Rows[0][0]) == "t"
+func yes(answer pgsession.Answer) bool { return first(answer) == "t" }
+
+// first returns the first value of an answer, or "".
+func first(answer pgsession.Answer) string {
+	if len(answer.Results) == 0 || len(answer.Results[0].Rows) == 0 {
+		return ""
+	}
+	return string(answer.Results[0].Rows[0][0])
 }

@@ -3,13 +3,13 @@ package sessionlock
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
 // Unlock is not bound by any ctx of the caller's: the lock of a call that was
@@ -48,23 +48,21 @@ func (k *Lock) unlockOnce() error {
 	k.end(ErrUnlocked) // of a lock that is lost it changes nothing
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	var w interrupt.Watch
-	w.Begin(ctx, k.session.pg, leaving)
-	over := sync.OnceFunc(w.End)
+	over := sync.OnceFunc(interrupt.Start(ctx, k.session.PG(), leaving).Stop)
 	var err error
 	left := false
 	rawErr := k.conn.Raw(func(any) error {
 		over()
-		left = !k.session.pg.IsClosed() && !k.session.usable()
+		left = !k.session.Closed() && !k.session.Usable()
 		if err = k.releaseSession(); err != nil {
-			k.session.discard()
+			k.session.Discard()
 		}
 		return nil
 	})
 	over()
 	<-k.watched
 	if errors.Is(rawErr, sql.ErrConnDone) {
-		k.session.cut() // whoever has the connection from the pool now has the lock
+		k.session.Cut() // whoever has the connection from the pool now has the lock
 		return k.lostBy(errConnClosed)
 	}
 	returned := k.giveBack(err != nil)
@@ -82,7 +80,7 @@ func (k *Lock) giveBack(dead bool) (returned <-chan struct{}) {
 	go func() {
 		defer close(done)
 		if dead {
-			_ = k.conn.Raw(func(any) error { return driver.ErrBadConn }) // which is what Raw returns
+			pgsession.Forget(k.conn)
 		}
 		_ = k.conn.Close() // fails on a connection that Raw has closed
 	}()
@@ -96,16 +94,16 @@ func (k *Lock) releaseSession() error {
 	switch {
 	case errors.Is(k.Err(), ErrLost):
 		return k.lost()
-	case s.pg.IsClosed():
+	case s.Closed():
 		return k.lostBy(errDead)
-	case !s.usable():
+	case !s.Usable():
 		return fmt.Errorf("sessionlock: %s: %w", k.key, errLeftOpen)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	answer, err := s.send(ctx, unlockMessage(k.locker.opts.Shared, k.key, k.saved), leaving)
+	answer, err := s.Send(ctx, leaving, unlockMessage(k.locker.opts.Shared, k.key, k.saved))
 	switch {
-	case err != nil && s.pg.IsClosed():
+	case err != nil && s.Closed():
 		return k.lostBy(err)
 	case err != nil:
 		return fmt.Errorf("sessionlock: %s: unlock: %w", k.key, err)

@@ -3,10 +3,8 @@ package sessionlock
 import (
 	"context"
 	"errors"
-	"net"
 	"time"
 
-	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
@@ -15,7 +13,7 @@ import (
 //
 // The socket is looked at every Options.Check, for whether the other side has
 // closed it. On Linux that is a question to the kernel alone, which disturbs
-// nobody; see hungup_linux.go. Elsewhere, and where the socket is not to be
+// nobody; see peerclosed_linux.go. Elsewhere, and where the socket is not to be
 // had because a dialer of the caller's own has wrapped it, pgx is made to read
 // what may be there, for a millisecond.
 //
@@ -60,7 +58,7 @@ func (k *Lock) watch(pulse time.Duration) {
 // look returns why the lock is lost, or nil. If ask is true, the server is
 // asked, and gets timeout for its answer.
 func (k *Lock) look(ask bool, timeout time.Duration) error {
-	hungUp, known := hangUp(k.session.pg.Conn())
+	hungUp, known := k.session.PeerClosed()
 	if hungUp {
 		return errHungUp
 	}
@@ -68,20 +66,20 @@ func (k *Lock) look(ask bool, timeout time.Duration) error {
 	err := k.conn.Raw(func(any) error {
 		switch s := k.session; {
 		case k.held.Err() != nil: // unlocked while this waited for its turn
-		case s.pg.IsClosed():
+		case s.Closed():
 			lost = errDead
-		case s.pg.IsBusy(): // with rows that are open
+		case s.PG().IsBusy(): // with rows that are open
 		case ask:
 			lost = k.ask(timeout)
 		case !known:
-			lost = s.read()
+			lost = s.Read()
 		}
 		return nil
 	})
 	if err != nil {
 		// Whoever has got the connection from the pool has a lock that nobody
 		// will ever give back.
-		k.session.cut()
+		k.session.Cut()
 		return errConnClosed
 	}
 	return lost
@@ -93,51 +91,26 @@ func (k *Lock) look(ask bool, timeout time.Duration) error {
 func (k *Lock) ask(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	if k.session.pg.TxStatus() != 'I' {
-		_, err := k.session.send(ctx, "-- is the session there?", checking)
-		return k.session.silence(ctx, err)
+	if k.session.InTransaction() {
+		_, err := k.session.Send(ctx, checking, locksql.One(locksql.Statement{SQL: "-- is the session there?"}))
+		return k.silence(ctx, err)
 	}
-	var m locksql.Message
-	m.Held([]hashkey.Key{k.key})
-	answer, err := k.session.send(ctx, m.String(), checking)
+	answer, err := k.session.Send(ctx, checking, locksql.Select("select "+locksql.Held(k.key)))
 	if err == nil && !yes(answer) {
 		return errNotHeld
 	}
-	return k.session.silence(ctx, err)
+	return k.silence(ctx, err)
 }
 
 // silence returns the error of a question that was not answered. That the
 // question was refused is an answer: whoever cancels statements, or may not
 // read pg_locks, has a session all the same.
-func (s session) silence(ctx context.Context, err error) error {
+func (k *Lock) silence(ctx context.Context, err error) error {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return errSilence
-	case lockerr.IsAnswer(err) && !s.pg.IsClosed():
+	case lockerr.IsAnswer(err) && !k.session.Closed():
 		return nil
 	}
 	return err
-}
-
-// read has pgx read what the server may have sent unasked, such as the message
-// that it is ending the session.
-func (s session) read() error {
-	conn := s.pg.Conn()
-	defer func() {
-		if !s.pg.IsClosed() {
-			_ = conn.SetReadDeadline(time.Time{}) // fails only on a closed connection
-		}
-	}()
-	for {
-		if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
-			return err
-		}
-		var timeout net.Error
-		switch _, err := s.pg.ReceiveMessage(context.Background()); {
-		case errors.As(err, &timeout) && timeout.Timeout():
-			return nil
-		case err != nil:
-			return err
-		}
-	}
 }

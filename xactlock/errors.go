@@ -1,8 +1,6 @@
 package xactlock
 
 import (
-	"errors"
-
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
@@ -23,17 +21,22 @@ var (
 	// ErrTxEnded: fn ended the transaction, which is WithTx's to end. After
 	// tx.Commit or tx.Rollback nothing is committed; SQL text that ends a
 	// transaction has done what it says.
-	ErrTxEnded = errors.New("xactlock: the transaction was ended inside fn")
+	ErrTxEnded = lockerr.ErrTxEnded
 
 	// ErrStaleSnapshot: the transaction handed to [Locker.Lock] or
 	// [Locker.TryLock] is REPEATABLE READ or SERIALIZABLE, so what it reads
 	// may be older than the lock. No lock was taken.
-	ErrStaleSnapshot = errors.New("xactlock: the transaction's snapshot may be older than the lock")
+	ErrStaleSnapshot = lockerr.ErrStaleSnapshot
 
-	// ErrCommitUnknown: the answer to COMMIT never came. fn's writes are
-	// committed, or they are not; the lock is free, or will be as soon as the
-	// server notices.
-	ErrCommitUnknown = errors.New("xactlock: the answer to COMMIT never came")
+	// ErrLost: the session that held the lock was gone before COMMIT was
+	// executed. Nothing is committed, and fn may have run while another holder
+	// did.
+	ErrLost = lockerr.ErrLost
+
+	// ErrCommitUnknown: the answer to COMMIT never came, or was not understood.
+	// fn's writes are committed, or they are not; the lock is free, or will be
+	// as soon as the server notices.
+	ErrCommitUnknown = lockerr.ErrCommitUnknown
 
 	// ErrDeadlock: the server chose this wait to end a deadlock (SQLSTATE
 	// 40P01). Nothing is held.
@@ -51,4 +54,8 @@ var (
 	// ErrStandby: the server is a hot standby, whose advisory locks exclude
 	// nobody on the primary.
 	ErrStandby = lockerr.ErrStandby
+
+	// ErrDriver: the pool's driver is not pgx's stdlib, nor a wrapper of it
+	// with a method that returns the connection, and Options.RequirePgx is set.
+	ErrDriver = lockerr.ErrDriver
 )

@@ -9,6 +9,7 @@ import (
 
 // Event is what [Options].Observe learns of one call.
 type Event struct {
+	Op     string        // the method: "WithTx", "Exec", …
 	Keys   []hashkey.Key // sorted and without duplicates; not to be changed
 	Shared bool
 
@@ -16,7 +17,8 @@ type Event struct {
 	Waited time.Duration // from the call to the grant, or to the end where there was none
 	Held   time.Duration // from the grant to the end of the transaction
 
-	Contended bool // somebody else had the lock, or was first in the queue for it
+	Contended bool // another call had the lock, or was first in the queue for it
+	Plain     bool // the call went through database/sql alone: see Options.Plain
 	Outcome   Outcome
 	Err       error // what the call returns; nil where it panics
 }
@@ -32,6 +34,10 @@ const (
 	Failed                     // something failed before fn ran, or the server refused the commit
 	Unknown                    // the answer to COMMIT never came, or fn ended the transaction by a way of its own
 )
+
+// MarshalText returns what String does, so that a JSON log shows the outcome's
+// name.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
 // String returns the outcome's name in lower case, as a metric's label.
 func (o Outcome) String() string {

@@ -3,26 +3,24 @@ package xactlock
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
-// Tx is a transaction of the caller's own: a *sql.Tx, or what embeds one. A
-// *sql.DB does not fit, on purpose: a lock taken there would be freed at once,
-// or never.
+// Tx is a transaction of the caller's own: a *sql.Tx, or what embeds one, or
+// another library's type. A *sql.DB does not fit, on purpose: a lock taken there
+// would be freed at once, or never.
 type Tx interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	Commit() error
 	Rollback() error
 }
-
-var errNilTx = errors.New("xactlock: tx is nil")
 
 // Lock takes keys in tx, in one message, waiting for each as long as ctx and
 // Options.Wait allow. They are taken in the order of [hashkey.Compare], and
@@ -55,7 +53,7 @@ func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
 	}
 	patient, cancel := pastDeadline(ctx)
 	defer cancel()
-	_, err := askVerdict(patient, tx, l.waitIn(keys, untilDeadline(ctx), false))
+	_, err := askVerdict(patient, tx, locksql.WaitIn(l.opts.Shared, keys, untilDeadline(ctx), false))
 	return acquired(ctx, keys, err)
 }
 
@@ -72,14 +70,14 @@ func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool,
 	keys = ordered(keys)
 	patient, cancel := pastDeadline(ctx)
 	defer cancel()
-	ok, err := askVerdict(patient, tx, l.tryIn(keys, false))
+	ok, err := askVerdict(patient, tx, locksql.TryIn(l.opts.Shared, keys, false))
 	return ok, acquired(ctx, keys, err)
 }
 
 func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
 	switch {
-	case l.invalid != nil:
-		return l.invalid
+	case l.invalid() != nil:
+		return l.invalid()
 	case tx == nil:
 		return errNilTx
 	case len(keys) == 0:
@@ -94,9 +92,9 @@ func acquired(ctx context.Context, keys []hashkey.Key, err error) error {
 	case nil:
 		return nil
 	case ErrStaleSnapshot, ErrStandby, ErrUnsupportedServer:
-		return fmt.Errorf("%w: %s", err, lockerr.Keys(keys))
+		return about(err, keys)
 	}
-	return lockerr.Acquire(ctx, "xactlock", keys, err)
+	return lockerr.AcquireError(ctx, "xactlock", keys, err)
 }
 
 func (l *Locker) poll(ctx context.Context, tx Tx, keys []hashkey.Key) error {
@@ -105,21 +103,9 @@ func (l *Locker) poll(ctx context.Context, tx Tx, keys []hashkey.Key) error {
 		if ok || err != nil {
 			return err
 		}
-		if !sleep(ctx, l.opts.Poll) {
-			return lockerr.Acquire(ctx, "xactlock", keys, nil)
+		if !txlock.Sleep(ctx, l.opts.Poll) {
+			return lockerr.AcquireError(ctx, "xactlock", keys, nil)
 		}
-	}
-}
-
-// sleep sleeps for d and reports whether ctx let it.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -133,28 +119,35 @@ func untilDeadline(ctx context.Context) time.Duration {
 	return max(time.Until(deadline), time.Millisecond)
 }
 
-// atDeadline reports whether ctx's deadline has come, a moment before ctx itself
-// may have noticed.
-func atDeadline(ctx context.Context) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && !time.Now().Before(deadline)
+// execer is what a verdict is asked on.
+type execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// pastDeadline returns a ctx that ends with parent's cancellation, but only
-// some time after its deadline: the server knows that as lock_timeout, and its
-// answer leaves the connection whole, where a ctx that ends would not.
-func pastDeadline(parent context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
-	if parent.Err() != nil {
-		cancel() // now, and not when AfterFunc gets to it
+// askVerdict sends a message that ends in a verdict, and reports whether the
+// lock is granted.
+func askVerdict(ctx context.Context, on execer, message string) (bool, error) {
+	result, err := on.ExecContext(ctx, message)
+	if err != nil {
+		return false, err
 	}
-	stop := context.AfterFunc(parent, func() {
-		if parent.Err() == context.DeadlineExceeded {
-			sleep(ctx, waiting.Slack)
-		}
-		cancel()
-	})
-	return ctx, func() { stop(); cancel() }
+	rows, err := result.RowsAffected()
+	if err != nil {
+		return false, err
+	}
+	switch rows {
+	case locksql.VerdictRefused:
+		return false, nil
+	case locksql.VerdictGranted:
+		return true, nil
+	case locksql.VerdictStale:
+		return false, ErrStaleSnapshot
+	case locksql.VerdictStandby:
+		return false, ErrStandby
+	case locksql.VerdictPretends:
+		return false, ErrUnsupportedServer
+	}
+	return false, fmt.Errorf("xactlock: the driver reports %d rows for a select of at most %d", rows, locksql.VerdictPretends)
 }
 
 // Token returns the fencing token of tx: the transaction's id, which the
@@ -166,7 +159,12 @@ func pastDeadline(parent context.Context) (context.Context, context.CancelFunc) 
 // A transaction of the caller's own must take the lock before it writes: what
 // it writes has it assigned an id, and another holder may have had the lock,
 // with a larger one, in between.
-func Token(ctx context.Context, tx Tx) (uint64, error) {
+//
+// It is not the xmin of the rows that fn writes: those are written inside a
+// savepoint, which has an id of its own.
+func Token(ctx context.Context, tx interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}) (uint64, error) {
 	if tx == nil {
 		return 0, errNilTx
 	}

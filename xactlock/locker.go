@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/admission"
 )
 
 // Func is what runs while the lock is held. Its ctx is the caller's, marked so
@@ -21,37 +22,34 @@ type Func = func(ctx context.Context, tx *sql.Tx) error
 // is for work that need not be done twice; [Locker.WithTxAll] is for several
 // locks at once; [Locker.Lock] is for a transaction that the caller has begun.
 type Locker struct {
-	db      *sql.DB
-	queue   *queue
-	opts    Options
-	begin   string // the statement, as opts says
-	invalid error  // what is wrong with opts
+	db    *sql.DB
+	queue *admission.Queue
+	opts  Options
+	bad   error // what is wrong with opts
 }
 
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	l := &Locker{db: db, queue: newQueue(db), invalid: nilDB(db)}
-	l.begin = l.opts.begin()
-	return l
-}
-
-func nilDB(db *sql.DB) error {
-	if db == nil {
-		return errNilDB
-	}
-	return nil
+	return &Locker{db: db, queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
 }
 
 // With returns a Locker with the options o, on the same pool and with the same
-// queue. o replaces all options of l; l itself does not change.
+// queue. o replaces all options of l; l itself does not change. To change one of
+// them, start from [Locker.Options].
 func (l *Locker) With(o Options) *Locker {
-	with := *l
-	with.opts, with.begin = o, o.begin()
-	if with.invalid = nilDB(l.db); with.invalid == nil {
-		with.invalid = o.validate()
+	if l == nil {
+		return new(Locker) // whose calls say so
 	}
-	return &with
+	return &Locker{db: l.db, queue: l.queue, opts: o, bad: o.validate()}
+}
+
+// Options returns the options of l.
+func (l *Locker) Options() Options {
+	if l == nil {
+		return Options{}
+	}
+	return l.opts
 }
 
 // WithTx waits for the lock of key and runs fn once, in a transaction that
@@ -78,7 +76,7 @@ func (l *Locker) With(o Options) *Locker {
 // The transaction's now() is the time of the call, before any wait; use
 // clock_timestamp() for times that must follow those of earlier holders.
 func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
-	return l.newCall(key, fn).run(ctx)
+	return l.run(ctx, "WithTx", []hashkey.Key{key}, false, fn)
 }
 
 // TryWithTx is [Locker.WithTx] for a lock that is free: if somebody else holds
@@ -86,9 +84,7 @@ func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
 // once and fn has not run. It waits for a connection of the pool, as long as
 // ctx and Options.Wait allow.
 func (l *Locker) TryWithTx(ctx context.Context, key hashkey.Key, fn Func) error {
-	c := l.newCall(key, fn)
-	c.try = true
-	return c.run(ctx)
+	return l.run(ctx, "TryWithTx", []hashkey.Key{key}, true, fn)
 }
 
 // WithTxAll is [Locker.WithTx] for several locks, all or nothing. They are
@@ -96,25 +92,39 @@ func (l *Locker) TryWithTx(ctx context.Context, key hashkey.Key, fn Func) error 
 // calls with overlapping keys do not deadlock; a key given twice is taken
 // once. No keys at all is an error.
 func (l *Locker) WithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) error {
-	c := &call{Locker: l, keys: ordered(keys), fn: fn}
-	return c.run(ctx)
+	return l.run(ctx, "WithTxAll", ordered(keys), false, fn)
+}
+
+// TryWithTxAll is [Locker.WithTxAll] for locks that are free: if one of them is
+// not, it returns [ErrNotAcquired] at once, fn has not run, and none is held.
+func (l *Locker) TryWithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) error {
+	return l.run(ctx, "TryWithTxAll", ordered(keys), true, fn)
 }
 
 // Value is [Locker.WithTx] for an fn with a result. It returns the result if
 // the transaction committed, and the zero T otherwise.
 func Value[T any](ctx context.Context, l *Locker, key hashkey.Key, fn func(context.Context, *sql.Tx) (T, error)) (T, error) {
-	var value, zero T
+	return value(ctx, l, "Value", key, false, fn)
+}
+
+// TryValue is [Locker.TryWithTx] for an fn with a result, as [Value].
+func TryValue[T any](ctx context.Context, l *Locker, key hashkey.Key, fn func(context.Context, *sql.Tx) (T, error)) (T, error) {
+	return value(ctx, l, "TryValue", key, true, fn)
+}
+
+func value[T any](ctx context.Context, l *Locker, op string, key hashkey.Key, try bool, fn func(context.Context, *sql.Tx) (T, error)) (T, error) {
+	var result, zero T
 	var wrapped Func
 	if fn != nil {
 		wrapped = func(ctx context.Context, tx *sql.Tx) (err error) {
-			value, err = fn(ctx, tx)
+			result, err = fn(ctx, tx)
 			return err
 		}
 	}
-	if err := l.WithTx(ctx, key, wrapped); err != nil {
+	if err := l.run(ctx, op, []hashkey.Key{key}, try, wrapped); err != nil {
 		return zero, err
 	}
-	return value, nil
+	return result, nil
 }
 
 // ordered returns keys sorted and without duplicates.

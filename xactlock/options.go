@@ -69,8 +69,12 @@ type Options struct {
 	// must not go through a pooler in transaction mode.
 	Plain bool
 
-	// Observe, if not nil, is called once at the end of each call of WithTx,
-	// TryWithTx, WithTxAll, Value and Exec, when the connection is back in the
+	// RequirePgx has calls fail with [ErrDriver], rather than take the plain
+	// path, where the driver is not pgx's and hides pgx's connection.
+	RequirePgx bool
+
+	// Observe, if not nil, is called once at the end of each call that runs a
+	// function, and of Exec, when the connection is back in the
 	// pool and before the call returns (or panics on). It may be called
 	// concurrently. An Exec that goes in one message does not see its grant:
 	// all its time is in Waited.
@@ -100,26 +104,13 @@ func (o *Options) validate() error {
 func (o *Options) level() string {
 	switch o.Isolation {
 	case sql.LevelDefault, sql.LevelReadCommitted:
-		return "read committed"
+		return locksql.ReadCommitted
 	case sql.LevelReadUncommitted:
-		return "read uncommitted"
+		return locksql.ReadUncommitted
 	case sql.LevelRepeatableRead:
-		return "repeatable read"
+		return locksql.RepeatableRead
 	case sql.LevelSerializable:
-		return "serializable"
+		return locksql.Serializable
 	}
 	return ""
-}
-
-// begin returns the statement that begins the transaction.
-func (o *Options) begin() string {
-	m := locksql.Sized(64)
-	m.Begin(o.level(), o.ReadOnly)
-	return m.String()
-}
-
-// handsOver reports whether the transaction keeps one snapshot to its end, so
-// that the wait for the lock must not be part of it.
-func (o *Options) handsOver() bool {
-	return o.Isolation == sql.LevelRepeatableRead || o.Isolation == sql.LevelSerializable
 }

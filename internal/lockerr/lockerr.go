@@ -1,5 +1,5 @@
-// Package lockerr holds the errors that xactlock and sessionlock share, and
-// tells them from what a driver returns.
+// Package lockerr holds the errors that the packages share, and classifies what
+// a driver returns by its SQLSTATE.
 package lockerr
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
 
-// The sentinels that both packages export.
+// The sentinels that the packages export, each the same value in all of them.
 var (
 	ErrNotAcquired       = errors.New("pgadvisory: lock not acquired")
 	ErrNested            = errors.New("pgadvisory: lock asked for inside a callback that already holds one on this pool")
@@ -20,6 +20,11 @@ var (
 	ErrLockTableFull     = errors.New("pgadvisory: the server's lock table is full (see max_locks_per_transaction)")
 	ErrUnsupportedServer = errors.New("pgadvisory: this server accepts advisory lock functions and locks nothing")
 	ErrStandby           = errors.New("pgadvisory: advisory locks of a hot standby exclude nobody on the primary")
+	ErrLost              = errors.New("pgadvisory: the lock was lost: its session is gone")
+	ErrTxEnded           = errors.New("pgadvisory: the transaction was ended inside fn")
+	ErrStaleSnapshot     = errors.New("pgadvisory: the transaction's snapshot may be older than the lock")
+	ErrCommitUnknown     = errors.New("pgadvisory: it is not known whether COMMIT was executed")
+	ErrDriver            = errors.New("pgadvisory: this needs a connection of pgx's stdlib, or a wrapper of one with a method Raw or WrappedConn that returns it")
 )
 
 // SQLSTATE codes, from the PostgreSQL manual's appendix of error codes.
@@ -73,13 +78,14 @@ func Keys(keys []hashkey.Key) string {
 	return b.String()
 }
 
-// Acquire returns the error of an acquisition that failed with err.
+// AcquireError returns the error of an acquisition that failed with err.
 //
-// If ctx has ended, or the wait reached its limit on the server, that is
-// ErrNotAcquired joined with why. Otherwise err comes back with the sentinel of
-// its SQLSTATE, if there is one, joined. pkg is the prefix of the message.
-func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) error {
-	if why := ended(ctx); why != nil {
+// If ctx has ended, that is ErrNotAcquired joined with ctx's error and cause,
+// also where the server's own limit, which is set to ctx's deadline, answered
+// first. Otherwise err comes back with the sentinel of its SQLSTATE, if there
+// is one, joined. pkg is the prefix of the message.
+func AcquireError(ctx context.Context, pkg string, keys []hashkey.Key, err error) error {
+	if why := Ended(ctx); why != nil {
 		return notAcquired(keys, why, err)
 	}
 	switch SQLState(err) {
@@ -93,17 +99,36 @@ func Acquire(ctx context.Context, pkg string, keys []hashkey.Key, err error) err
 	return fmt.Errorf("%s: %s: %w", pkg, Keys(keys), err)
 }
 
-// ended returns why ctx has ended, or nil. A dial or a read that was given
-// ctx's deadline can fail a moment before ctx itself notices.
-func ended(ctx context.Context) error {
-	why := ctx.Err()
-	if deadline, ok := ctx.Deadline(); why == nil && ok && !time.Now().Before(deadline) {
-		return context.DeadlineExceeded
+// Ended returns ctx's error, joined with ctx's cause where that says more, or
+// nil while ctx has not ended. A dial, a read or the server, which was given
+// ctx's deadline, can notice it a moment before ctx itself does, so Ended waits
+// for ctx once the deadline has passed.
+func Ended(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil {
+		if time.Now().Before(deadline) {
+			return nil
+		}
+		const late = time.Second // a timer can be late, and a ctx of a kind of its own need not end at all
+		select {
+		case <-ctx.Done():
+		case <-time.After(late):
+			return context.DeadlineExceeded
+		}
 	}
+	why := ctx.Err()
 	if cause := context.Cause(ctx); !errors.Is(cause, why) {
 		return fmt.Errorf("%w: %w", why, cause)
 	}
 	return why
+}
+
+// Because returns err with ctx's end joined, where ctx has ended: err is then
+// most likely a consequence.
+func Because(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", Ended(ctx), err)
 }
 
 // notAcquired returns ErrNotAcquired with why, and with what it looked like to
@@ -113,4 +138,30 @@ func notAcquired(keys []hashkey.Key, why, err error) error {
 		return fmt.Errorf("%w: %s: %w", ErrNotAcquired, Keys(keys), why)
 	}
 	return fmt.Errorf("%w: %s: %w (%w)", ErrNotAcquired, Keys(keys), why, err)
+}
+
+// IsLockTimeout reports whether err is the server's answer to a wait that
+// reached lock_timeout.
+func IsLockTimeout(err error) bool { return SQLState(err) == codeLockTimeout }
+
+// AtDeadline reports whether ctx's deadline has come, a moment before ctx itself
+// may have noticed.
+func AtDeadline(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline)
+}
+
+// DeadBudget returns how many dead connections a call puts up with, of a pool
+// that has so many connections: all that are idle are dead after a restart of
+// the server.
+func DeadBudget(open int) int {
+	const more = 3
+	return open + more
+}
+
+// EndedWhileIdle reports whether the server ended the session because it was
+// silent for too long in a transaction: what is sent after that is not executed.
+func EndedWhileIdle(err error) bool {
+	const idleInTransactionSessionTimeout = "25P03"
+	return SQLState(err) == idleInTransactionSessionTimeout
 }

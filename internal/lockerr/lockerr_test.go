@@ -22,7 +22,7 @@ type stateError string
 func (e stateError) Error() string    { return "ERROR (SQLSTATE " + string(e) + ")" }
 func (e stateError) SQLState() string { return string(e) }
 
-func TestAcquire(t *testing.T) {
+func TestAcquireError(t *testing.T) {
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	reason := errors.New("shutting down")
@@ -45,7 +45,7 @@ func TestAcquire(t *testing.T) {
 		{"other", t.Context(), stateError("28P01"), []error{stateError("28P01")}, lockerr.ErrNotAcquired},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := lockerr.Acquire(test.ctx, "test", []hashkey.Key{hashkey.Name("k")}, test.err)
+			err := lockerr.AcquireError(test.ctx, "test", []hashkey.Key{hashkey.Name("k")}, test.err)
 			for _, want := range test.want {
 				if !errors.Is(err, want) {
 					t.Errorf("%v is not %v", err, want)

@@ -1,13 +1,14 @@
-// Package locksql writes the SQL of advisory locks.
+// Package locksql holds every SQL text that locks, waits, hands over and frees.
 //
-// Numbers are written into the text, so that a message needs no parameters:
-// drivers then use the simple query protocol, which takes several statements
-// in one message and leaves no prepared statement behind for every key.
-// Functions and operators are written with their schema, or not used at all,
-// so that no search_path can put another in their place. A lock function is
-// only ever called in a select list, and without a FROM, or with one that has
-// one row and is fenced off by OFFSET 0: in a WHERE or a join the planner may
-// call it more often than once.
+// Numbers are written into the text, or are parameters of a text that is the
+// same for all keys, so that no prepared statement is left behind for every
+// key. Functions and operators are written with their schema, or not used at
+// all, so that no search_path can put another in their place. A lock function
+// is only ever called in a select list, and without a FROM, or with one that
+// has one row and is fenced off by OFFSET 0: in a WHERE or a join the planner
+// may call it more often than once.
+//
+// testdata/messages.golden shows each text.
 package locksql
 
 import (
@@ -34,35 +35,16 @@ func Call(f Func, shared bool, key hashkey.Key) string {
 	return string(appendCall(nil, f, shared, key))
 }
 
-// TryXactLockPrepared returns "select pg_try_advisory_xact_lock($1)", or what
-// else asks for keys of this kind, to be prepared once for all of them. It is
-// short enough to be the name of a prepared statement (63 bytes, NAMEDATALEN).
-func TryXactLockPrepared(shared bool, key hashkey.Key) string {
-	_, _, pair := key.Pair()
-	switch {
-	case pair && shared:
-		return "select pg_catalog.pg_try_advisory_xact_lock_shared($1, $2)"
-	case pair:
-		return "select pg_catalog.pg_try_advisory_xact_lock($1, $2)"
-	case shared:
-		return "select pg_catalog.pg_try_advisory_xact_lock_shared($1)"
-	}
-	return "select pg_catalog.pg_try_advisory_xact_lock($1)"
-}
-
 // All returns "f(key1) and f(key2) …", which stops at the first refusal.
 func All(f Func, shared bool, keys []hashkey.Key) string {
-	return string(appendAll(nil, f, shared, keys))
-}
-
-func appendAll(b []byte, f Func, shared bool, keys []hashkey.Key) []byte {
+	var b []byte
 	for i, key := range keys {
 		if i > 0 {
 			b = append(b, " and "...)
 		}
 		b = appendCall(b, f, shared, key)
 	}
-	return b
+	return string(b)
 }
 
 func appendCall(b []byte, f Func, shared bool, key hashkey.Key) []byte {
@@ -82,8 +64,7 @@ func appendCall(b []byte, f Func, shared bool, key hashkey.Key) []byte {
 	return append(b, ')')
 }
 
-// appendNumber quotes n, because a bare -9223372036854775808 is the numeric
-// 9223372036854775808 with a minus before it, and no function takes that.
+// appendNumber quotes n, as Statement.Text does.
 func appendNumber(b []byte, n int64, typ string) []byte {
 	b = append(b, '\'')
 	b = strconv.AppendInt(b, n, 10)
@@ -91,12 +72,43 @@ func appendNumber(b []byte, n int64, typ string) []byte {
 	return append(b, typ...)
 }
 
-// appendOID appends half of a key as pg_locks shows it.
-func appendOID(b []byte, n uint32) []byte {
-	b = append(b, '\'')
-	b = strconv.AppendUint(b, uint64(n), 10)
-	return append(b, "'::pg_catalog.oid"...)
+// params returns key as parameters.
+func params(key hashkey.Key) []Param {
+	if class, object, ok := key.Pair(); ok {
+		return []Param{{strconv.Itoa(int(class)), "integer"}, {strconv.Itoa(int(object)), "integer"}}
+	}
+	return []Param{{strconv.FormatInt(key.Int64(), 10), "bigint"}}
 }
+
+// Held returns an expression that is true if this session holds key, in
+// whatever mode. pg_locks shows a bigint as classid and objid, high half first,
+// with objsubid 1, and a pair as the same two with objsubid 2.
+func Held(key hashkey.Key) string {
+	const equal = " operator(pg_catalog.=) "
+	subid := "1"
+	if _, _, ok := key.Pair(); ok {
+		subid = "2"
+	}
+	return "exists (select from pg_catalog.pg_locks where granted and locktype" + equal + "'advisory'" +
+		" and pid" + equal + "pg_catalog.pg_backend_pid() and objsubid" + equal + subid +
+		" and classid" + equal + oid(uint32(key.Int64()>>32)) +
+		" and objid" + equal + oid(uint32(key.Int64())) + ")"
+}
+
+// HeldAll returns an expression that is true if this session holds all keys.
+func HeldAll(keys []hashkey.Key) string {
+	all := ""
+	for i, key := range keys {
+		if i > 0 {
+			all += " and "
+		}
+		all += Held(key)
+	}
+	return all
+}
+
+// oid returns half of a key as pg_locks shows it.
+func oid(n uint32) string { return "'" + strconv.FormatUint(uint64(n), 10) + "'::pg_catalog.oid" }
 
 // Milliseconds returns d for a server setting: rounded up, because 0 would
 // turn the setting off, and at most what a setting can hold (24 days).
@@ -108,3 +120,5 @@ func Milliseconds(d time.Duration) int64 {
 	}
 	return min(ms, most)
 }
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(Milliseconds(d), 10) }

@@ -1,19 +1,19 @@
-package sessionlock
+package pgsession
 
 import (
 	"net"
 	"syscall"
 )
 
-// hangUp reports whether the other side of conn has closed it, or the kernel
-// has given it up, without reading from it, and whether it is known: it is not
-// for a connection that hides its socket.
+// PeerClosed reports whether the other side has closed the connection, or the
+// kernel has given it up, without reading from it, and whether that is known: it
+// is not for a connection that hides its socket.
 //
-// It may be called whatever else is done with conn. EPOLLRDHUP is there even
+// It may be called whatever else is done with the connection. EPOLLRDHUP is there even
 // if the other side sent something before it hung up, which nobody has read
 // yet. Reading with MSG_PEEK, the portable way, would not see beyond that.
-func hangUp(conn net.Conn) (hungUp, known bool) {
-	socket, ok := socketOf(conn)
+func (s *Session) PeerClosed() (closed, known bool) {
+	socket, ok := socketOf(s.pg.Conn())
 	if !ok {
 		return false, false
 	}
@@ -21,11 +21,11 @@ func hangUp(conn net.Conn) (hungUp, known bool) {
 	if err != nil {
 		return true, true
 	}
-	err = raw.Control(func(fd uintptr) { hungUp, known = epoll(int(fd)) })
+	err = raw.Control(func(fd uintptr) { closed, known = epoll(int(fd)) })
 	if err != nil {
 		return true, true // closed on this side
 	}
-	return hungUp, known
+	return closed, known
 }
 
 // socketOf returns the socket under conn, and under TLS where there is TLS.
@@ -44,7 +44,7 @@ func socketOf(conn net.Conn) (syscall.Conn, bool) {
 
 // epoll asks the kernel, without waiting. Once a second is not often enough to
 // keep the descriptor.
-func epoll(fd int) (hungUp, known bool) {
+func epoll(fd int) (closed, known bool) {
 	instance, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return false, false

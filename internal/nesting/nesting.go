@@ -1,12 +1,11 @@
-// Package held marks a context with the locks that the callback it was given
-// to holds, so that a lock asked for inside can be refused where it would wait
-// for ever: on another connection, for what this one holds. PostgreSQL sees
-// two unrelated sessions there, and no deadlock.
-package held
+// Package nesting marks a context with the locks that the callback it was given
+// to holds. A call made with such a context can be refused where it would wait
+// for ever: on another connection, for what this one holds. PostgreSQL sees two
+// unrelated sessions there, and no deadlock.
+package nesting
 
 import (
 	"context"
-	"database/sql"
 	"sync/atomic"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -25,7 +24,7 @@ const (
 // that a context kept longer than the callback ran refuses nothing.
 type Context struct {
 	context.Context
-	pool     *sql.DB
+	pool     any // a *sql.DB or a *pgxpool.Pool
 	keys     []hashkey.Key
 	kind     Kind
 	released atomic.Bool
@@ -33,16 +32,10 @@ type Context struct {
 
 type contextKey struct{}
 
-// With returns ctx marked as holding keys through a connection of pool.
-func With(ctx context.Context, kind Kind, pool *sql.DB, keys []hashkey.Key) *Context {
-	c := new(Context)
-	c.Mark(ctx, kind, pool, keys)
-	return c
-}
-
-// Mark makes the zero c what With returns.
-func (c *Context) Mark(ctx context.Context, kind Kind, pool *sql.DB, keys []hashkey.Key) {
-	c.Context, c.pool, c.keys, c.kind = ctx, pool, keys, kind
+// With returns ctx marked as holding keys through a connection of pool, which
+// is compared with ==.
+func With(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) *Context {
+	return &Context{Context: ctx, pool: pool, keys: keys, kind: kind}
 }
 
 // Release ends the marking, when the callback has returned.
@@ -56,18 +49,18 @@ func (c *Context) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// Nested reports whether a transaction's lock of keys, asked for with ctx, could
-// wait for ever: ctx is that of a callback which holds any transaction's lock
-// through pool, or one of keys by either kind of lock.
-func Nested(ctx context.Context, pool *sql.DB, keys []hashkey.Key) bool {
+// Refuses reports whether a transaction's lock of keys, asked for with ctx,
+// could wait for ever: ctx is that of a callback which holds any transaction's
+// lock through pool, or one of keys by either kind of lock.
+func Refuses(ctx context.Context, pool any, keys []hashkey.Key) bool {
 	return find(ctx, func(c *Context) bool {
 		return c.pool == pool && (c.kind == Transaction || overlap(c.keys, keys))
 	})
 }
 
-// Key reports whether ctx is that of a callback which holds one of keys, by
+// Holds reports whether ctx is that of a callback which holds one of keys, by
 // either kind of lock, through pool.
-func Key(ctx context.Context, pool *sql.DB, keys []hashkey.Key) bool {
+func Holds(ctx context.Context, pool any, keys []hashkey.Key) bool {
 	return find(ctx, func(c *Context) bool { return c.pool == pool && overlap(c.keys, keys) })
 }
 

@@ -1,0 +1,209 @@
+// Package admission decides which calls may use a connection of a pool to wait
+// for a lock. The others wait in memory, without one.
+//
+// For each key there is a line. Its heads, and no other call, may ask the server
+// and wait there; the others wait in memory, first come, first served. A head
+// leaves the line when it is granted the lock, so that the next one queues on
+// the server while the holder still works, and the hand-over from one to the
+// other costs no round trip. It also makes processes take turns: each has one
+// waiter in the server's own queue.
+//
+// Calls that wait on the server, for any key, and calls that hold what they
+// waited for, use at most half of the pool, the quota. The other half is for
+// locks that are free.
+package admission
+
+import (
+	"container/list"
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Queue is the lines and the quota of one pool.
+type Queue struct {
+	size     func() int          // of the pool; 0 where it has no limit
+	overtime *semaphore.Weighted // for a head that found the quota taken for long
+
+	mu        sync.Mutex
+	lines     map[Line]*line // guarded by mu; a line that no call is in is not there
+	quota     *semaphore.Weighted
+	quotaSize int64
+}
+
+// NewQueue returns the queue of a pool whose size is what size returns, 0
+// meaning that the pool has no limit.
+func NewQueue(size func() int) *Queue {
+	return &Queue{size: size, overtime: semaphore.NewWeighted(1), lines: make(map[Line]*line)}
+}
+
+// Line tells lines apart: what the server locks, and which calls wait for each
+// other. Readers have lines of their own, since on the server each reader has a
+// place of its own; so have Execs.
+type Line struct {
+	Number int64
+	Pair   bool
+	Shared bool
+	Exec   bool
+	Heads  int // how many may be heads at once
+}
+
+// line is the calls that want one key.
+type line struct {
+	heads   int
+	waiting list.List // of *Ticket, in the order in which they came
+
+	// Of Execs: how long the quickest message took, and whether the last one
+	// had to wait for its lock.
+	quickest time.Duration
+	slow     bool
+}
+
+// poolWithoutLimit is what a pool without a limit counts as. It leaves half of a
+// pgxpool of the same size to other users, and the server to other programs.
+const poolWithoutLimit = 8
+
+// Half returns half of the pool, as it is now: at least 1.
+func (q *Queue) Half() int {
+	size := q.size()
+	if size <= 0 {
+		size = poolWithoutLimit
+	}
+	return max(1, size/2)
+}
+
+// half returns the quota. A ticket that acquires from it releases to the same
+// one, also if the pool has changed its size meanwhile.
+func (q *Queue) half() *semaphore.Weighted {
+	size := int64(q.Half())
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.quota == nil || q.quotaSize != size {
+		q.quota, q.quotaSize = semaphore.NewWeighted(size), size
+	}
+	return q.quota
+}
+
+// Empty reports whether no call is in the line.
+func (q *Queue) Empty(id Line) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lines[id] == nil
+}
+
+// Lines returns how many lines there are.
+func (q *Queue) Lines() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.lines)
+}
+
+// enter puts t into a line and waits until t is a head of it. If ctx ends first,
+// it returns ctx's error, and t is not in the line.
+func (q *Queue) enter(ctx context.Context, id Line, t *Ticket) error {
+	quota := (*semaphore.Weighted)(nil)
+	if id.Exec {
+		quota = q.half()
+	}
+	q.mu.Lock()
+	l := q.lines[id]
+	if l == nil {
+		l = new(line)
+		q.lines[id] = l
+	} else if l.heads > 0 || l.waiting.Len() > 0 {
+		t.first = false
+	}
+	t.offered = quota
+	if l.waiting.Len() == 0 && l.admits(id, t) {
+		l.heads++
+		q.mu.Unlock()
+		return nil
+	}
+	t.head = make(chan struct{})
+	place := l.waiting.PushBack(t)
+	q.mu.Unlock()
+
+	select {
+	case <-t.head:
+		return nil
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	select {
+	case <-t.head: // just now
+		q.leaveLocked(id)
+	default:
+		l.waiting.Remove(place)
+		q.dropEmpty(id, l)
+	}
+	return ctx.Err()
+}
+
+// admits reports whether t may become a head. The caller has the queue's mu.
+//
+// An Exec expects to wait on the server for those before it, so it needs a part
+// of the quota, but not if it is the only head: then the lock may be free.
+func (l *line) admits(id Line, t *Ticket) bool {
+	return l.heads < l.limit(id) && (!id.Exec || l.heads == 0 || t.accept())
+}
+
+// admit makes as many calls heads as may be. The caller has the queue's mu.
+func (l *line) admit(id Line) {
+	for l.waiting.Len() > 0 {
+		first := l.waiting.Front()
+		t := first.Value.(*Ticket)
+		if !l.admits(id, t) {
+			return
+		}
+		l.waiting.Remove(first)
+		l.heads++
+		close(t.head)
+	}
+}
+
+// limit returns how many heads the line may have.
+func (l *line) limit(id Line) int {
+	if l.slow {
+		return 1
+	}
+	return id.Heads
+}
+
+// leave ends the call's being a head.
+func (q *Queue) leave(id Line) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.leaveLocked(id)
+}
+
+func (q *Queue) leaveLocked(id Line) {
+	l := q.lines[id]
+	l.heads--
+	l.admit(id)
+	q.dropEmpty(id, l)
+}
+
+func (q *Queue) dropEmpty(id Line, l *line) {
+	if l.heads == 0 && l.waiting.Len() == 0 {
+		delete(q.lines, id)
+	}
+}
+
+// slower is how much slower than the quickest a message of an Exec may be, before it
+// counts as one that had to wait for its lock.
+const slower = 25 * time.Millisecond
+
+// took tells the line how long a message of an Exec took. One that had to wait
+// leaves one head in the line, until a message is quick again.
+func (q *Queue) took(id Line, d time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := q.lines[id]
+	if l.quickest == 0 || d < l.quickest {
+		l.quickest = d
+	}
+	l.slow = d > l.quickest+slower
+}

@@ -1,0 +1,121 @@
+package locksql
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// The limits of the role and the database are set aside for a wait and put back
+// after it, in the same message. Their values are kept in settings of our own,
+// local to the transaction, because nothing else in one message carries a value
+// from one statement to the next. A transaction_timeout starts anew when it is
+// put back: it counts what the transaction does, not what it waited.
+const (
+	setAside = "select " +
+		"pg_catalog.set_config('pgadvisory.statement_timeout', pg_catalog.current_setting('statement_timeout'), true), " +
+		"pg_catalog.set_config('statement_timeout', '0', true), " +
+		"case when " + hasTransactionTimeout + " then " +
+		"pg_catalog.set_config('pgadvisory.transaction_timeout', pg_catalog.current_setting('transaction_timeout'), true) end, " +
+		"case when " + hasTransactionTimeout + " then " +
+		"pg_catalog.set_config('transaction_timeout', '0', true) end"
+	putBack = "select " +
+		"pg_catalog.set_config('statement_timeout', pg_catalog.current_setting('pgadvisory.statement_timeout'), true), " +
+		"case when " + hasTransactionTimeout + " then " +
+		"pg_catalog.set_config('transaction_timeout', pg_catalog.current_setting('pgadvisory.transaction_timeout'), true) end"
+
+	// hasTransactionTimeout is true from PostgreSQL 17.
+	hasTransactionTimeout = "pg_catalog.current_setting('transaction_timeout', true) is not null"
+)
+
+// Limit returns m with a statement added that bounds the wait for a lock with
+// limit, and with nothing where that is 0, for the statements that follow in the
+// transaction. The limits of the role and the database are in force again when
+// it ends.
+func (m Message) Limit(limit time.Duration) Message {
+	return m.Select("select " +
+		"pg_catalog.set_config('statement_timeout', '0', true), " +
+		"pg_catalog.set_config('lock_timeout', '" + milliseconds(limit) + "', true), " +
+		"case when " + hasTransactionTimeout + " then pg_catalog.set_config('transaction_timeout', '0', true) end")
+}
+
+// perLock divides limit, which is for a whole wait, among n locks: the server
+// counts lock_timeout for each lock. 0 stays 0, which is no limit.
+func perLock(limit time.Duration, n int) time.Duration {
+	if limit == 0 || n <= 1 {
+		return limit
+	}
+	return max(limit/time.Duration(n), 10*time.Millisecond)
+}
+
+// lockWithin is a statement that waits for a transaction's lock of key, for at
+// most limit where that is not 0, and puts lock_timeout back. A wait that ends
+// is an error, which the server logs. The text is the same for all keys of a
+// kind. The numbers go as text, which no protocol misreads.
+func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
+	f := "pg_catalog." + string(XactLock)
+	if shared {
+		f += "_shared"
+	}
+	all := []Param{{Value: milliseconds(limit)}}
+	args := "($2::pg_catalog.text::bigint)"
+	class, object, pair := key.Pair()
+	if pair {
+		args = "($2::pg_catalog.text::integer, $3::pg_catalog.text::integer)"
+		all = append(all, Param{Value: strconv.Itoa(int(class))}, Param{Value: strconv.Itoa(int(object))})
+	} else {
+		all = append(all, Param{Value: strconv.FormatInt(key.Int64(), 10)})
+	}
+	return Statement{
+		SQL: "select pg_catalog.set_config('lock_timeout', $1, true), " + f + args +
+			", pg_catalog.set_config('lock_timeout', before, true) " +
+			"from (select pg_catalog.current_setting('lock_timeout') as before offset 0) as setting",
+		Params: all,
+		Tag:    "SELECT",
+	}
+}
+
+// quietly waits for the transaction's locks of keys, for at most limit, which is
+// not 0. A wait that ends is no error, so that the server logs nothing: the
+// setting pgadvisory.granted is false then. A lock that was granted inside the
+// block stays with the transaction. Nothing is locked unless condition, if it is
+// not "", is true.
+func (m *Message) quietly(shared bool, keys []hashkey.Key, limit time.Duration, condition string) {
+	m.add("SELECT", "select "+
+		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "+
+		"pg_catalog.set_config('lock_timeout', '"+milliseconds(perLock(limit, len(keys)))+"', true), "+
+		"pg_catalog.set_config('pgadvisory.granted', 'true', true)")
+	block := "do $pgadvisory$ begin "
+	if condition != "" {
+		block += "if " + condition + " then "
+	}
+	for _, key := range keys {
+		block += "perform " + Call(XactLock, shared, key) + "; "
+	}
+	if condition != "" {
+		block += "end if; "
+	}
+	m.add("DO", block+"exception when lock_not_available then "+
+		"perform pg_catalog.set_config('pgadvisory.granted', 'false', true); end $pgadvisory$")
+	m.add("SELECT", "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
+}
+
+// quietlyGranted is true after quietly if all locks were granted.
+const quietlyGranted = "pg_catalog.current_setting('pgadvisory.granted')::boolean"
+
+// maxHold has the server end the session if the transaction goes silent for
+// longer than hold, and from PostgreSQL 17 if it lasts longer at all. A
+// transaction_timeout that is already running is not changed by a new value,
+// only by 0, so it is stopped first.
+//
+// The second limit is the longer one by a millisecond, because the server
+// leaves the first one out where the second is as short, and a statement that
+// fails stops all timers, which the second is not started again after.
+func (m *Message) maxHold(hold time.Duration) {
+	silent := Milliseconds(hold)
+	whole := min(silent+1, Milliseconds(1<<63-1))
+	m.add("SELECT", "select pg_catalog.set_config('idle_in_transaction_session_timeout', '"+strconv.FormatInt(silent, 10)+"', true)")
+	m.add("SELECT", "select pg_catalog.set_config('transaction_timeout', '0', true), "+
+		"pg_catalog.set_config('transaction_timeout', '"+strconv.FormatInt(whole, 10)+"', true) where "+hasTransactionTimeout)
+}

@@ -1,0 +1,92 @@
+package locksql
+
+import (
+	"strconv"
+	"strings"
+)
+
+// Statement is one statement of a message.
+type Statement struct {
+	SQL    string  // with $1, $2, … in the place of Params
+	Params []Param // as text
+	Tag    string  // how the server's command tag begins, if the statement succeeds; "" for any
+	Answer Answer  // what its row is
+}
+
+// Param is a parameter of a statement.
+type Param struct{ Value, Type string }
+
+// Answer is what the row of a statement means.
+type Answer int
+
+// The answers.
+const (
+	Nothing Answer = iota
+	Granted        // one boolean: true if the lock is granted
+	PID            // the process id of the server session
+)
+
+// Message is statements that are sent as one.
+type Message struct {
+	Statements []Statement
+	Prepare    bool // the statements are the same for all keys, and worth preparing
+}
+
+// add adds a statement whose success has a tag that begins with tag.
+func (m *Message) add(tag, sql string) {
+	m.Statements = append(m.Statements, Statement{SQL: sql, Tag: tag})
+}
+
+// ask adds a select that answers whether the lock is granted.
+func (m *Message) ask(expression string) {
+	m.Statements = append(m.Statements, Statement{SQL: "select " + expression, Tag: "SELECT", Answer: Granted})
+}
+
+// After returns m with one statement more before all others.
+func (m Message) After(first Statement) Message {
+	m.Statements = append([]Statement{first}, m.Statements...)
+	return m
+}
+
+// Text returns the message as one text of the simple query protocol.
+func (m Message) Text() string {
+	var b strings.Builder
+	b.Grow(128 * len(m.Statements))
+	for i, s := range m.Statements {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(s.Text())
+	}
+	return b.String()
+}
+
+// Text returns the statement with its parameters written into it, quoted: a
+// bare -9223372036854775808 is the numeric 9223372036854775808 with a minus
+// before it, and no function takes that.
+func (s Statement) Text() string {
+	text := s.SQL
+	for i, p := range s.Params {
+		value := "'" + p.Value + "'"
+		if p.Type != "" {
+			value += "::" + p.Type
+		}
+		text = strings.Replace(text, "$"+strconv.Itoa(i+1), value, 1)
+	}
+	return text
+}
+
+// Rollback ends a transaction, whatever its state.
+var Rollback = Statement{SQL: "rollback", Tag: "ROLLBACK"}
+
+// One returns the message of one statement.
+func One(s Statement) Message { return Message{Statements: []Statement{s}} }
+
+// Select returns the message of one select.
+func Select(sql string) Message { return Message{}.Select(sql) }
+
+// Select returns m with a select added.
+func (m Message) Select(sql string) Message {
+	m.add("SELECT", sql)
+	return m
+}

@@ -1,0 +1,246 @@
+package locksql
+
+import (
+	"strings"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// Transaction is what a transaction that holds locks is like, and writes the
+// messages that begin and end it.
+//
+// READ COMMITTED takes a snapshot for each statement, so the lock can simply be
+// asked for in the transaction: what fn reads, it reads afterwards.
+//
+// REPEATABLE READ and SERIALIZABLE take one snapshot, in their first statement,
+// and a statement that waits for a lock takes it before the wait: fn would then
+// read what was there before the previous holder committed. So the wait has a
+// transaction of its own. The session takes the lock as well, which it gets at
+// once, and hands it over to the transaction that fn gets, on the same backend
+// and without a gap. All of it is one message, which even a pooler in
+// transaction mode keeps on one server connection. COMMIT AND CHAIN leaves no
+// moment between the two transactions in which the session is idle with the
+// lock: a statement that is cancelled in such a moment would leave the pooler
+// free to give the session to another client.
+//
+// The wait is for the transaction's lock, because a session's lock whose wait
+// ended in an error can be held all the same. A rollback frees the former in
+// any case.
+//
+// Each opening message ends in a savepoint. A statement that fails aborts the
+// transaction, and PostgreSQL frees a transaction's locks at its abort, not at
+// the ROLLBACK that follows: without the savepoint fn would go on, handling the
+// error, while the next holder is already inside. COMMIT comes after a RELEASE
+// of the savepoint, which fails if fn has ended this transaction and begun
+// another.
+type Transaction struct {
+	Keys     []hashkey.Key // sorted, without duplicates, at least one
+	Shared   bool
+	Level    string // as in BEGIN: it is always named, whatever the server's default
+	ReadOnly bool
+	MaxHold  time.Duration // 0: no limit
+}
+
+// The isolation levels.
+const (
+	ReadUncommitted = "read uncommitted"
+	ReadCommitted   = "read committed"
+	RepeatableRead  = "repeatable read"
+	Serializable    = "serializable"
+)
+
+const (
+	savepoint = "savepoint pgadvisory"
+	Release   = "release savepoint pgadvisory"
+)
+
+// OneSnapshot reports whether the transaction reads from one snapshot.
+func (t *Transaction) OneSnapshot() bool { return t.Level == RepeatableRead || t.Level == Serializable }
+
+// Begin returns the statement that begins the transaction.
+func (t *Transaction) Begin() Statement {
+	sql := "begin isolation level " + t.Level
+	if t.ReadOnly {
+		sql += " read only"
+	}
+	return Statement{SQL: sql, Tag: "BEGIN"}
+}
+
+var beginReadCommitted = Statement{SQL: "begin isolation level " + ReadCommitted, Tag: "BEGIN"}
+
+// Try begins the transaction and asks for the locks without waiting.
+func (t *Transaction) Try() Message {
+	m := Message{Statements: make([]Statement, 0, 8)}
+	switch {
+	case t.OneSnapshot():
+		m.Statements = append(m.Statements, beginReadCommitted)
+		m.ask("case when " + All(TryXactLock, t.Shared, t.Keys) + " then " + All(TryLock, t.Shared, t.Keys) + " end")
+	case len(t.Keys) == 1:
+		m.Prepare = t.MaxHold == 0
+		m.Statements = append(m.Statements, t.Begin(), tryOne(t.Shared, t.Keys[0]))
+	default:
+		m.Statements = append(m.Statements, t.Begin())
+		m.ask(All(TryXactLock, t.Shared, t.Keys))
+	}
+	t.afterGrant(&m)
+	return m
+}
+
+// tryOne is short enough to be the name of a prepared statement (63 bytes,
+// NAMEDATALEN).
+func tryOne(shared bool, key hashkey.Key) Statement {
+	sql := "select pg_catalog.pg_try_advisory_xact_lock"
+	if shared {
+		sql += "_shared"
+	}
+	if _, _, pair := key.Pair(); pair {
+		sql += "($1, $2)"
+	} else {
+		sql += "($1)"
+	}
+	return Statement{SQL: sql, Params: params(key), Tag: "SELECT", Answer: Granted}
+}
+
+// Wait begins the transaction and waits for the locks, for at most limit where
+// that is not 0. The limits of the role and the database are set aside for the
+// wait. A wait that ends is an error with SQLSTATE 55P03, or, if quiet, a lock
+// that is not granted.
+func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
+	m := Message{Statements: make([]Statement, 0, 12)}
+	quiet = quiet && limit > 0
+	if t.OneSnapshot() {
+		m.Statements = append(m.Statements, beginReadCommitted)
+		m = m.Limit(0)
+		t.wait(&m, limit, quiet)
+		session := All(TryLock, t.Shared, t.Keys)
+		if quiet {
+			session = "case when " + quietlyGranted + " then " + session + " end"
+		}
+		m.ask(session)
+	} else {
+		m.Prepare = !quiet && len(t.Keys) == 1 && t.MaxHold == 0
+		m.Statements = append(m.Statements, t.Begin())
+		m.add("SELECT", setAside)
+		t.wait(&m, limit, quiet)
+		m.add("SELECT", putBack)
+		if quiet {
+			m.ask(quietlyGranted)
+		}
+	}
+	t.afterGrant(&m)
+	return m
+}
+
+func (t *Transaction) wait(m *Message, limit time.Duration, quiet bool) {
+	if quiet {
+		m.quietly(t.Shared, t.Keys, limit, "")
+		return
+	}
+	for _, key := range t.Keys {
+		m.Statements = append(m.Statements, lockWithin(t.Shared, key, perLock(limit, len(t.Keys))))
+	}
+}
+
+// afterGrant adds what follows the grant.
+func (t *Transaction) afterGrant(m *Message) {
+	if t.OneSnapshot() {
+		m.add("COMMIT", "commit and chain")
+		mode := "set transaction isolation level " + t.Level
+		if t.ReadOnly {
+			mode += ", read only"
+		}
+		m.add("SET", mode)
+		for _, key := range t.Keys {
+			m.ask(handover(t.Shared, key))
+		}
+	}
+	if t.Level == Serializable {
+		m.Statements = append(m.Statements, Statement{SQL: "select pg_catalog.pg_backend_pid()", Tag: "SELECT", Answer: PID})
+	}
+	if t.MaxHold > 0 {
+		m.maxHold(t.MaxHold)
+	}
+	m.add("SAVEPOINT", savepoint)
+}
+
+// handover exchanges a lock held by the session for the same lock held by the
+// transaction, without a gap. The answer is true where it did, and NULL where
+// the session had no lock and another has it.
+//
+// CASE calls the second function only if the first returned true, so no unlock
+// is asked for that could fail with a warning in the server's log, short of a
+// lock that was freed that very moment.
+func handover(shared bool, key hashkey.Key) string {
+	return "case when " + Call(TryXactLock, shared, key) + " then " + Call(Unlock, shared, key) + " end"
+}
+
+// Abandon ends what an opening message that failed has left. The session may
+// hold a lock, if the message was cancelled between the wait and the handover.
+func (t *Transaction) Abandon() Message {
+	m := One(Rollback)
+	if t.OneSnapshot() {
+		for _, key := range t.Keys {
+			m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, t.Shared, key)+" end")
+		}
+	}
+	return m
+}
+
+// Commit ends the transaction. The index is that of its COMMIT.
+//
+// At SERIALIZABLE COMMIT is not enough where outlive is true. PostgreSQL frees a
+// transaction's locks a moment before it records, for the sake of
+// serializability, that the transaction is over (ProcReleaseLocks comes before
+// ReleasePredicateLocks). The next holder can begin in between, and pass for
+// concurrent with the one before it: three in a row fail with SQLSTATE 40001,
+// though no two of them overlapped. So the session takes the locks as well,
+// which it gets at once, and frees them after COMMIT.
+//
+// A COMMIT that fails skips the rest of its message, and leaves the locks to
+// [Transaction.Unlock]. Behind a pooler in transaction mode the session would be
+// another client's by then, so outlive must be false there.
+//
+// A ROLLBACK has the same gap, which only matters after two failures in a row.
+func (t *Transaction) Commit(outlive bool) (m Message, index int) {
+	m.add("RELEASE", Release)
+	if !outlive {
+		m.add("COMMIT", "commit")
+		return m, 1
+	}
+	for _, key := range t.Keys {
+		m.add("SELECT", "select "+Call(Lock, t.Shared, key))
+	}
+	index = len(m.Statements)
+	m.add("COMMIT", "commit")
+	for _, key := range t.Keys {
+		m.add("SELECT", "select "+Call(Unlock, t.Shared, key))
+	}
+	return m, index
+}
+
+// Unlock frees the first n of the session's locks, after the message of Commit
+// has failed.
+func (t *Transaction) Unlock(n int) Message {
+	m := One(Rollback)
+	for _, key := range t.Keys[:n] {
+		m.add("SELECT", "select "+Call(Unlock, t.Shared, key))
+	}
+	return m
+}
+
+// Exec returns what comes before and after the one statement of a transaction
+// at READ COMMITTED that goes in one message, whose wait for the lock of its one
+// key has a limit where that is not 0.
+func (t *Transaction) Exec(limit time.Duration) (before, after Message) {
+	before.Prepare = true
+	before.Statements = []Statement{t.Begin(), lockWithin(t.Shared, t.Keys[0], limit)}
+	after.add("COMMIT", "commit")
+	return before, after
+}
+
+// EndsTransaction reports whether a command tag is that of a statement which
+// ends the transaction it is executed in, at a place where no savepoint is.
+func EndsTransaction(tag string) bool {
+	return tag == "COMMIT" || tag == "ROLLBACK" || strings.HasPrefix(tag, "PREPARE TRANSACTION")
+}

@@ -1,0 +1,129 @@
+package locksql
+
+import (
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// All that a driver tells of a message without parameters is how many rows its
+// last statement had. So where the driver's connection is not in our hands, a
+// message that locks ends in a select with as many rows as its verdict says.
+const (
+	VerdictRefused = iota
+	VerdictGranted
+	VerdictStale    // nothing was locked
+	VerdictStandby  // nothing was locked
+	VerdictPretends // nothing was locked
+)
+
+const (
+	pretendsSQL = "pg_catalog.current_setting('crdb_version', true) is not null"
+	standbySQL  = "pg_catalog.pg_is_in_recovery()"
+	staleSQL    = "not pg_catalog.starts_with(pg_catalog.current_setting('transaction_isolation'), 'read ')"
+
+	whenNoServer = "when " + pretendsSQL + " then 4 when " + standbySQL + " then 3 "
+	whenStale    = "when " + staleSQL + " then 2 "
+)
+
+// obstacles returns the verdicts that come before any lock, and a condition
+// that is true where none of them applies. The isolation level is one of them
+// where the transaction is the caller's.
+func obstacles(own bool) (whens, none string) {
+	if own {
+		return whenNoServer, "not (" + pretendsSQL + " or " + standbySQL + ")"
+	}
+	return whenNoServer + whenStale, "not (" + pretendsSQL + " or " + standbySQL + " or " + staleSQL + ")"
+}
+
+// end adds the verdict: granted, if condition is true and none of whens comes
+// first. Where the savepoint comes between the verdict and the end of the
+// message, a setting keeps the verdict.
+func (m *Message) end(whens, condition string, own bool) string {
+	number := "case " + whens + "when " + condition + " then 1 else 0 end"
+	if own {
+		m.add("SELECT", "select pg_catalog.set_config('pgadvisory.verdict', ("+number+")::pg_catalog.text, true)")
+		m.add("SAVEPOINT", savepoint)
+		number = "pg_catalog.current_setting('pgadvisory.verdict')::integer"
+	}
+	m.add("SELECT", "select pg_catalog.generate_series(1, "+number+")")
+	return m.Text()
+}
+
+// TryIn asks for keys in an open transaction, without waiting: all or none of
+// them. The savepoint follows in a transaction of the library's own.
+func TryIn(shared bool, keys []hashkey.Key, own bool) string {
+	var m Message
+	whens, noObstacle := obstacles(own)
+	condition := All(TryXactLock, shared, keys)
+	if len(keys) > 1 {
+		// Some may be granted before one is refused. What a block with an
+		// exception clause has locked is freed when it is left by one, as by
+		// ROLLBACK TO a savepoint, but in the same message.
+		m.add("SELECT", "select pg_catalog.set_config('pgadvisory.all', 'true', true)")
+		m.add("DO", "do $pgadvisory$ begin "+
+			"if "+noObstacle+" and not ("+condition+") then raise sqlstate 'PGADV'; end if; "+
+			"exception when sqlstate 'PGADV' then "+
+			"perform pg_catalog.set_config('pgadvisory.all', 'false', true); "+
+			"end $pgadvisory$")
+		condition = "pg_catalog.current_setting('pgadvisory.all')::boolean"
+	}
+	return m.end(whens, condition, own)
+}
+
+// WaitIn waits for keys in an open transaction, for at most limit where that is
+// not 0. A wait that ends is an error with SQLSTATE 55P03, or a refusal in a
+// transaction of the library's own, where the savepoint follows.
+func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, own bool) string {
+	var m Message
+	whens, noObstacle := obstacles(own)
+	m.add("SELECT", setAside)
+	if own {
+		m.quietly(shared, keys, limit, noObstacle)
+		m.add("SELECT", putBack)
+		return m.end(whens, quietlyGranted, own)
+	}
+	m.add("SELECT", "select "+
+		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "+
+		"pg_catalog.set_config('lock_timeout', '"+milliseconds(limit)+"', true)")
+	for _, key := range keys {
+		m.add("SELECT", "select "+Call(XactLock, shared, key)+" where "+noObstacle)
+	}
+	m.add("SELECT", putBack)
+	m.add("SELECT", "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
+	return m.end(whens, "true", own)
+}
+
+// SessionVerdict asks f, a session's function, about all keys.
+func SessionVerdict(f Func, shared bool, keys []hashkey.Key) string {
+	var m Message
+	return m.end(whenNoServer, All(f, shared, keys), false)
+}
+
+// WaitForSession waits for the session's locks of keys, for at most limit, which
+// is not 0, in a transaction of its own. The session may hold some of them
+// before, from a try. The verdict is what the session holds in the end.
+func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) string {
+	var m Message
+	_, noObstacle := obstacles(true)
+	m.Statements = append(m.Statements, beginReadCommitted)
+	m = m.Limit(0)
+	for _, key := range keys {
+		if len(keys) > 1 { // or else a lock of the try would be counted twice
+			m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")
+		}
+	}
+	m.quietly(shared, keys, limit, noObstacle)
+	m.add("SELECT", "select case when "+quietlyGranted+" and "+noObstacle+" then "+All(TryLock, shared, keys)+" end")
+	m.add("COMMIT", "commit")
+	return m.end(whenNoServer, HeldAll(keys), false)
+}
+
+// MaxHold has the server bound a transaction of the library's own that is open.
+func MaxHold(hold time.Duration) string {
+	var m Message
+	m.maxHold(hold)
+	m.add("RELEASE", Release) // or else fn's first error would put MaxHold back
+	m.add("SAVEPOINT", savepoint)
+	return m.Text()
+}

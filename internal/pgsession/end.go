@@ -1,0 +1,52 @@
+package pgsession
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+)
+
+// ending is the policy of messages that end something, which do not end with
+// the caller's ctx.
+var ending = interrupt.Policy{DeadlineDelay: 5 * time.Second}
+
+// Rollback ends the transaction, if one is open. If that fails, the session is
+// discarded, and the server rolls back.
+func (s *Session) Rollback(ctx context.Context, p interrupt.Policy) {
+	if s.pg.IsBusy() {
+		s.Discard()
+	}
+	if !s.InTransaction() {
+		return
+	}
+	if _, err := s.Send(ctx, p, locksql.One(locksql.Rollback)); err != nil || s.InTransaction() {
+		s.Discard()
+	}
+}
+
+// Read has pgx read what the server may have sent unasked, such as the message
+// that it is ending the session. It returns why the session is gone, or nil.
+func (s *Session) Read() error {
+	conn := s.pg.Conn()
+	defer func() {
+		if !s.pg.IsClosed() {
+			_ = conn.SetReadDeadline(time.Time{}) // fails only on a closed connection
+		}
+	}()
+	for {
+		if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+			return err
+		}
+		var timeout net.Error
+		switch _, err := s.pg.ReceiveMessage(context.Background()); {
+		case errors.As(err, &timeout) && timeout.Timeout():
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}

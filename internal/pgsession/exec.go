@@ -1,0 +1,269 @@
+package pgsession
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+)
+
+// ErrSimpleProtocol says that a statement is to be sent by the simple query
+// protocol, which cannot tell the statements of one text apart. Nothing was
+// sent.
+var ErrSimpleProtocol = errors.New("the statement goes by the simple query protocol")
+
+// maxParameters is how many the extended query protocol allows.
+const maxParameters = 65535
+
+// maxStatements is how many statements of Exec stay prepared on one connection,
+// or described.
+const maxStatements = 128
+
+// description is what the server says of a statement.
+type description struct {
+	name string // "" where it is not prepared
+	*pgconn.StatementDescription
+}
+
+// Query is a statement as the caller of Exec gave it.
+type Query struct {
+	SQL  string
+	Args []any // as pgx takes them: a QueryExecMode or a QueryRewriter may come first
+}
+
+// bound is a Query that is ready to be sent.
+type bound struct {
+	text string // of the caller, rewritten: what it is known by
+	name string // of the prepared statement; "" if the text is sent along
+	bind *pgproto3.Bind
+}
+
+// Exec sends, in one message, the statements before, the caller's statement and
+// the statements after, and reads the answer to its end. The index is that of
+// the caller's statement in the answer. The statement's parameters are encoded
+// once, before anything is written, as pgx does it in its QueryExecMode.
+//
+// If err is of the caller's statement or its parameters and nothing was sent,
+// sent is false.
+func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.Message, q Query, after locksql.Message) (a Answer, index int, sent bool, err error) {
+	if mode, _, _ := s.mode(q.Args); mode == pgx.QueryExecModeSimpleProtocol {
+		return a, 0, false, ErrSimpleProtocol
+	}
+	ctx, end := s.trace(ctx, q)
+	defer func() { end(a, index, err) }()
+	defer interrupt.Start(ctx, s.pg, p).Stop()
+	index = len(before.Statements)
+	for range 1 + len(before.Statements) + 1 { // each statement can be missing once
+		var b bound
+		if b, err = s.bind(context.WithoutCancel(ctx), q); err != nil {
+			return a, index, false, err
+		}
+		a, err = s.sendBound(before, b, after)
+		if !s.forgetStale(a, index, b, err) {
+			return a, index, true, err
+		}
+	}
+	return a, index, true, err
+}
+
+// sendBound sends b among the other statements.
+func (s *Session) sendBound(before locksql.Message, b bound, after locksql.Message) (Answer, error) {
+	var parsing []string
+	for _, st := range before.Statements {
+		if s.prepares {
+			parsing = s.writePrepared(st, parsing)
+		} else {
+			s.writeText(st)
+		}
+	}
+	if b.name == "" {
+		s.pg.Frontend().SendParse(&pgproto3.Parse{Query: b.text})
+	}
+	s.writeBound(b.bind)
+	for _, st := range after.Statements {
+		s.writeText(st) // a statement that is missing here would be a transaction lost
+	}
+	s.pg.Frontend().SendSync(&pgproto3.Sync{})
+	statements := make([]locksql.Statement, 0, len(before.Statements)+1+len(after.Statements))
+	statements = append(statements, before.Statements...)
+	statements = append(statements, locksql.Statement{})
+	statements = append(statements, after.Statements...)
+	return s.exchange(statements, parsing)
+}
+
+func (s *Session) writeText(st locksql.Statement) {
+	s.pg.Frontend().SendParse(&pgproto3.Parse{Query: st.Text()})
+	s.writeBound(&pgproto3.Bind{})
+}
+
+// bind makes q ready to be sent, which takes a message of its own where the
+// types of its parameters are not known yet.
+func (s *Session) bind(ctx context.Context, q Query) (bound, error) {
+	sql, args, mode, err := s.options(ctx, q)
+	switch {
+	case err != nil:
+		return bound{}, err
+	case len(args) > maxParameters:
+		return bound{}, fmt.Errorf("the statement has %d parameters, and PostgreSQL takes %d at most", len(args), maxParameters)
+	case mode == pgx.QueryExecModeExec:
+		return s.encode(bound{text: sql}, nil, args)
+	}
+	known := s.statements[sql]
+	d, err := s.describe(ctx, mode, sql)
+	if err != nil {
+		return bound{}, err
+	}
+	b, err := s.encode(bound{text: sql, name: d.name}, d.StatementDescription, args)
+	if err != nil && known != nil { // perhaps a table has changed
+		s.forget(ctx, sql)
+		return s.bind(ctx, q)
+	}
+	return b, err
+}
+
+// options applies the options that come first among pgx's arguments.
+func (s *Session) options(ctx context.Context, q Query) (sql string, args []any, mode pgx.QueryExecMode, err error) {
+	mode, rewriter, args := s.mode(q.Args)
+	if rewriter == nil {
+		return q.SQL, args, mode, nil
+	}
+	if sql, args, err = rewriter.RewriteQuery(ctx, s.conn, q.SQL, args); err != nil {
+		err = fmt.Errorf("rewrite query failed: %w", err)
+	}
+	return sql, args, mode, err
+}
+
+// mode returns the options, and the arguments that follow them.
+func (s *Session) mode(args []any) (pgx.QueryExecMode, pgx.QueryRewriter, []any) {
+	mode := s.conn.Config().DefaultQueryExecMode
+	var rewriter pgx.QueryRewriter
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case pgx.QueryExecMode:
+			mode = arg
+		case pgx.QueryRewriter:
+			rewriter = arg
+		default:
+			return mode, rewriter, args[i:]
+		}
+	}
+	return mode, rewriter, nil
+}
+
+func (s *Session) encode(b bound, sd *pgconn.StatementDescription, args []any) (bound, error) {
+	var encoded pgx.ExtendedQueryBuilder
+	if err := encoded.Build(s.conn.TypeMap(), sd, args); err != nil {
+		return b, err
+	}
+	b.bind = &pgproto3.Bind{
+		PreparedStatement:    b.name,
+		Parameters:           encoded.ParamValues,
+		ParameterFormatCodes: encoded.ParamFormats,
+		ResultFormatCodes:    encoded.ResultFormats,
+	}
+	return b, nil
+}
+
+// describe returns what the server says of a statement, and has it prepared
+// where mode says so.
+func (s *Session) describe(ctx context.Context, mode pgx.QueryExecMode, sql string) (*description, error) {
+	if d := s.statements[sql]; d != nil {
+		return d, nil
+	}
+	name := ""
+	if mode == pgx.QueryExecModeCacheStatement && s.prepares {
+		s.lastName++
+		name = "pgadvisory_" + strconv.Itoa(s.lastName)
+	}
+	sd, err := s.pg.Prepare(ctx, name, sql, nil)
+	if err != nil {
+		if s.Closed() {
+			err = fmt.Errorf("%w: %w", errNotSent, err)
+		}
+		return nil, err
+	}
+	d := &description{name, sd}
+	if mode == pgx.QueryExecModeDescribeExec {
+		return d, nil
+	}
+	s.statements[sql] = d
+	for other := range s.statements { // whichever comes first
+		if len(s.statements) > maxStatements && other != sql {
+			s.forget(ctx, other)
+		}
+	}
+	return d, nil
+}
+
+// forget forgets the statement of an Exec, and nothing else that is prepared on
+// the connection.
+func (s *Session) forget(ctx context.Context, sql string) {
+	d := s.statements[sql]
+	delete(s.statements, sql)
+	if d != nil && d.name != "" && !s.InTransaction() {
+		if err := s.pg.Deallocate(ctx, d.name); err != nil {
+			s.Discard()
+		}
+	}
+}
+
+// forgetStale forgets what is prepared and, by the error that it met, is not
+// what it was. It reports whether to send the message once more: a statement
+// was missing, so nothing is committed.
+func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bool) {
+	code := lockerr.SQLState(err)
+	if code == "" || s.Closed() {
+		return false
+	}
+	if s.InTransaction() {
+		s.Rollback(context.Background(), ending)
+	}
+	switch failed := len(a.Results); {
+	case s.Closed():
+		return false
+	case failed < index && wrongStatement(err):
+		s.prepares = false
+		return true
+	case failed == index && b.name != "" && mayBeStale(code):
+		s.forget(context.Background(), b.text)
+		return wrongStatement(err) && !s.Closed()
+	}
+	return false
+}
+
+// mayBeStale reports whether a prepared statement that failed with the SQLSTATE
+// may succeed once it is prepared anew. Those that most often fail, for what is
+// in the tables, are not among them: class 23, of constraints, first of all.
+func mayBeStale(code string) bool {
+	switch code[:min(2, len(code))] {
+	case "26", // invalid SQL statement name: it was deallocated
+		"0A", // feature not supported: "cached plan must not change result type"
+		"22", // data exception: a value that is not of the type that the parameter had
+		"42": // syntax error or access rule violation: types that do not fit any more
+		return true
+	}
+	return false
+}
+
+// trace tells pgx's tracer, if there is one, of the statement.
+func (s *Session) trace(ctx context.Context, q Query) (context.Context, func(Answer, int, error)) {
+	tracer := s.conn.Config().Tracer
+	if tracer == nil {
+		return ctx, func(Answer, int, error) {}
+	}
+	ctx = tracer.TraceQueryStart(ctx, s.conn, pgx.TraceQueryStartData{SQL: q.SQL, Args: q.Args})
+	return ctx, func(a Answer, index int, err error) {
+		data := pgx.TraceQueryEndData{Err: err}
+		if index < len(a.Results) {
+			data.CommandTag = pgconn.NewCommandTag(a.Results[index].Tag)
+		}
+		tracer.TraceQueryEnd(ctx, s.conn, data)
+	}
+}

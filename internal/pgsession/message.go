@@ -1,0 +1,307 @@
+package pgsession
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+)
+
+// Answer is what came back for a message: a result for each statement that has
+// succeeded.
+type Answer struct {
+	Results    []Result
+	statements []locksql.Statement
+}
+
+// Result is the answer to one statement.
+type Result struct {
+	Tag  string
+	Rows [][][]byte // nil for a statement of Exec's caller
+}
+
+// Granted reports whether every statement that answers whether the lock is
+// granted has answered true.
+func (a Answer) Granted() bool {
+	for i, s := range a.statements {
+		if s.Answer == locksql.Granted && a.value(i) != "t" {
+			return false
+		}
+	}
+	return len(a.Results) == len(a.statements)
+}
+
+// PID returns the process id of the server session, or "" if the message did
+// not ask for it.
+func (a Answer) PID() string {
+	for i, s := range a.statements {
+		if s.Answer == locksql.PID {
+			return a.value(i)
+		}
+	}
+	return ""
+}
+
+// value returns the first value of a statement's first row.
+func (a Answer) value(i int) string {
+	if i >= len(a.Results) || len(a.Results[i].Rows) == 0 || len(a.Results[i].Rows[0]) == 0 {
+		return ""
+	}
+	return string(a.Results[i].Rows[0][0])
+}
+
+// Fate is what is known of one statement of a message.
+type Fate int
+
+// The fates.
+const (
+	Executed    Fate = iota
+	NotExecuted      // not sent, failed, or skipped
+	Unknown
+)
+
+// Fate returns what is known of the i-th statement of a message that came back
+// with a and err.
+//
+// The server answers in order, and says why it ends a session after its answers
+// to what came before. So a session that was ended before the statement before
+// the i-th was answered has not executed the i-th. Where the connection broke
+// off, nothing is known.
+func (a Answer) Fate(i int, err error) Fate {
+	var server *pgconn.PgError
+	switch {
+	case i < len(a.Results):
+		return Executed
+	case errors.Is(err, errOutOfStep):
+		return Unknown
+	case notSent(err):
+		return NotExecuted
+	case errors.As(err, &server) && (!endsSession(server) || len(a.Results) < i):
+		return NotExecuted
+	}
+	return Unknown
+}
+
+// endsSession reports whether the server ended the session with err.
+func endsSession(err *pgconn.PgError) bool {
+	severity := err.SeverityUnlocalized
+	if severity == "" {
+		severity = err.Severity
+	}
+	return severity != "ERROR"
+}
+
+// notSent reports whether err shows that a message was not sent at all.
+func notSent(err error) bool { return errors.Is(err, errNotSent) }
+
+var (
+	errNotSent   = errors.New("nothing was sent")
+	errNoAnswer  = errors.New("the connection was lost before the answer")
+	errOutOfStep = errors.New("the answer is not one to this message, and the connection was closed")
+)
+
+// Open sends m, which begins a transaction in place of one that may be open. If
+// err is not nil or the lock is not granted, the transaction may be open.
+//
+// The message goes as prepared statements if m is made for that and pgx itself
+// prepares statements on the connection, that is in its default QueryExecMode:
+// a program that uses a pooler which does not know prepared statements sets
+// another. Where they are lost or in the way all the same (DEALLOCATE ALL, or
+// such a pooler), the server says so before anything has happened, and the
+// session does without them from then on.
+func (s *Session) Open(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
+	if s.prepares && m.Prepare {
+		a, err := s.sendPrepared(ctx, p, s.fresh(m))
+		if s.Closed() || !wrongStatement(err) {
+			return a, err
+		}
+		s.prepares = false
+	}
+	return s.Send(ctx, p, s.fresh(m))
+}
+
+// fresh returns m with a rollback before it, if a transaction is open.
+func (s *Session) fresh(m locksql.Message) locksql.Message {
+	if s.InTransaction() {
+		return m.After(locksql.Rollback)
+	}
+	return m
+}
+
+// wrongStatement reports whether err says that a prepared statement is missing,
+// or in the way.
+func wrongStatement(err error) bool {
+	const invalidStatementName, duplicatePreparedStatement = "26000", "42P05"
+	code := lockerr.SQLState(err)
+	return code == invalidStatementName || code == duplicatePreparedStatement
+}
+
+// Send sends m as one text and reads the answer to its end.
+func (s *Session) Send(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
+	defer interrupt.Start(ctx, s.pg, p).Stop()
+	s.pg.Frontend().SendQuery(&pgproto3.Query{String: m.Text()})
+	return s.exchange(m.Statements, nil)
+}
+
+// sendPrepared sends m as prepared statements, which are prepared in the very
+// message that first needs them.
+func (s *Session) sendPrepared(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
+	defer interrupt.Start(ctx, s.pg, p).Stop()
+	var parsing []string
+	for _, st := range m.Statements {
+		parsing = s.writePrepared(st, parsing)
+	}
+	s.pg.Frontend().SendSync(&pgproto3.Sync{})
+	return s.exchange(m.Statements, parsing)
+}
+
+// writePrepared writes st as a prepared statement, and returns parsing with its
+// name added if it is to be prepared.
+func (s *Session) writePrepared(st locksql.Statement, parsing []string) []string {
+	name := nameOf(st.SQL)
+	if !s.names[name] {
+		parsing = append(parsing, name)
+		s.pg.Frontend().SendParse(&pgproto3.Parse{Name: name, Query: st.SQL})
+	}
+	var params [][]byte
+	for _, p := range st.Params {
+		params = append(params, []byte(p.Value))
+	}
+	s.writeBound(&pgproto3.Bind{PreparedStatement: name, Parameters: params})
+	return parsing
+}
+
+func (s *Session) writeBound(bind *pgproto3.Bind) {
+	s.pg.Frontend().SendBind(bind)
+	s.pg.Frontend().SendExecute(&pgproto3.Execute{})
+}
+
+// nameOf returns the name of a prepared statement, which says what its text is:
+// it does not matter then who has prepared it. It is the text, or where that is
+// too long (NAMEDATALEN) a hash of it.
+func nameOf(text string) string {
+	const longest = 63
+	if len(text) <= longest {
+		return text
+	}
+	return "pgadvisory " + strconv.FormatUint(xxhash.Sum64String(text), 16)
+}
+
+// exchange sends what has been written and reads the answer to its end. parsing
+// names the statements that are prepared on the way.
+func (s *Session) exchange(statements []locksql.Statement, parsing []string) (Answer, error) {
+	a := Answer{Results: make([]Result, 0, len(statements)), statements: statements}
+	if s.pg.IsClosed() {
+		return a, fmt.Errorf("%w: the connection is closed", errNotSent)
+	}
+	if err := s.pg.Frontend().Flush(); err != nil {
+		s.Discard()
+		if pgconn.SafeToRetry(err) {
+			return a, fmt.Errorf("%w: %w", errNotSent, err)
+		}
+		return a, fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	return s.read(a, parsing)
+}
+
+// read reads the answer to one message, to its end, and checks that it is one
+// to this message: as many results as statements, each with the tag that its
+// statement has, unless one of them has failed.
+func (s *Session) read(a Answer, parsing []string) (_ Answer, err error) {
+	var rows [][][]byte
+	for {
+		message, lost := s.pg.ReceiveMessage(context.Background())
+		if lost != nil {
+			return a, s.lost(err, lost)
+		}
+		switch m := message.(type) {
+		case *pgproto3.ParseComplete:
+			if len(parsing) > 0 {
+				s.names[parsing[0]] = true
+				parsing = parsing[1:]
+			}
+		case *pgproto3.DataRow:
+			if i := len(a.Results); i < len(a.statements) && a.statements[i].Tag != "" {
+				rows = append(rows, copied(m.Values))
+			}
+		case *pgproto3.CommandComplete:
+			if !a.add(string(m.CommandTag), rows) {
+				return a, s.outOfStep(string(m.CommandTag))
+			}
+			rows = nil
+		case *pgproto3.EmptyQueryResponse:
+			if !a.add("", nil) {
+				return a, s.outOfStep("an empty statement")
+			}
+		case *pgproto3.ErrorResponse:
+			if err == nil {
+				err = pgconn.ErrorResponseToPgError(m)
+			}
+		case *pgproto3.ReadyForQuery:
+			if err == nil && len(a.Results) < len(a.statements) {
+				return a, s.outOfStep("its end")
+			}
+			return a, err
+		}
+	}
+}
+
+// add adds a result, and reports whether it can be one of the next statement.
+func (a *Answer) add(tag string, rows [][][]byte) bool {
+	i := len(a.Results)
+	if i >= len(a.statements) || !answers(tag, a.statements[i].Tag) {
+		return false
+	}
+	a.Results = append(a.Results, Result{tag, rows})
+	return true
+}
+
+// answers reports whether tag is one of a statement that has want. The server
+// answers a COMMIT of a failed transaction with ROLLBACK.
+func answers(tag, want string) bool {
+	return strings.HasPrefix(tag, want) || want == "COMMIT" && tag == "ROLLBACK"
+}
+
+func (s *Session) outOfStep(got string) error {
+	s.Discard()
+	return fmt.Errorf("%w: got %s", errOutOfStep, got)
+}
+
+// lost closes the connection, on which an answer was due, and returns why there
+// is none: what the server said last, if it said something.
+func (s *Session) lost(said, lost error) error {
+	s.Discard()
+	var server *pgconn.PgError
+	switch {
+	case said != nil:
+		return said
+	case errors.As(lost, &server): // it ended the session
+		return lost
+	}
+	return fmt.Errorf("%w: %w", errNoAnswer, lost)
+}
+
+func copied(values [][]byte) [][]byte {
+	row := make([][]byte, len(values))
+	for i, v := range values {
+		if v != nil {
+			row[i] = append(make([]byte, 0, len(v)), v...)
+		}
+	}
+	return row
+}
+
+// IsAnswer reports whether err is the server's word on a statement, and the
+// session goes on.
+func IsAnswer(err error) bool {
+	var server *pgconn.PgError
+	return errors.As(err, &server) && !endsSession(server)
+}

@@ -1,0 +1,152 @@
+// Package pgsession is a PostgreSQL session in our hands: a connection of pgx
+// that was taken from a pool, below database/sql. It sends messages, reads each
+// answer to its end, and says what is certain about the outcome. It is the only
+// package that speaks the wire protocol.
+package pgsession
+
+import (
+	"context"
+	"database/sql/driver"
+	"io"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+)
+
+// Session is one connection, and what is known of it. It lives as long as the
+// connection, and has one user at a time, as the connection has.
+type Session struct {
+	conn *pgx.Conn
+	pg   *pgconn.PgConn
+
+	prepares   bool                    // messages go as prepared statements
+	names      map[string]bool         // of the statements that are prepared, which are their names
+	statements map[string]*description // of Exec, by their text
+	lastName   int                     // of those
+
+	standbySince time.Time // when the session was first refused for that
+}
+
+const dataKey = "pgadvisory"
+
+// Of returns the session of conn.
+func Of(conn *pgx.Conn) *Session {
+	data := conn.PgConn().CustomData()
+	s, ok := data[dataKey].(*Session)
+	if !ok {
+		s = &Session{
+			conn:       conn,
+			pg:         conn.PgConn(),
+			prepares:   conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement,
+			names:      make(map[string]bool),
+			statements: make(map[string]*description),
+		}
+		data[dataKey] = s
+	}
+	return s
+}
+
+// Unwrap returns the session of a connection of database/sql, or nil where that
+// is not pgx's. Instrumented drivers wrap connections; some offer a way back.
+func Unwrap(driverConn any) *Session {
+	for {
+		switch c := driverConn.(type) {
+		case *stdlib.Conn:
+			return Of(c.Conn())
+		case interface{ Raw() driver.Conn }:
+			driverConn = c.Raw()
+		case interface{ WrappedConn() driver.Conn }:
+			driverConn = c.WrappedConn()
+		default:
+			return nil
+		}
+	}
+}
+
+// PG returns the connection.
+func (s *Session) PG() *pgconn.PgConn { return s.pg }
+
+// Closed reports whether the connection is closed.
+func (s *Session) Closed() bool { return s.pg.IsClosed() }
+
+// Usable reports whether the session is ready for a message, and in no
+// transaction.
+func (s *Session) Usable() bool {
+	return !s.pg.IsClosed() && !s.pg.IsBusy() && s.pg.TxStatus() == 'I'
+}
+
+// InTransaction reports whether a transaction is open, failed or not.
+func (s *Session) InTransaction() bool { return !s.pg.IsClosed() && s.pg.TxStatus() != 'I' }
+
+// maxStandbyAge is how long a connection may report in_hot_standby before it is
+// closed: the server tells of a promotion only with a reply, and a call that is
+// refused sends nothing. The next call connects.
+const maxStandbyAge = time.Second
+
+// CheckServer returns why the locks of the server exclude nobody, as far as the
+// server has said so itself, when the session began or with a later answer. It
+// sends nothing.
+func (s *Session) CheckServer() error {
+	switch {
+	case s.pg.ParameterStatus("crdb_version") != "":
+		return lockerr.ErrUnsupportedServer
+	case s.pg.ParameterStatus("in_hot_standby") == "on":
+		if s.standbySince.IsZero() {
+			s.standbySince = time.Now()
+		}
+		if time.Since(s.standbySince) > maxStandbyAge {
+			s.Discard()
+		}
+		return lockerr.ErrStandby
+	}
+	return nil
+}
+
+// closeTimeout is how long Discard waits for the server.
+const closeTimeout = 250 * time.Millisecond
+
+// Discard ends the session, and with it all that the session has locked.
+// database/sql must then be told to forget the connection: see [Forget].
+//
+// A server closes the socket when it has freed the session's locks, so Discard
+// waits for that, within reason: the next call for the lock shall find it free.
+func (s *Session) Discard() {
+	if s.pg.IsClosed() {
+		interrupt.ClosedWithin(s.pg.CleanupDone(), closeTimeout) // pgx is doing the same
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if s.pg.IsBusy() {
+		// The server would not notice soon, during a statement, that nobody
+		// waits for it. An error leaves the statement to end by itself.
+		_ = s.pg.CancelRequest(ctx)
+	}
+	conn := s.pg.Conn()
+	_ = conn.SetDeadline(time.Now().Add(closeTimeout)) // fails on a closed socket, like what follows
+	s.pg.Frontend().Send(&pgproto3.Terminate{})
+	if s.pg.Frontend().Flush() == nil {
+		_, _ = io.Copy(io.Discard, conn) // ends in any case, and then nothing is left to do
+	}
+	_ = s.pg.Close(ctx) // closes the socket in any case
+}
+
+// Cut closes the socket under the session's user. Unlike the other methods it
+// may be called at any time.
+func (s *Session) Cut() { _ = s.pg.Conn().Close() } // an error means that it is closed
+
+// Raw is what a *sql.Conn has.
+type Raw interface {
+	Raw(f func(driverConn any) error) error
+}
+
+// Forget has database/sql forget a connection, whatever state it is in, rather
+// than give it back to the pool.
+func Forget(conn Raw) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // which is what Raw returns
+}

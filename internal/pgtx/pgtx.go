@@ -1,0 +1,220 @@
+// Package pgtx is a transaction that holds locks on a session in our hands:
+// begun, waited for, committed or abandoned. It is what the pgx adapters of
+// txlock have in common; they differ in what they give to fn.
+package pgtx
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
+)
+
+// How long the messages of a call go on once their ctx has ended. A round trip
+// of 200 ms must not cost a connection: a cancel request takes up to four of
+// them before its answer is there, where there is TLS.
+var (
+	opening = interrupt.Policy{DeadlineDelay: time.Second}
+	waiting = interrupt.Policy{DeadlineGrace: 500 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
+	sending = interrupt.Policy{DeadlineGrace: 50 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
+	ending  = interrupt.Policy{DeadlineDelay: 5 * time.Second}
+
+	// Working is the policy of fn's statements.
+	Working = interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second}
+)
+
+// Tx is a transaction that holds locks, or is to.
+type Tx struct {
+	Session *pgsession.Session
+	locksql.Transaction
+	direct bool // no pooler is in between, as far as is known
+}
+
+// Open is [txlock.Conn]'s.
+func (t *Tx) Open(ctx context.Context, o txlock.Opening) (granted bool, err error) {
+	if err := t.Session.CheckServer(); err != nil {
+		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(t.Keys))
+	}
+	var a pgsession.Answer
+	if o.Wait {
+		a, err = t.Session.Open(ctx, waiting, t.Wait(o.Limit, o.Quiet))
+	} else {
+		a, err = t.Session.Open(ctx, opening, t.Try())
+	}
+	t.direct = a.PID() == strconv.FormatUint(uint64(t.Session.PG().PID()), 10)
+	switch {
+	case err == nil:
+		return a.Granted() && !t.Session.Closed(), nil
+	case o.Wait && lockerr.IsLockTimeout(err) && !t.Session.Closed():
+		return false, nil // the slice is over
+	}
+	t.abandon(ctx)
+	return false, err
+}
+
+// abandon ends what an opening message that failed has left.
+func (t *Tx) abandon(ctx context.Context) {
+	if t.Session.Closed() {
+		return
+	}
+	if _, err := t.Session.Send(ctx, ending, t.Abandon()); err != nil {
+		t.Session.Discard()
+	}
+}
+
+// Rollback ends the transaction, if it is open. A session that is not usable
+// after that is discarded.
+func (t *Tx) Rollback(ctx context.Context) { t.Session.Rollback(ctx, ending) }
+
+// Refuse returns why the transaction must not be committed though fn returned
+// nil, or nil, and what the outcome is then. ended is true if fn ended the
+// transaction, or tried to; failure is the error that failed it, if known.
+func (t *Tx) Refuse(ended bool, failure error) (txlock.Outcome, error) {
+	pg := t.Session.PG()
+	switch {
+	case pg.IsClosed():
+		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(t.Keys))
+	case pg.TxStatus() == 'I':
+		return txlock.Unknown, TxEnded(t.Keys)
+	case ended:
+		return txlock.RolledBack, TxEnded(t.Keys)
+	case pg.TxStatus() == 'E':
+		return txlock.RolledBack, Swallowed(t.Keys, failure)
+	}
+	return txlock.Committed, nil
+}
+
+// Commit commits, and returns the outcome with its error.
+func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
+	m, index := t.Transaction.Commit(t.Level == locksql.Serializable && t.direct)
+	a, err := t.Session.Send(ctx, ending, m)
+	if taken := min(len(a.Results)-1, index-1); err != nil && taken > 0 && len(a.Results) <= index {
+		t.unlock(ctx, taken)
+	}
+	return Outcome(a, index, err, t.Keys)
+}
+
+// unlock frees the first n of the session's locks, which the message that
+// commits has taken and not freed.
+func (t *Tx) unlock(ctx context.Context, n int) {
+	if t.Session.Closed() {
+		return
+	}
+	m := t.Unlock(n)
+	if !t.Session.InTransaction() {
+		m.Statements = m.Statements[1:]
+	}
+	if _, err := t.Session.Send(ctx, ending, m); err != nil {
+		t.Session.Discard()
+	}
+}
+
+// Outcome returns what a message that commits has come to, of whose answer a and
+// err came back, and whose COMMIT is the statement with the index.
+func Outcome(a pgsession.Answer, index int, err error, keys []hashkey.Key) (txlock.Outcome, error) {
+	names := lockerr.Keys(keys)
+	switch a.Fate(index, err) {
+	case pgsession.Executed:
+		if a.Results[index].Tag != "COMMIT" {
+			return txlock.RolledBack, Swallowed(keys, nil)
+		}
+		return txlock.Committed, nil
+	case pgsession.NotExecuted:
+		switch {
+		case NoSuchSavepoint(err):
+			return txlock.Unknown, TxEnded(keys)
+		case !pgsession.IsAnswer(err):
+			return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, names, err)
+		}
+		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", names, err)
+	}
+	return txlock.Unknown, fmt.Errorf("%w: %s: %w", lockerr.ErrCommitUnknown, names, err)
+}
+
+// TxEnded is the error after fn has ended the transaction.
+func TxEnded(keys []hashkey.Key) error {
+	return fmt.Errorf("%w: %s", lockerr.ErrTxEnded, lockerr.Keys(keys))
+}
+
+// Swallowed is the error where a statement failed and fn returned nil. failure
+// is the statement's error, if known.
+func Swallowed(keys []hashkey.Key, failure error) error {
+	err := fmt.Errorf("xactlock: %s: a statement failed and fn returned nil: %w", lockerr.Keys(keys), pgx.ErrTxCommitRollback)
+	if failure != nil {
+		err = fmt.Errorf("%w: %w", err, failure)
+	}
+	return err
+}
+
+// NoSuchSavepoint reports whether err is the answer to a RELEASE that is not in
+// the transaction that the call began: there is no such savepoint, or no
+// transaction.
+func NoSuchSavepoint(err error) bool {
+	const invalidSavepointSpecification, noActiveSQLTransaction = "3B001", "25P01"
+	code := lockerr.SQLState(err)
+	return code == invalidSavepointSpecification || code == noActiveSQLTransaction
+}
+
+// Exec is [txlock.Execer]'s.
+func (t *Tx) Exec(ctx, waitCtx context.Context, q pgsession.Query, limit time.Duration) txlock.Executed {
+	if err := t.Session.CheckServer(); err != nil {
+		return txlock.Executed{Outcome: txlock.Failed, Err: fmt.Errorf("%w: %s", err, lockerr.Keys(t.Keys))}
+	}
+	before, after := t.Transaction.Exec(limit)
+	a, index, sent, err := t.Session.Exec(ctx, sending, before, q, after)
+	e := t.executed(ctx, waitCtx, a, index, sent, err)
+	if e.Err != nil && e.Outcome != txlock.NotAcquired {
+		e.Err = lockerr.Because(ctx, e.Err)
+	}
+	return e
+}
+
+func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index int, sent bool, err error) txlock.Executed {
+	commit := index + 1
+	fate := a.Fate(commit, err)
+	failed := func(o txlock.Outcome, err error) txlock.Executed { return txlock.Executed{Outcome: o, Err: err} }
+	switch {
+	case err == pgsession.ErrSimpleProtocol:
+		return txlock.Executed{Unfit: true}
+	case !sent && t.Session.Closed(), fate == pgsession.NotExecuted && sent && !pgsession.IsAnswer(err):
+		e := failed(txlock.Failed, lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err))
+		e.Dead = true
+		return e
+	case !sent && lockerr.SQLState(err) == "":
+		return failed(txlock.Failed, fmt.Errorf("xactlock: %s: %w", lockerr.Keys(t.Keys), err))
+	case !sent:
+		return failed(txlock.RolledBack, err)
+	case fate == pgsession.Executed && locksql.EndsTransaction(a.Results[index].Tag):
+		return failed(txlock.Unknown, TxEnded(t.Keys))
+	case fate != pgsession.NotExecuted || len(a.Results) == commit:
+		o, err := Outcome(a, commit, err, t.Keys)
+		if err != nil {
+			return failed(o, err)
+		}
+		return txlock.Executed{Outcome: o, Rows: rowsAffected(a.Results[index].Tag)}
+	case len(a.Results) == index: // the statement itself
+		return failed(txlock.RolledBack, err)
+	case waitCtx.Err() == nil && lockerr.WaitEnded(err) && !lockerr.AtDeadline(waitCtx):
+		return txlock.Executed{Busy: true}
+	}
+	err = lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err)
+	return failed(txlock.OutcomeBefore(err), err)
+}
+
+// rowsAffected returns the number at the end of a command tag.
+func rowsAffected(tag string) int64 {
+	n, err := strconv.ParseInt(tag[strings.LastIndexByte(tag, ' ')+1:], 10, 64)
+	if err != nil {
+		return 0 // the tag has none
+	}
+	return n
+}

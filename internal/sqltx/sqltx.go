@@ -1,0 +1,116 @@
+// Package sqltx makes a *sql.Tx of a transaction that is already open on a
+// connection in our hands. Ending the transaction is left to the package's user,
+// and a statement whose ctx ends is cancelled on the server, where database/sql
+// and the driver alone would cut the connection.
+//
+// A *sql.Tx can only be made by a BeginTx that runs on some *sql.DB. So there is
+// one for the whole process, made on first use, whose connections are the ones
+// that it finds in BeginTx's ctx. Their BeginTx sends nothing, and their Close
+// closes nothing. That database keeps no connections. It runs one goroutine, as
+// every database does.
+package sqltx
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"sync"
+
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+)
+
+// Session is what this package needs of the session that runs the transaction.
+// A *pgconn.PgConn is one.
+type Session interface {
+	interrupt.Conn
+	TxStatus() byte
+}
+
+// Tx is a *sql.Tx, and what becomes of it.
+type Tx struct {
+	*sql.Tx
+	conn *conn
+}
+
+// Begin returns a Tx for the transaction that is open on session. Statements go
+// to the connection as it came from the pool, with the instruments that it may
+// be wrapped in; policy is theirs.
+func Begin(pooled driver.Conn, session Session, policy interrupt.Policy) (*Tx, error) {
+	c := &conn{Conn: pooled, session: session, policy: policy}
+	tx, err := database().BeginTx(&carrier{context.Background(), c}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Tx{tx, c}, nil
+}
+
+// End makes the Tx, its statements and its rows unusable, and waits for what
+// runs on them. When it returns, nothing of the Tx can reach the connection. The
+// transaction is still open, if fn has not ended it.
+//
+// database/sql may be left with a lock of its own taken, by a panic inside one
+// of its methods: its own Rollback would then wait for ever. So it is not waited
+// for where that can be.
+func (t *Tx) End() {
+	if tidy := t.conn.end(); tidy {
+		_ = t.Rollback() // sends nothing
+	} else {
+		go t.Rollback()
+	}
+}
+
+// Ended reports whether fn has ended the transaction, or tried to: by Commit or
+// Rollback, or by a statement.
+func (t *Tx) Ended() bool { return t.conn.ended.Load() }
+
+// FirstError returns the error of the statement that made the transaction fail,
+// if fn is to blame for one.
+func (t *Tx) FirstError() error {
+	t.conn.mu.Lock()
+	defer t.conn.mu.Unlock()
+	return t.conn.failure
+}
+
+// database returns the database whose connections are carried by ctx.
+var database = sync.OnceValue(func() *sql.DB {
+	db := sql.OpenDB(connector{})
+	db.SetMaxIdleConns(-1)
+	return db
+})
+
+// carrier is the context that carries a connection to the connector. It never
+// ends, because database/sql would end the transaction with it, under a running
+// fn.
+type carrier struct {
+	context.Context
+	conn *conn
+}
+
+type connector struct{}
+
+func (connector) Connect(ctx context.Context) (driver.Conn, error) { return ctx.(*carrier).conn, nil }
+
+// Driver is for sql.DB.Driver, which no program can call on this database.
+func (connector) Driver() driver.Driver { return nil }
+
+// Close closes nothing: the connection is the pool's.
+func (c *conn) Close() error { return nil }
+
+// BeginTx begins nothing: the transaction is open.
+func (c *conn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) { return c, nil }
+
+// Commit is fn's attempt to commit, and refused.
+func (c *conn) Commit() error {
+	c.ended.Store(true)
+	return lockerr.ErrTxEnded
+}
+
+// Rollback is fn's, or End's way to close the *sql.Tx. The transaction and the
+// lock stay until fn has returned.
+func (c *conn) Rollback() error {
+	if !c.over.Load() {
+		c.ended.Store(true)
+	}
+	return nil
+}

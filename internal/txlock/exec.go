@@ -1,0 +1,77 @@
+package txlock
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/admission"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
+)
+
+// Exec runs fn, which is one statement, in one message with the lock and COMMIT,
+// and returns how many rows it affected. Of the Execs for one key at most half
+// of the pool is under way, first come, first served. They wait for each other
+// on the server; one that finds the lock held for longer than a slice waits as
+// Run does, while no other is under way.
+//
+// Where the statement cannot go in one message, Exec runs as Run, and oneMessage
+// is false.
+func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error) {
+	defer c.begin()()
+	if nesting.Refuses(ctx, c.Owner, c.Keys) {
+		return 0, false, fmt.Errorf("%w: %s", lockerr.ErrNested, lockerr.Keys(c.Keys))
+	}
+	waitCtx, cancel := c.waitContext(ctx)
+	defer cancel()
+	var turn admission.Ticket
+	defer turn.End()
+	if err := c.queued(func() error { return turn.Enter(waitCtx, c.Queue, c.execLine()) }); err != nil {
+		return 0, true, c.notAcquired(waitCtx, err)
+	}
+	c.Contended = !turn.First()
+	for {
+		e, again, err := c.execOnce(ctx, waitCtx, &turn)
+		switch {
+		case again:
+			continue
+		case err != nil:
+			return 0, true, err
+		case e.Unfit:
+			turn.End()
+			return 0, false, c.run(ctx)
+		case e.Busy:
+			turn.Unreserve() // Run reserves for itself
+			c.Contended, c.direct = true, true
+			c.slices++ // the server has logged the first
+			return 0, false, c.run(ctx)
+		}
+		c.Outcome = e.Outcome
+		return e.Rows, true, e.Err
+	}
+}
+
+// execLine returns the line of an Exec.
+func (c *Call) execLine() []admission.Line {
+	_, _, pair := c.Keys[0].Pair()
+	return []admission.Line{{Number: c.Keys[0].Int64(), Pair: pair, Shared: c.Shared, Exec: true, Heads: c.Queue.Half()}}
+}
+
+// execOnce sends the message on one connection of the pool. It reports whether
+// to try again on another one.
+func (c *Call) execOnce(ctx, waitCtx context.Context, turn *admission.Ticket) (e Executed, again bool, err error) {
+	conn, again, err := c.conn(waitCtx)
+	if conn == nil {
+		return e, again, err
+	}
+	defer conn.Release(ctx)
+	execer, ok := conn.(Execer)
+	if !ok {
+		return Executed{Unfit: true}, false, nil
+	}
+	began := time.Now()
+	e = execer.Exec(ctx, waitCtx, untilDeadline(waitCtx, slice))
+	turn.Took(time.Since(began))
+	return e, e.Dead && c.diedInPool(waitCtx), nil
+}

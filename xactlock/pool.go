@@ -1,0 +1,59 @@
+package xactlock
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
+	"github.com/pgadvisory/pgadvisory/internal/pgtx"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
+)
+
+// pool is the *sql.DB as one call uses it: a [txlock.Pool].
+type pool struct {
+	db          *sql.DB
+	opts        *Options
+	fn          Func
+	query       *pgsession.Query // of an Exec that may go in one message
+	transaction locksql.Transaction
+	plain       bool // the call has taken the plain path
+}
+
+// Conn returns a connection, as the options and the driver say which.
+//
+// The driver's connection is used outside Raw, for as long as the *sql.Conn is
+// held, which keeps it from any other use. Raw closes the connection of a
+// function that panics, and to keep fn's panic from it would take fn's frames
+// out of the stack trace.
+func (p *pool) Conn(ctx context.Context) (txlock.Conn, error) {
+	conn, err := p.db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !p.opts.Plain {
+		var pooled any
+		if err := conn.Raw(func(driverConn any) error { pooled = driverConn; return nil }); err != nil {
+			_ = conn.Close() // it is closed
+			return nil, err
+		}
+		if s := pgsession.Unwrap(pooled); s != nil {
+			c := &pgxConn{pool: p, conn: conn, pooled: pooled.(driver.Conn)}
+			c.Tx = pgtx.Tx{Session: s, Transaction: p.transaction}
+			if p.query != nil {
+				return &execConn{c}, nil
+			}
+			return c, nil
+		}
+		if p.opts.RequirePgx {
+			_ = conn.Close() // it goes back as it was
+			return nil, ErrDriver
+		}
+	}
+	p.plain = true
+	return &plainConn{pool: p, conn: conn}, nil
+}
+
+// OpenConnections is [txlock.Pool]'s.
+func (p *pool) OpenConnections() int { return p.db.Stats().OpenConnections }
