@@ -26,12 +26,16 @@ type call struct {
 	locker *Locker
 	op     string
 	pool   pool
+	oneKey [1]hashkey.Key
 }
 
 // newCall returns a call for keys, sorted and without duplicates, or why there
-// can be none.
-func (l *Locker) newCall(op string, keys []hashkey.Key, try bool, fn Func) (*call, error) {
-	c := &call{locker: l, op: op}
+// can be none. For one key, keys is nil.
+func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (*call, error) {
+	c := &call{locker: l, op: op, oneKey: [1]hashkey.Key{key}}
+	if keys == nil {
+		keys = c.oneKey[:]
+	}
 	if l == nil {
 		return c, errNoLocker
 	}
@@ -63,9 +67,9 @@ func (l *Locker) newCall(op string, keys []hashkey.Key, try bool, fn Func) (*cal
 	return c, nil
 }
 
-// run runs fn under the locks of keys.
-func (l *Locker) run(ctx context.Context, op string, keys []hashkey.Key, try bool, fn Func) (err error) {
-	c, err := l.newCall(op, keys, try, fn)
+// run runs fn under the lock of key, or where keys is not nil of those.
+func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (err error) {
+	c, err := l.newCall(op, key, keys, try, fn)
 	defer func() { c.observe(err) }()
 	if err != nil {
 		return err
@@ -86,7 +90,7 @@ func (l *Locker) invalid() error {
 
 // exec runs a statement under the lock of key, in one message where that can be.
 func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err error) {
-	c, err := l.newCall("Exec", []hashkey.Key{key}, false, e.asFunc)
+	c, err := l.newCall("Exec", key, nil, false, e.asFunc)
 	defer func() { c.observe(err) }()
 	switch {
 	case err != nil:

@@ -76,7 +76,7 @@ func (l *Locker) Options() Options {
 // The transaction's now() is the time of the call, before any wait; use
 // clock_timestamp() for times that must follow those of earlier holders.
 func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
-	return l.run(ctx, "WithTx", []hashkey.Key{key}, false, fn)
+	return l.run(ctx, "WithTx", key, nil, false, fn)
 }
 
 // TryWithTx is [Locker.WithTx] for a lock that is free: if somebody else holds
@@ -84,7 +84,7 @@ func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
 // once and fn has not run. It waits for a connection of the pool, as long as
 // ctx and Options.Wait allow.
 func (l *Locker) TryWithTx(ctx context.Context, key hashkey.Key, fn Func) error {
-	return l.run(ctx, "TryWithTx", []hashkey.Key{key}, true, fn)
+	return l.run(ctx, "TryWithTx", key, nil, true, fn)
 }
 
 // WithTxAll is [Locker.WithTx] for several locks, all or nothing. They are
@@ -92,13 +92,13 @@ func (l *Locker) TryWithTx(ctx context.Context, key hashkey.Key, fn Func) error 
 // calls with overlapping keys do not deadlock; a key given twice is taken
 // once. No keys at all is an error.
 func (l *Locker) WithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) error {
-	return l.run(ctx, "WithTxAll", ordered(keys), false, fn)
+	return l.run(ctx, "WithTxAll", hashkey.Key{}, ordered(keys), false, fn)
 }
 
 // TryWithTxAll is [Locker.WithTxAll] for locks that are free: if one of them is
 // not, it returns [ErrNotAcquired] at once, fn has not run, and none is held.
 func (l *Locker) TryWithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) error {
-	return l.run(ctx, "TryWithTxAll", ordered(keys), true, fn)
+	return l.run(ctx, "TryWithTxAll", hashkey.Key{}, ordered(keys), true, fn)
 }
 
 // Value is [Locker.WithTx] for an fn with a result. It returns the result if
@@ -121,7 +121,7 @@ func value[T any](ctx context.Context, l *Locker, op string, key hashkey.Key, tr
 			return err
 		}
 	}
-	if err := l.run(ctx, op, []hashkey.Key{key}, try, wrapped); err != nil {
+	if err := l.run(ctx, op, key, nil, try, wrapped); err != nil {
 		return zero, err
 	}
 	return result, nil
@@ -130,5 +130,8 @@ func value[T any](ctx context.Context, l *Locker, op string, key hashkey.Key, tr
 // ordered returns keys sorted and without duplicates.
 func ordered(keys []hashkey.Key) []hashkey.Key {
 	keys = slices.SortedFunc(slices.Values(keys), hashkey.Compare)
+	if keys == nil {
+		return []hashkey.Key{}
+	}
 	return slices.CompactFunc(keys, func(a, b hashkey.Key) bool { return hashkey.Compare(a, b) == 0 })
 }

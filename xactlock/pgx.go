@@ -18,28 +18,24 @@ type pgxConn struct {
 	pool   *pool
 	conn   *sql.Conn
 	pooled driver.Conn // as it came from the pool, for fn's statements
-	fnTx   *sqltx.Tx   // while fn runs
+	fnTx   *sqltx.Tx   // once the lock is granted
 }
 
 // Run is [txlock.Conn]'s.
-func (c *pgxConn) Run(ctx context.Context) (_ txlock.Outcome, err error) {
+func (c *pgxConn) Run(ctx context.Context) (err error) {
 	if c.fnTx, err = sqltx.Begin(c.pooled, c.Session.PG(), pgtx.Working); err != nil {
-		return txlock.Failed, err
+		return err
 	}
-	if err := c.pool.fn(ctx, c.fnTx.Tx); err != nil {
-		return txlock.RolledBack, err
-	}
-	tx := c.fnTx
-	c.end()
-	return c.Refuse(tx.Ended(), tx.FirstError())
+	return c.pool.fn(ctx, c.fnTx.Tx)
 }
 
-// end ends fn's transaction, if there is one, for fn.
-func (c *pgxConn) end() {
-	if c.fnTx != nil {
-		c.fnTx.End()
-		c.fnTx = nil
+// Commit is [txlock.Conn]'s.
+func (c *pgxConn) Commit(ctx context.Context) (txlock.Outcome, error) {
+	c.fnTx.End()
+	if outcome, err := c.Refuse(c.fnTx.Ended(), c.fnTx.FirstError()); err != nil {
+		return outcome, err
 	}
+	return c.Tx.Commit(ctx)
 }
 
 // Release is [txlock.Conn]'s.
@@ -47,7 +43,9 @@ func (c *pgxConn) Release(ctx context.Context) {
 	if c.conn == nil {
 		return
 	}
-	c.end()
+	if c.fnTx != nil {
+		c.fnTx.End()
+	}
 	c.Rollback(ctx)
 	if !c.Session.Usable() {
 		c.Session.Discard()

@@ -105,14 +105,11 @@ func (c *plainConn) rollback() {
 }
 
 // Run is [txlock.Conn]'s.
-func (c *plainConn) Run(ctx context.Context) (txlock.Outcome, error) {
+func (c *plainConn) Run(ctx context.Context) error {
 	c.running = true
 	err := c.pool.fn(ctx, c.tx)
 	c.running = false
-	if err != nil {
-		return txlock.RolledBack, err
-	}
-	return c.refuse(ctx)
+	return err
 }
 
 // refuse returns why the transaction must not be committed, as far as
@@ -147,6 +144,9 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 		}
 	})
 	defer stop()
+	if outcome, err := c.refuse(ctx); err != nil {
+		return outcome, err
+	}
 	keys := c.pool.transaction.Keys
 	err := c.tx.Commit()
 	switch {

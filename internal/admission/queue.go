@@ -55,8 +55,9 @@ type line struct {
 	heads   int
 	waiting list.List // of *Ticket, in the order in which they came
 
-	// Of Execs: how long the quickest message took, and whether the last one
-	// had to wait for its lock.
+	// Of Execs: the head that has no part of the quota, how long the quickest
+	// message took, and whether the last one had to wait for its lock.
+	free     *Ticket
 	quickest time.Duration
 	slow     bool
 }
@@ -134,7 +135,7 @@ func (q *Queue) enter(ctx context.Context, id Line, t *Ticket) error {
 	defer q.mu.Unlock()
 	select {
 	case <-t.head: // just now
-		q.leaveLocked(id)
+		q.leaveLocked(id, t)
 	default:
 		l.waiting.Remove(place)
 		q.dropEmpty(id, l)
@@ -145,9 +146,18 @@ func (q *Queue) enter(ctx context.Context, id Line, t *Ticket) error {
 // admits reports whether t may become a head. The caller has the queue's mu.
 //
 // An Exec expects to wait on the server for those before it, so it needs a part
-// of the quota, but not if it is the only head: then the lock may be free.
+// of the quota; but one of them needs none, because the lock may be free.
 func (l *line) admits(id Line, t *Ticket) bool {
-	return l.heads < l.limit(id) && (!id.Exec || l.heads == 0 || t.accept())
+	switch {
+	case l.heads >= l.limit(id):
+		return false
+	case !id.Exec:
+		return true
+	case l.free == nil:
+		l.free = t
+		return true
+	}
+	return t.accept()
 }
 
 // admit makes as many calls heads as may be. The caller has the queue's mu.
@@ -172,16 +182,19 @@ func (l *line) limit(id Line) int {
 	return id.Heads
 }
 
-// leave ends the call's being a head.
-func (q *Queue) leave(id Line) {
+// leave ends t's being a head.
+func (q *Queue) leave(id Line, t *Ticket) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.leaveLocked(id)
+	q.leaveLocked(id, t)
 }
 
-func (q *Queue) leaveLocked(id Line) {
+func (q *Queue) leaveLocked(id Line, t *Ticket) {
 	l := q.lines[id]
 	l.heads--
+	if l.free == t {
+		l.free = nil
+	}
 	l.admit(id)
 	q.dropEmpty(id, l)
 }

@@ -43,15 +43,15 @@ func (t *Ticket) First() bool { return t.first }
 // End.
 func (t *Ticket) Granted() {
 	for _, id := range t.lines {
-		t.queue.leave(id)
+		t.queue.leave(id, t)
 	}
 	t.lines = nil
 }
 
 // End leaves the queue altogether.
 func (t *Ticket) End() {
+	t.Unreserve() // first: the next Exec in line may need it
 	t.Granted()
-	t.Unreserve()
 }
 
 // Unreserve gives the part of the quota back, if the call has one.

@@ -8,6 +8,7 @@ package interrupt
 import (
 	"context"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -39,8 +40,11 @@ type Watch struct {
 	conn       Conn
 	policy     Policy
 	unregister func() bool
-	answered   chan struct{} // closed by Stop, if the interrupt has begun by then
-	finished   chan struct{} // closed when the interrupt has nothing more to do
+
+	mu         sync.Mutex
+	stopped    bool          // guarded by mu: the answer is there
+	answered   chan struct{} // guarded by mu: made by the interrupt when it begins, closed by Stop
+	finished   chan struct{} // guarded by mu: closed when the interrupt has nothing more to do
 	lateCancel bool          // a cancel request may still reach the server; set before finished is closed
 }
 
@@ -53,7 +57,7 @@ func Start(ctx context.Context, conn Conn, p Policy) *Watch {
 	if ctx.Done() == nil {
 		return nil
 	}
-	w := &Watch{ctx: ctx, conn: conn, policy: p, answered: make(chan struct{}), finished: make(chan struct{})}
+	w := &Watch{ctx: ctx, conn: conn, policy: p}
 	w.unregister = context.AfterFunc(ctx, w.interrupt)
 	return w
 }
@@ -64,8 +68,17 @@ func (w *Watch) Stop() {
 	if w == nil || w.unregister() {
 		return
 	}
-	close(w.answered)
-	<-w.finished
+	w.mu.Lock()
+	w.stopped = true
+	if w.finished == nil {
+		w.finished = make(chan struct{})
+	}
+	if w.answered != nil {
+		close(w.answered)
+	}
+	finished := w.finished
+	w.mu.Unlock()
+	<-finished // even if the interrupt has not begun: it will, and must not take the next message for this one
 	switch {
 	case w.conn.IsClosed():
 	case w.lateCancel:
@@ -75,23 +88,41 @@ func (w *Watch) Stop() {
 	}
 }
 
+// interrupt is called when ctx has ended and Stop has not come first.
 func (w *Watch) interrupt() {
+	w.mu.Lock()
+	if w.finished == nil {
+		w.finished = make(chan struct{})
+	}
 	defer close(w.finished)
-	if w.ctx.Err() == context.DeadlineExceeded && ClosedWithin(w.answered, w.policy.DeadlineGrace) {
+	if w.stopped {
+		w.mu.Unlock()
 		return
+	}
+	answered := make(chan struct{})
+	w.answered = answered
+	w.mu.Unlock()
+	w.lateCancel = w.end(answered)
+}
+
+// end ends the message, unless it is answered first. It reports whether a cancel
+// request may still reach the server.
+func (w *Watch) end(answered <-chan struct{}) (lateCancel bool) {
+	if w.ctx.Err() == context.DeadlineExceeded && ClosedWithin(answered, w.policy.DeadlineGrace) {
+		return false
 	}
 	cut := time.Now().Add(w.policy.DeadlineDelay)
 	acknowledged := func() bool { return true }
-	if w.policy.CancelRequest && !ClosedWithin(w.answered, 0) {
+	if w.policy.CancelRequest && !ClosedWithin(answered, 0) {
 		acknowledged = cancelStatement(w.conn)
 	}
-	if !ClosedWithin(w.answered, time.Until(cut)) {
+	if !ClosedWithin(answered, time.Until(cut)) {
 		// pgx takes the failed read for the end of the connection, and sends a
 		// cancel request of its own before it closes the socket.
 		_ = w.conn.Conn().SetDeadline(time.Unix(1, 0)) // fails only on a closed connection
 	}
-	<-w.answered
-	w.lateCancel = !acknowledged()
+	<-answered
+	return !acknowledged()
 }
 
 // cancelTimeout bounds the wait for the server's word that it has dealt with a

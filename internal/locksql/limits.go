@@ -34,10 +34,11 @@ const (
 // transaction. The limits of the role and the database are in force again when
 // it ends.
 func (m Message) Limit(limit time.Duration) Message {
-	return m.Select("select " +
-		"pg_catalog.set_config('statement_timeout', '0', true), " +
-		"pg_catalog.set_config('lock_timeout', '" + milliseconds(limit) + "', true), " +
-		"case when " + hasTransactionTimeout + " then pg_catalog.set_config('transaction_timeout', '0', true) end")
+	m.add("SELECT", "select "+
+		"pg_catalog.set_config('statement_timeout', '0', true), "+
+		"pg_catalog.set_config('lock_timeout', '"+milliseconds(limit)+"', true), "+
+		"case when "+hasTransactionTimeout+" then pg_catalog.set_config('transaction_timeout', '0', true) end")
+	return m
 }
 
 // perLock divides limit, which is for a whole wait, among n locks: the server
@@ -58,14 +59,14 @@ func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 	if shared {
 		f += "_shared"
 	}
-	all := []Param{{Value: milliseconds(limit)}}
+	all := []Param{{Number: Milliseconds(limit)}}
 	args := "($2::pg_catalog.text::bigint)"
 	class, object, pair := key.Pair()
 	if pair {
 		args = "($2::pg_catalog.text::integer, $3::pg_catalog.text::integer)"
-		all = append(all, Param{Value: strconv.Itoa(int(class))}, Param{Value: strconv.Itoa(int(object))})
+		all = append(all, Param{Number: int64(class)}, Param{Number: int64(object)})
 	} else {
-		all = append(all, Param{Value: strconv.FormatInt(key.Int64(), 10)})
+		all = append(all, Param{Number: key.Int64()})
 	}
 	return Statement{
 		SQL: "select pg_catalog.set_config('lock_timeout', $1, true), " + f + args +

@@ -75,9 +75,9 @@ func appendNumber(b []byte, n int64, typ string) []byte {
 // params returns key as parameters.
 func params(key hashkey.Key) []Param {
 	if class, object, ok := key.Pair(); ok {
-		return []Param{{strconv.Itoa(int(class)), "integer"}, {strconv.Itoa(int(object)), "integer"}}
+		return []Param{{int64(class), "integer"}, {int64(object), "integer"}}
 	}
-	return []Param{{strconv.FormatInt(key.Int64(), 10), "bigint"}}
+	return []Param{{key.Int64(), "bigint"}}
 }
 
 // Held returns an expression that is true if this session holds key, in

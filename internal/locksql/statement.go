@@ -7,14 +7,18 @@ import (
 
 // Statement is one statement of a message.
 type Statement struct {
-	SQL    string  // with $1, $2, … in the place of Params
-	Params []Param // as text
-	Tag    string  // how the server's command tag begins, if the statement succeeds; "" for any
-	Answer Answer  // what its row is
+	SQL    string // with $1, $2, … in the place of Params
+	Params []Param
+	Tag    string // how the server's command tag begins, if the statement succeeds; "" for any
+	Answer Answer // what its row is
 }
 
-// Param is a parameter of a statement.
-type Param struct{ Value, Type string }
+// Param is a parameter of a statement: a number, which goes as text, and its type
+// where the text alone does not say it.
+type Param struct {
+	Number int64
+	Type   string
+}
 
 // Answer is what the row of a statement means.
 type Answer int
@@ -24,6 +28,7 @@ const (
 	Nothing Answer = iota
 	Granted        // one boolean: true if the lock is granted
 	PID            // the process id of the server session
+	Rows           // any number of rows
 )
 
 // Message is statements that are sent as one.
@@ -67,7 +72,7 @@ func (m Message) Text() string {
 func (s Statement) Text() string {
 	text := s.SQL
 	for i, p := range s.Params {
-		value := "'" + p.Value + "'"
+		value := "'" + strconv.FormatInt(p.Number, 10) + "'"
 		if p.Type != "" {
 			value += "::" + p.Type
 		}
@@ -87,6 +92,6 @@ func Select(sql string) Message { return Message{}.Select(sql) }
 
 // Select returns m with a select added.
 func (m Message) Select(sql string) Message {
-	m.add("SELECT", sql)
+	m.Statements = append(m.Statements, Statement{SQL: sql, Tag: "SELECT", Answer: Rows})
 	return m
 }

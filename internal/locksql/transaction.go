@@ -60,11 +60,13 @@ func (t *Transaction) OneSnapshot() bool { return t.Level == RepeatableRead || t
 
 // Begin returns the statement that begins the transaction.
 func (t *Transaction) Begin() Statement {
-	sql := "begin isolation level " + t.Level
 	if t.ReadOnly {
-		sql += " read only"
+		return Statement{SQL: "begin isolation level " + t.Level + " read only", Tag: "BEGIN"}
 	}
-	return Statement{SQL: sql, Tag: "BEGIN"}
+	if t.Level == ReadCommitted {
+		return beginReadCommitted // rather than put the text together for each call
+	}
+	return Statement{SQL: "begin isolation level " + t.Level, Tag: "BEGIN"}
 }
 
 var beginReadCommitted = Statement{SQL: "begin isolation level " + ReadCommitted, Tag: "BEGIN"}
@@ -90,14 +92,14 @@ func (t *Transaction) Try() Message {
 // tryOne is short enough to be the name of a prepared statement (63 bytes,
 // NAMEDATALEN).
 func tryOne(shared bool, key hashkey.Key) Statement {
-	sql := "select pg_catalog.pg_try_advisory_xact_lock"
-	if shared {
-		sql += "_shared"
-	}
-	if _, _, pair := key.Pair(); pair {
-		sql += "($1, $2)"
-	} else {
-		sql += "($1)"
+	sql := "select pg_catalog.pg_try_advisory_xact_lock($1)"
+	switch _, _, pair := key.Pair(); {
+	case pair && shared:
+		sql = "select pg_catalog.pg_try_advisory_xact_lock_shared($1, $2)"
+	case pair:
+		sql = "select pg_catalog.pg_try_advisory_xact_lock($1, $2)"
+	case shared:
+		sql = "select pg_catalog.pg_try_advisory_xact_lock_shared($1)"
 	}
 	return Statement{SQL: sql, Params: params(key), Tag: "SELECT", Answer: Granted}
 }
@@ -187,6 +189,8 @@ func (t *Transaction) Abandon() Message {
 	return m
 }
 
+var releaseAndCommit = Message{Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Tag: "COMMIT"}}}
+
 // Commit ends the transaction. The index is that of its COMMIT.
 //
 // At SERIALIZABLE COMMIT is not enough where outlive is true. PostgreSQL frees a
@@ -203,11 +207,10 @@ func (t *Transaction) Abandon() Message {
 //
 // A ROLLBACK has the same gap, which only matters after two failures in a row.
 func (t *Transaction) Commit(outlive bool) (m Message, index int) {
-	m.add("RELEASE", Release)
 	if !outlive {
-		m.add("COMMIT", "commit")
-		return m, 1
+		return releaseAndCommit, 1
 	}
+	m.add("RELEASE", Release)
 	for _, key := range t.Keys {
 		m.add("SELECT", "select "+Call(Lock, t.Shared, key))
 	}

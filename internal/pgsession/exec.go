@@ -86,11 +86,11 @@ func (s *Session) sendBound(before locksql.Message, b bound, after locksql.Messa
 	if b.name == "" {
 		s.pg.Frontend().SendParse(&pgproto3.Parse{Query: b.text})
 	}
-	s.writeBound(b.bind)
+	s.writeBound(*b.bind)
 	for _, st := range after.Statements {
 		s.writeText(st) // a statement that is missing here would be a transaction lost
 	}
-	s.pg.Frontend().SendSync(&pgproto3.Sync{})
+	s.pg.Frontend().SendSync(&s.out.sync)
 	statements := make([]locksql.Statement, 0, len(before.Statements)+1+len(after.Statements))
 	statements = append(statements, before.Statements...)
 	statements = append(statements, locksql.Statement{})
@@ -100,7 +100,7 @@ func (s *Session) sendBound(before locksql.Message, b bound, after locksql.Messa
 
 func (s *Session) writeText(st locksql.Statement) {
 	s.pg.Frontend().SendParse(&pgproto3.Parse{Query: st.Text()})
-	s.writeBound(&pgproto3.Bind{})
+	s.writeBound(pgproto3.Bind{})
 }
 
 // bind makes q ready to be sent, which takes a message of its own where the

@@ -24,15 +24,16 @@ type Answer struct {
 
 // Result is the answer to one statement.
 type Result struct {
-	Tag  string
-	Rows [][][]byte // nil for a statement of Exec's caller
+	Tag   string
+	Value string     // the first of the last row, where that is what the statement is for
+	Rows  [][][]byte // where that is what the statement is for
 }
 
 // Granted reports whether every statement that answers whether the lock is
 // granted has answered true.
 func (a Answer) Granted() bool {
 	for i, s := range a.statements {
-		if s.Answer == locksql.Granted && a.value(i) != "t" {
+		if s.Answer == locksql.Granted && (i >= len(a.Results) || a.Results[i].Value != "t") {
 			return false
 		}
 	}
@@ -43,19 +44,11 @@ func (a Answer) Granted() bool {
 // not ask for it.
 func (a Answer) PID() string {
 	for i, s := range a.statements {
-		if s.Answer == locksql.PID {
-			return a.value(i)
+		if s.Answer == locksql.PID && i < len(a.Results) {
+			return a.Results[i].Value
 		}
 	}
 	return ""
-}
-
-// value returns the first value of a statement's first row.
-func (a Answer) value(i int) string {
-	if i >= len(a.Results) || len(a.Results[i].Rows) == 0 || len(a.Results[i].Rows[0]) == 0 {
-		return ""
-	}
-	return string(a.Results[i].Rows[0][0])
 }
 
 // Fate is what is known of one statement of a message.
@@ -147,7 +140,8 @@ func wrongStatement(err error) bool {
 // Send sends m as one text and reads the answer to its end.
 func (s *Session) Send(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
 	defer interrupt.Start(ctx, s.pg, p).Stop()
-	s.pg.Frontend().SendQuery(&pgproto3.Query{String: m.Text()})
+	s.out.query.String = m.Text()
+	s.pg.Frontend().SendQuery(&s.out.query)
 	return s.exchange(m.Statements, nil)
 }
 
@@ -159,7 +153,7 @@ func (s *Session) sendPrepared(ctx context.Context, p interrupt.Policy, m locksq
 	for _, st := range m.Statements {
 		parsing = s.writePrepared(st, parsing)
 	}
-	s.pg.Frontend().SendSync(&pgproto3.Sync{})
+	s.pg.Frontend().SendSync(&s.out.sync)
 	return s.exchange(m.Statements, parsing)
 }
 
@@ -171,17 +165,30 @@ func (s *Session) writePrepared(st locksql.Statement, parsing []string) []string
 		parsing = append(parsing, name)
 		s.pg.Frontend().SendParse(&pgproto3.Parse{Name: name, Query: st.SQL})
 	}
-	var params [][]byte
+	s.out.params, s.out.digits = s.out.params[:0], s.out.digits[:0]
 	for _, p := range st.Params {
-		params = append(params, []byte(p.Value))
+		start := len(s.out.digits)
+		s.out.digits = strconv.AppendInt(s.out.digits, p.Number, 10)
+		s.out.params = append(s.out.params, s.out.digits[start:])
 	}
-	s.writeBound(&pgproto3.Bind{PreparedStatement: name, Parameters: params})
+	s.writeBound(pgproto3.Bind{PreparedStatement: name, Parameters: s.out.params})
 	return parsing
 }
 
-func (s *Session) writeBound(bind *pgproto3.Bind) {
-	s.pg.Frontend().SendBind(bind)
-	s.pg.Frontend().SendExecute(&pgproto3.Execute{})
+func (s *Session) writeBound(bind pgproto3.Bind) {
+	s.out.bind = bind
+	s.pg.Frontend().SendBind(&s.out.bind)
+	s.pg.Frontend().SendExecute(&s.out.execute)
+}
+
+// outgoing is room for what is being written, which is encoded at once.
+type outgoing struct {
+	query   pgproto3.Query
+	bind    pgproto3.Bind
+	execute pgproto3.Execute
+	sync    pgproto3.Sync
+	params  [][]byte
+	digits  []byte
 }
 
 // nameOf returns the name of a prepared statement, which says what its text is:
@@ -216,7 +223,7 @@ func (s *Session) exchange(statements []locksql.Statement, parsing []string) (An
 // to this message: as many results as statements, each with the tag that its
 // statement has, unless one of them has failed.
 func (s *Session) read(a Answer, parsing []string) (_ Answer, err error) {
-	var rows [][][]byte
+	var result Result // of the next statement
 	for {
 		message, lost := s.pg.ReceiveMessage(context.Background())
 		if lost != nil {
@@ -229,16 +236,15 @@ func (s *Session) read(a Answer, parsing []string) (_ Answer, err error) {
 				parsing = parsing[1:]
 			}
 		case *pgproto3.DataRow:
-			if i := len(a.Results); i < len(a.statements) && a.statements[i].Tag != "" {
-				rows = append(rows, copied(m.Values))
-			}
+			a.take(&result, m.Values)
 		case *pgproto3.CommandComplete:
-			if !a.add(string(m.CommandTag), rows) {
-				return a, s.outOfStep(string(m.CommandTag))
+			result.Tag = intern(m.CommandTag)
+			if !a.add(result) {
+				return a, s.outOfStep(result.Tag)
 			}
-			rows = nil
+			result = Result{}
 		case *pgproto3.EmptyQueryResponse:
-			if !a.add("", nil) {
+			if !a.add(Result{}) {
 				return a, s.outOfStep("an empty statement")
 			}
 		case *pgproto3.ErrorResponse:
@@ -255,13 +261,48 @@ func (s *Session) read(a Answer, parsing []string) (_ Answer, err error) {
 }
 
 // add adds a result, and reports whether it can be one of the next statement.
-func (a *Answer) add(tag string, rows [][][]byte) bool {
+func (a *Answer) add(r Result) bool {
 	i := len(a.Results)
-	if i >= len(a.statements) || !answers(tag, a.statements[i].Tag) {
+	if i >= len(a.statements) || !answers(r.Tag, a.statements[i].Tag) {
 		return false
 	}
-	a.Results = append(a.Results, Result{tag, rows})
+	a.Results = append(a.Results, r)
 	return true
+}
+
+// take takes a row of the next statement, as far as it is wanted.
+func (a *Answer) take(r *Result, values [][]byte) {
+	i := len(a.Results)
+	if i >= len(a.statements) {
+		return
+	}
+	switch a.statements[i].Answer {
+	case locksql.Rows:
+		r.Rows = append(r.Rows, copied(values))
+	case locksql.Granted, locksql.PID:
+		if len(values) > 0 {
+			r.Value = string(values[0])
+		}
+	}
+}
+
+// intern returns a command tag, without an allocation where it is a common one.
+func intern(tag []byte) string {
+	switch string(tag) {
+	case "BEGIN":
+		return "BEGIN"
+	case "SELECT 1":
+		return "SELECT 1"
+	case "SAVEPOINT":
+		return "SAVEPOINT"
+	case "RELEASE":
+		return "RELEASE"
+	case "COMMIT":
+		return "COMMIT"
+	case "ROLLBACK":
+		return "ROLLBACK"
+	}
+	return string(tag)
 }
 
 // answers reports whether tag is one of a statement that has want. The server

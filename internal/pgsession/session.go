@@ -29,6 +29,8 @@ type Session struct {
 	statements map[string]*description // of Exec, by their text
 	lastName   int                     // of those
 
+	out outgoing
+
 	standbySince time.Time // when the session was first refused for that
 }
 

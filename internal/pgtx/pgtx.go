@@ -189,6 +189,8 @@ func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index in
 		e := failed(txlock.Failed, lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err))
 		e.Dead = true
 		return e
+	case !sent && waitCtx.Err() != nil:
+		return failed(txlock.NotAcquired, lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err))
 	case !sent && lockerr.SQLState(err) == "":
 		return failed(txlock.Failed, fmt.Errorf("xactlock: %s: %w", lockerr.Keys(t.Keys), err))
 	case !sent:

@@ -14,9 +14,9 @@ import (
 
 // conn is the driver connection that a Tx runs on.
 type conn struct {
-	driver.Conn
-	session Session
-	policy  interrupt.Policy
+	driver.Conn // as it came from the pool
+	session     Session
+	policy      interrupt.Policy
 
 	ended atomic.Bool // fn ended the transaction, or tried to
 	over  atomic.Bool // the Tx has ended: nothing may reach the connection
@@ -63,10 +63,11 @@ func (c *conn) use(ctx context.Context, keep bool, f func(context.Context) error
 		c.note(err)
 		err = lockerr.Because(ctx, err)
 	}()
+	endless := ctx
 	if ctx.Done() != nil {
-		ctx = context.WithoutCancel(ctx)
+		endless = context.WithoutCancel(ctx)
 	}
-	err = f(ctx)
+	err = f(endless)
 	returned = true
 	return w, err
 }

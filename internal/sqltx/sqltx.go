@@ -4,10 +4,11 @@
 // and the driver alone would cut the connection.
 //
 // A *sql.Tx can only be made by a BeginTx that runs on some *sql.DB. So there is
-// one for the whole process, made on first use, whose connections are the ones
-// that it finds in BeginTx's ctx. Their BeginTx sends nothing, and their Close
-// closes nothing. That database keeps no connections. It runs one goroutine, as
-// every database does.
+// one for the whole process, made on first use, whose connections are shells:
+// they become the connection that they find in BeginTx's ctx. Their BeginTx sends
+// nothing, and their Close closes nothing. That database keeps a few shells,
+// empty, since database/sql spends more on a new one than on all the rest. It
+// runs one goroutine, as every database does.
 package sqltx
 
 import (
@@ -30,19 +31,21 @@ type Session interface {
 // Tx is a *sql.Tx, and what becomes of it.
 type Tx struct {
 	*sql.Tx
-	conn *conn
+	conn    conn
+	carrier carrier
 }
 
 // Begin returns a Tx for the transaction that is open on session. Statements go
 // to the connection as it came from the pool, with the instruments that it may
 // be wrapped in; policy is theirs.
 func Begin(pooled driver.Conn, session Session, policy interrupt.Policy) (*Tx, error) {
-	c := &conn{Conn: pooled, session: session, policy: policy}
-	tx, err := database().BeginTx(&carrier{context.Background(), c}, nil)
-	if err != nil {
+	t := &Tx{conn: conn{Conn: pooled, session: session, policy: policy}}
+	t.carrier = carrier{context.Background(), &t.conn}
+	var err error
+	if t.Tx, err = database().BeginTx(&t.carrier, nil); err != nil {
 		return nil, err
 	}
-	return &Tx{tx, c}, nil
+	return t, nil
 }
 
 // End makes the Tx, its statements and its rows unusable, and waits for what
@@ -51,8 +54,11 @@ func Begin(pooled driver.Conn, session Session, policy interrupt.Policy) (*Tx, e
 //
 // database/sql may be left with a lock of its own taken, by a panic inside one
 // of its methods: its own Rollback would then wait for ever. So it is not waited
-// for where that can be.
+// for where that can be. End does nothing the second time.
 func (t *Tx) End() {
+	if t.conn.over.Load() {
+		return
+	}
 	if tidy := t.conn.end(); tidy {
 		_ = t.Rollback() // sends nothing
 	} else {
@@ -74,8 +80,9 @@ func (t *Tx) FirstError() error {
 
 // database returns the database whose connections are carried by ctx.
 var database = sync.OnceValue(func() *sql.DB {
+	const spareShells = 64
 	db := sql.OpenDB(connector{})
-	db.SetMaxIdleConns(-1)
+	db.SetMaxIdleConns(spareShells)
 	return db
 })
 
@@ -89,10 +96,27 @@ type carrier struct {
 
 type connector struct{}
 
-func (connector) Connect(ctx context.Context) (driver.Conn, error) { return ctx.(*carrier).conn, nil }
+func (connector) Connect(ctx context.Context) (driver.Conn, error) {
+	return &shell{ctx.(*carrier).conn}, nil
+}
 
 // Driver is for sql.DB.Driver, which no program can call on this database.
 func (connector) Driver() driver.Driver { return nil }
+
+// shell is a connection of that database: one conn after the other.
+type shell struct{ *conn }
+
+// ResetSession is what database/sql calls before it uses a shell again.
+func (s *shell) ResetSession(ctx context.Context) error {
+	s.conn = ctx.(*carrier).conn
+	return nil
+}
+
+// IsValid is what database/sql calls when a transaction has given a shell back.
+func (s *shell) IsValid() bool {
+	s.conn = nil
+	return true
+}
 
 // Close closes nothing: the connection is the pool's.
 func (c *conn) Close() error { return nil }

@@ -23,7 +23,8 @@ type Call struct {
 	ticket         admission.Ticket
 	direct         bool // the lock is known to be taken: wait for it without asking first
 	slices         int  // how many waits on the server there were
-	dead, maxDead  int  // connections of the pool that turned out to be dead
+	oneLine        [1]admission.Line
+	dead, maxDead  int // connections of the pool that turned out to be dead
 }
 
 // Request is what is asked for.
@@ -57,20 +58,18 @@ const slice = 500 * time.Millisecond
 
 // Run waits for the locks, and runs fn while they are held.
 func (c *Call) Run(ctx context.Context) error {
-	defer c.begin()()
+	c.Outcome, c.began = Failed, time.Now()
+	defer c.end()
 	return c.run(ctx)
 }
 
-// begin begins the report, which the function that it returns ends.
-func (c *Call) begin() (end func()) {
-	c.Outcome, c.began = Failed, time.Now()
-	return func() {
-		c.ticket.End()
-		if c.granted.IsZero() {
-			c.Waited = time.Since(c.began)
-		} else {
-			c.Held = time.Since(c.granted)
-		}
+// end leaves the queue, and ends the report.
+func (c *Call) end() {
+	c.ticket.End()
+	if c.granted.IsZero() {
+		c.Waited = time.Since(c.began)
+	} else {
+		c.Held = time.Since(c.granted)
 	}
 }
 
@@ -81,7 +80,7 @@ func (c *Call) run(ctx context.Context) error {
 	waitCtx, cancel := c.waitContext(ctx)
 	defer cancel()
 	if !c.Try && !(c.Shared && c.alone()) {
-		if err := c.queued(func() error { return c.ticket.Enter(waitCtx, c.Queue, c.lines()) }); err != nil {
+		if err := c.enter(waitCtx, &c.ticket, c.lines()); err != nil {
 			return c.notAcquired(waitCtx, err)
 		}
 		c.direct = c.waits() && (c.direct || !c.ticket.First())
@@ -104,7 +103,7 @@ func (c *Call) waitContext(ctx context.Context) (context.Context, context.Cancel
 
 // lines returns the lines of the call's keys.
 func (c *Call) lines() []admission.Line {
-	lines := make([]admission.Line, 0, len(c.Keys))
+	lines := c.oneLine[:0]
 	for _, key := range c.Keys {
 		_, _, pair := key.Pair()
 		lines = append(lines, admission.Line{Number: key.Int64(), Pair: pair, Shared: c.Shared, Heads: max(1, c.MaxWaiters)})
@@ -124,11 +123,12 @@ func (c *Call) alone() bool {
 	return true
 }
 
-// queued counts the time that f takes as time in the queue.
-func (c *Call) queued(f func() error) error {
+// enter waits until the call is head of lines.
+func (c *Call) enter(waitCtx context.Context, t *admission.Ticket, lines []admission.Line) error {
 	began := time.Now()
-	defer func() { c.Queued += time.Since(began) }()
-	return f()
+	err := t.Enter(waitCtx, c.Queue, lines)
+	c.Queued += time.Since(began)
+	return err
 }
 
 // checkOut takes one connection from the pool, asks for the lock there and runs
@@ -189,11 +189,10 @@ func (c *Call) open(waitCtx context.Context, conn Conn, wait bool) (granted bool
 
 // reserve waits for a part of the quota, and reports whether the call may wait
 // on the server. If not, it asks there without waiting.
-func (c *Call) reserve(waitCtx context.Context) (ok bool) {
-	_ = c.queued(func() error {
-		ok = c.ticket.Reserve(waitCtx)
-		return nil
-	})
+func (c *Call) reserve(waitCtx context.Context) bool {
+	began := time.Now()
+	ok := c.ticket.Reserve(waitCtx)
+	c.Queued += time.Since(began)
 	return ok
 }
 
@@ -223,7 +222,7 @@ func (c *Call) refused(waitCtx context.Context) (again bool, err error) {
 		}
 		return true, nil
 	case !c.ticket.InLine():
-		if err := c.queued(func() error { return c.ticket.Enter(waitCtx, c.Queue, c.lines()) }); err != nil {
+		if err := c.enter(waitCtx, &c.ticket, c.lines()); err != nil {
 			return false, c.notAcquired(waitCtx, err)
 		}
 	}
@@ -265,8 +264,7 @@ func (c *Call) hold(ctx context.Context, conn Conn) error {
 	return err
 }
 
-// work runs fn, and returns fn's error, or why the transaction must not commit
-// though fn returned nil.
+// work runs fn, and returns fn's error, or that of fn's ctx.
 func (c *Call) work(ctx context.Context, conn Conn) error {
 	mark := nesting.With(ctx, nesting.Transaction, c.Owner, c.Keys)
 	defer mark.Release()
@@ -276,9 +274,7 @@ func (c *Call) work(ctx context.Context, conn Conn) error {
 		fnCtx, cancel = context.WithTimeoutCause(fnCtx, c.MaxHold, ErrMaxHold)
 		defer cancel()
 	}
-	outcome, err := conn.Run(fnCtx)
-	if err != nil {
-		c.Outcome = outcome
+	if err := conn.Run(fnCtx); err != nil {
 		return err
 	}
 	if fnCtx.Err() != nil {

@@ -19,7 +19,8 @@ import (
 // Where the statement cannot go in one message, Exec runs as Run, and oneMessage
 // is false.
 func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error) {
-	defer c.begin()()
+	c.Outcome, c.began = Failed, time.Now()
+	defer c.end()
 	if nesting.Refuses(ctx, c.Owner, c.Keys) {
 		return 0, false, fmt.Errorf("%w: %s", lockerr.ErrNested, lockerr.Keys(c.Keys))
 	}
@@ -27,7 +28,7 @@ func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error
 	defer cancel()
 	var turn admission.Ticket
 	defer turn.End()
-	if err := c.queued(func() error { return turn.Enter(waitCtx, c.Queue, c.execLine()) }); err != nil {
+	if err := c.enter(waitCtx, &turn, c.execLine()); err != nil {
 		return 0, true, c.notAcquired(waitCtx, err)
 	}
 	c.Contended = !turn.First()

@@ -26,12 +26,11 @@ type Conn interface {
 	// for the locks or waits for them. It reports whether they are granted.
 	Open(ctx context.Context, o Opening) (granted bool, err error)
 
-	// Run runs fn in the transaction. If fn returned an error, or the
-	// transaction must not be committed, it returns that error and the
-	// outcome.
-	Run(ctx context.Context) (Outcome, error)
+	// Run runs fn in the transaction and returns fn's error.
+	Run(ctx context.Context) error
 
-	// Commit ends the transaction, and returns the outcome with its error.
+	// Commit commits, if what fn has done allows that, and returns the outcome
+	// with its error.
 	Commit(ctx context.Context) (Outcome, error)
 
 	// Release rolls back what is open and gives the connection back, or closes

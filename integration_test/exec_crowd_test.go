@@ -78,9 +78,9 @@ func newCrowd(t *testing.T, l *xactlock.Locker, key hashkey.Key, goroutines int)
 	return c
 }
 
-// However many Execs want one key, two connections are in use for it, and they
-// share messages. Each runs once.
-func TestExecsShareMessages(t *testing.T) {
+// However many Execs want one key, half of the pool is in use for it. Each runs
+// once.
+func TestExecsForOneKeyTakeHalfOfThePool(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{
 		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
 		pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
@@ -91,7 +91,7 @@ func TestExecsShareMessages(t *testing.T) {
 			l := xactlock.New(db)
 			const goroutines, each = 64, 50
 			var most atomic.Int64
-			n := m.during(t, func() error {
+			m.during(t, func() error {
 				return parallel(goroutines, func(int) error {
 					for range each {
 						result, err := l.Exec(t.Context(), hashkey.Name("k"), increment1, 1)
@@ -106,11 +106,8 @@ func TestExecsShareMessages(t *testing.T) {
 					return nil
 				})
 			})
-			if n > goroutines*each/2 {
-				t.Errorf("%d messages for %d Execs; they are to share", n, goroutines*each)
-			}
-			if most.Load() > 2 {
-				t.Errorf("%d connections in use, want 2", most.Load())
+			if half := int64(db.Stats().MaxOpenConnections / 2); most.Load() > half {
+				t.Errorf("%d connections in use, want at most %d", most.Load(), half)
 			}
 			if n := number(t, db, `select n from counter`); n != goroutines*each {
 				t.Errorf("n = %d, want %d", n, goroutines*each)
