@@ -2,8 +2,8 @@
 //
 // PostgreSQL locks numbers: one bigint, or a pair of integers in a second key
 // space that never conflicts with the first. People name things. A [Key]
-// carries both, so that the server gets the number and an error message shows
-// the name.
+// carries both, so that the server gets the number and an error message, a log
+// or JSON shows the name.
 //
 // # The algorithm is a promise
 //

@@ -108,6 +108,25 @@ func (k Key) number() string {
 	return strconv.FormatInt(k.id, 10)
 }
 
+// Name returns what was hashed, without the namespace: the name that was given
+// to [Name] or [Namespace.Name], or the decimal digits of the number that was
+// given to [Namespace.ID]. For a key relabelled by [Key.Named] it is the name
+// given there. For a plain number or pair it is empty, and so it is for a key of
+// the empty name.
+func (k Key) Name() string { return k.name }
+
+// Namespace returns the namespace that k was made in, or "" where there is
+// none: [Name], [Int64], [Pair] and [Key.Named] make keys without one. Namespaces
+// are few where names are many, so that it is fit to label a metric.
+func (k Key) Namespace() string { return string(k.space) }
+
+// MarshalText returns the text of [Key.String], so that a key is a string in
+// JSON, a member's name where it is the key of a map, and the same in the
+// output of log/slog. It is for people, its form may change, and no function
+// reads it back: a program that stores a key stores its name or its number. The
+// error is always nil.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // Compare orders keys by what the server locks: bigints before pairs, then by
 // number. It returns 0 exactly when a and b are one lock; names do not count.
 // Programs that take several keys one by one avoid deadlocks by taking them in

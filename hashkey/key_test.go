@@ -190,6 +190,44 @@ func TestNamedIsTheSameLock(t *testing.T) {
 	}
 }
 
+func TestNameAndNamespace(t *testing.T) {
+	for _, test := range []struct {
+		key         hashkey.Key
+		space, name string
+	}{
+		{hashkey.Key{}, "", ""},
+		{hashkey.Int64(7), "", ""},
+		{hashkey.Pair(1, -2), "", ""},
+		{hashkey.Name("nightly"), "", "nightly"},
+		{hashkey.Name(""), "", ""},
+		{hashkey.Name("orders/42"), "", "orders/42"},
+		{hashkey.Namespace("orders").Name("a/b"), "orders", "a/b"},
+		{hashkey.Namespace("orders").ID(-42), "orders", "-42"},
+		{hashkey.Namespace("orders").Name(""), "orders", ""},
+		{hashkey.Namespace("").Name("42"), "", "42"},
+		{hashkey.Int64(7).Named("nightly"), "", "nightly"},
+		{hashkey.Pair(1, -2).Named("nightly"), "", "nightly"},
+		{hashkey.Namespace("orders").ID(42).Named("answer"), "", "answer"},
+	} {
+		if space, name := test.key.Namespace(), test.key.Name(); space != test.space || name != test.name {
+			t.Errorf("%v: Namespace() = %q, Name() = %q, want %q, %q", test.key, space, name, test.space, test.name)
+		}
+	}
+}
+
+// Made again from what it says of itself, a key is equal to the first.
+func TestNameAndNamespaceMakeTheSameKey(t *testing.T) {
+	for _, name := range []string{"nightly", "", "a/b", "\xff"} {
+		if k := hashkey.Name(name); hashkey.Name(k.Name()) != k {
+			t.Errorf("Name(%q) = %v, not %v", k.Name(), hashkey.Name(k.Name()), k)
+		}
+		k := hashkey.Namespace("orders").Name(name)
+		if again := hashkey.Namespace(k.Namespace()).Name(k.Name()); again != k {
+			t.Errorf("Namespace(%q).Name(%q) = %v, not %v", k.Namespace(), k.Name(), again, k)
+		}
+	}
+}
+
 func TestNameDoesNotAllocate(t *testing.T) {
 	names := strings.Fields("some-lock-name a dbmigration")
 	if n := testing.AllocsPerRun(100, func() {

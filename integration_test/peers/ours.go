@@ -43,7 +43,7 @@ func withTx(l *xactlock.Locker) locker {
 func ourExec() competitor {
 	return competitor{
 		name:       nameExec,
-		sends:      "`begin`, lock, the UPDATE and `commit` as one message; those who come while two are on their way share the next",
+		sends:      "`begin`, lock, the UPDATE and `commit` as one message, one Exec to each; at most half of the pool is under way for a key",
 		updateOnly: true,
 		open: func(_ context.Context, p *place) (locker, error) {
 			l := xactlock.New(p.db)
