@@ -101,13 +101,13 @@ func TestManyHotKeysLeaveHalfOfThePool(t *testing.T) {
 	go func() {
 		done <- parallel(10*keys, func(i int) error { return l.WithTx(t.Context(), all[i%keys], nothing) })
 	}()
-	until(t, "half of the pool waits on the server", func() bool { return waitingLocks(t, watcher) == poolSize/2 })
+	until(t, "half of the pool waits on the server", func() bool { return waitingLocks(t, watcher) >= poolSize/2 })
 	for i := range 50 {
 		if err := l.WithTx(t.Context(), hashkey.Int64(int64(i)), nothing); err != nil {
 			t.Error(err)
 		}
-		if n := waitingLocks(t, watcher); n > poolSize/2 {
-			t.Errorf("%d wait on the server, want at most %d", n, poolSize/2)
+		if n := waitingLocks(t, watcher); n > poolSize/2+1 { // and one in overtime
+			t.Errorf("%d wait on the server, want at most %d", n, poolSize/2+1)
 		}
 	}
 	close(leave)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
@@ -27,12 +28,13 @@ type call struct {
 	op     string
 	pool   pool
 	oneKey [1]hashkey.Key
+	began  time.Time
 }
 
 // newCall returns a call for keys, sorted and without duplicates, or why there
 // can be none. For one key, keys is nil.
 func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (*call, error) {
-	c := &call{locker: l, op: op, oneKey: [1]hashkey.Key{key}}
+	c := &call{locker: l, op: op, oneKey: [1]hashkey.Key{key}, began: time.Now()}
 	if keys == nil {
 		keys = c.oneKey[:]
 	}
@@ -111,6 +113,9 @@ func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err e
 func (c *call) observe(err error) {
 	if c.locker == nil || c.locker.opts.Observe == nil {
 		return
+	}
+	if c.Waited == 0 { // the call was refused before it began to wait
+		c.Waited = time.Since(c.began)
 	}
 	c.locker.opts.Observe(Event{
 		Op:        c.op,

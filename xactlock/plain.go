@@ -24,7 +24,8 @@ type plainConn struct {
 	pool    *pool
 	conn    *sql.Conn
 	tx      *sql.Tx
-	endTx   context.CancelFunc // ends tx's ctx, which else does not end
+	txCtx   context.Context    // of tx: ctx's end does not end it
+	endTx   context.CancelFunc // ends txCtx
 	waited  bool               // tx has waited for the lock
 	locked  bool               // the session has the lock, or may have it
 	running bool               // fn runs, or has panicked
@@ -81,7 +82,7 @@ func (c *plainConn) begin(ctx context.Context) error {
 		c.closed = discardDead(c.conn)
 		return err
 	}
-	c.tx, c.endTx, c.waited = tx, endTx, false
+	c.tx, c.txCtx, c.endTx, c.waited = tx, txCtx, endTx, false
 	if !stop() {
 		return ctx.Err()
 	}
@@ -117,16 +118,22 @@ func (c *plainConn) Run(ctx context.Context) error {
 // driver, the savepoint is released in a message of its own.
 func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 	t := pgtx.Tx{Transaction: c.pool.transaction}
-	_ = c.conn.Raw(func(driverConn any) error { // an error is that of a connection that is closed
-		t.Session = pgsession.Unwrap(driverConn)
+	outcome, err := txlock.RolledBack, error(nil)
+	rawErr := c.conn.Raw(func(driverConn any) error {
+		if t.Session = pgsession.Unwrap(driverConn); t.Session != nil {
+			outcome, err = t.Refuse(false, nil)
+		}
 		return nil
 	})
-	if t.Session != nil {
-		return t.Refuse(false, nil)
+	switch {
+	case rawErr != nil:
+		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", ErrLost, lockerr.Keys(t.Keys), rawErr)
+	case t.Session != nil:
+		return outcome, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingPatience)
 	defer cancel()
-	_, err := c.tx.ExecContext(ctx, locksql.Release)
+	_, err = c.tx.ExecContext(ctx, locksql.Release)
 	switch {
 	case err == nil:
 		return txlock.Committed, nil
@@ -138,10 +145,10 @@ func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 
 // Commit is [txlock.Conn]'s.
 func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
+	defer c.endTx()
 	stop := context.AfterFunc(ctx, func() {
-		if txlock.Sleep(context.Background(), endingPatience) {
-			c.endTx()
-		}
+		txlock.Sleep(c.txCtx, endingPatience)
+		c.endTx()
 	})
 	defer stop()
 	if outcome, err := c.refuse(ctx); err != nil {

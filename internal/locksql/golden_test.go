@@ -37,7 +37,9 @@ func TestMessages(t *testing.T) {
 // texts returns all texts, with a heading each.
 func texts() string {
 	var b strings.Builder
-	write := func(heading, text string) { fmt.Fprintf(&b, "-- %s\n%s\n\n", heading, strings.ReplaceAll(text, "; ", ";\n")) }
+	write := func(heading, text string) {
+		fmt.Fprintf(&b, "-- %s\n%s\n\n", heading, strings.ReplaceAll(text, "; ", ";\n"))
+	}
 	message := func(heading string, m locksql.Message) {
 		write(heading, m.Text())
 		if m.Prepare {

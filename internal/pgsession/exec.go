@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +19,12 @@ import (
 // protocol, which cannot tell the statements of one text apart. Nothing was
 // sent.
 var ErrSimpleProtocol = errors.New("the statement goes by the simple query protocol")
+
+// copyFromClient recognises a COPY whose rows the client is to send. The server
+// would wait for them, and take COMMIT for one.
+var copyFromClient = regexp.MustCompile(`(?is)^\s*copy\b.*\bfrom\s+stdin\b`)
+
+var errCopyFromClient = errors.New("COPY FROM STDIN has no rows to send here; use pgx's CopyFrom in a transaction")
 
 // maxParameters is how many the extended query protocol allows.
 const maxParameters = 65535
@@ -53,6 +60,9 @@ type bound struct {
 // If err is of the caller's statement or its parameters and nothing was sent,
 // sent is false.
 func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.Message, q Query, after locksql.Message) (a Answer, index int, sent bool, err error) {
+	if copyFromClient.MatchString(q.SQL) {
+		return a, 0, false, errCopyFromClient
+	}
 	if mode, _, _ := s.mode(q.Args); mode == pgx.QueryExecModeSimpleProtocol {
 		return a, 0, false, ErrSimpleProtocol
 	}

@@ -144,9 +144,9 @@ func (c *Call) checkOut(ctx, waitCtx context.Context) (again bool, err error) {
 		return again, err
 	}
 	defer conn.Release(ctx)
-	granted, err := c.open(waitCtx, conn, wait)
+	granted, answered, err := c.open(waitCtx, conn, wait)
 	switch {
-	case err != nil && conn.Closed() && c.diedInPool(waitCtx):
+	case err != nil && !answered && conn.Closed() && c.diedInPool(waitCtx):
 		return true, nil
 	case err != nil:
 		return false, c.notAcquired(waitCtx, err)
@@ -173,18 +173,21 @@ func (c *Call) conn(waitCtx context.Context) (conn Conn, again bool, err error) 
 }
 
 // open asks for the lock on conn, or waits for it there, in slices, for as long
-// as the call may.
-func (c *Call) open(waitCtx context.Context, conn Conn, wait bool) (granted bool, err error) {
+// as the call may. answered reports whether the server has answered once: then
+// the connection had not died in the pool.
+func (c *Call) open(waitCtx context.Context, conn Conn, wait bool) (granted, answered bool, err error) {
 	if !wait {
 		granted, err = conn.Open(waitCtx, Opening{})
+		answered = err == nil
 	}
 	for err == nil && !granted && (wait || c.waitsHere()) && waitCtx.Err() == nil {
 		wait, c.Contended = false, true
 		granted, err = conn.Open(waitCtx, Opening{Wait: true, Limit: untilDeadline(waitCtx, slice), Quiet: c.slices > 0})
+		answered = answered || err == nil
 		c.slices++
 		c.ticket.Waited()
 	}
-	return granted, err
+	return granted, answered, err
 }
 
 // reserve waits for a part of the quota, and reports whether the call may wait

@@ -1,0 +1,119 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// A session that is ended while fn does something else than a statement is a
+// lock that was lost, and nothing is committed: COMMIT was not executed.
+func TestLostWhileFnIsBusy(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		other := openSame(t, db)
+		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			var pid int
+			if err := tx.QueryRow(`select pg_backend_pid()`).Scan(&pid); err != nil {
+				return err
+			}
+			if err := insert(ctx, tx); err != nil {
+				return err
+			}
+			kill(t, other, pid)
+			return nil
+		})
+		plain := l.Options().Plain // where only the answer to COMMIT tells
+		if !errors.Is(err, xactlock.ErrLost) && !(plain && errors.Is(err, xactlock.ErrCommitUnknown)) {
+			t.Errorf("got %v, want ErrLost", err)
+		}
+		if n := rows(t, other); n != 0 {
+			t.Errorf("%d rows, want none", n)
+		}
+	})
+}
+
+// A statement error that fn swallows is told, with the server's words.
+func TestSwallowedErrorIsTold(t *testing.T) {
+	db := newDB(t)
+	exec(t, db, `create table u (n int unique)`)
+	err := xactlock.New(db).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+		for range 3 {
+			_, _ = tx.ExecContext(ctx, `insert into u values (1)`)
+		}
+		return nil
+	})
+	var server *pgconn.PgError
+	if !errors.As(err, &server) || server.Code != "23505" {
+		t.Errorf("got %v, want one that is the first error of a statement", err)
+	}
+}
+
+// An error of a call whose ctx has ended is ctx's, with its cause, also where
+// the server was the first to notice.
+func TestCauseIsTold(t *testing.T) {
+	cause := errors.New("the cause")
+	db := newDB(t)
+	exec(t, db, `create table t (n int)`)
+	h := hold(t, xactlock.New(db), hashkey.Name("k"))
+	for name, o := range paths {
+		l := xactlock.New(db).With(o)
+		for call, wait := range map[string]func(context.Context) error{
+			"WithTx": func(ctx context.Context) error { return l.WithTx(ctx, hashkey.Name("k"), unreachable(t)) },
+			"Exec": func(ctx context.Context) error {
+				_, err := l.Exec(ctx, hashkey.Name("k"), `insert into t values (1)`)
+				return err
+			},
+			"Lock": func(ctx context.Context) error {
+				return inTx(db, func(tx *sql.Tx) error { return l.Lock(ctx, tx, hashkey.Name("k")) })
+			},
+		} {
+			t.Run(name+"/"+call, func(t *testing.T) {
+				for i := range 30 {
+					ctx, cancel := context.WithDeadlineCause(t.Context(), time.Now().Add(time.Duration(3+i%5)*time.Millisecond), cause)
+					err := wait(ctx)
+					cancel()
+					for _, want := range []error{xactlock.ErrNotAcquired, context.DeadlineExceeded, cause} {
+						if !errors.Is(err, want) {
+							t.Fatalf("got %v, want %v", err, want)
+						}
+					}
+				}
+			})
+		}
+	}
+	if err := h.release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An Exec that is cancelled during its COMMIT says so.
+func TestExecCancelledDuringCommit(t *testing.T) {
+	db := newDB(t)
+	exec(t, db, `create table t (n int);
+		create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(30); return null; end $$;
+		create constraint trigger slow after insert on t deferrable initially deferred for each row execute function slow()`)
+	cause := errors.New("the cause")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	other := openSame(t, db)
+	go func() {
+		until(t, "COMMIT runs", func() bool {
+			return number(t, other, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
+		})
+		cancel(cause)
+	}()
+	_, err := xactlock.New(db).Exec(ctx, hashkey.Name("k"), `insert into t values ($1)`, 1)
+	for _, want := range []error{context.Canceled, cause} {
+		if !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	if n := rows(t, other); n != 0 {
+		t.Errorf("%d rows, want none", n)
+	}
+}

@@ -1,0 +1,182 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// panickingStatements are the ways to a panic inside a statement of fn.
+var panickingStatements = map[string]func(ctx context.Context, tx *sql.Tx) error{
+	"Exec": func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `select $1::text`, &counted{panics: true})
+		return err
+	},
+	"Query": func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.QueryContext(ctx, `select $1::text`, &counted{panics: true})
+		return err
+	},
+	"prepared Exec": func(ctx context.Context, tx *sql.Tx) error {
+		stmt, err := tx.PrepareContext(ctx, `select $1::text`)
+		if err == nil {
+			_, err = stmt.ExecContext(ctx, &counted{panics: true})
+		}
+		return err
+	},
+	"prepared Query": func(ctx context.Context, tx *sql.Tx) error {
+		stmt, err := tx.PrepareContext(ctx, `select $1::text`)
+		if err == nil {
+			_, err = stmt.QueryContext(ctx, &counted{panics: true})
+		}
+		return err
+	},
+	"Scan": func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `select generate_series(1, 3)`)
+		if err == nil && rows.Next() {
+			err = rows.Scan(panickingScanner{})
+		}
+		return err
+	},
+}
+
+type panickingScanner struct{}
+
+func (panickingScanner) Scan(any) error { panic("in Scan") }
+
+// returned runs call, which may hang or panic, and returns its error and panic.
+func returned(t *testing.T, call func() error) (err error, panicked any) {
+	t.Helper()
+	type end struct {
+		err      error
+		panicked any
+	}
+	ended := make(chan end, 1)
+	go func() {
+		var e end
+		defer func() {
+			e.panicked = recover()
+			ended <- e
+		}()
+		e.err = call()
+	}()
+	select {
+	case e := <-ended:
+		return e.err, e.panicked
+	case <-time.After(patience):
+		t.Fatal("the call hangs")
+		return nil, nil
+	}
+}
+
+// A panic inside a statement reaches the caller, frees the lock and leaves the
+// pool usable. What it leaves of database/sql's locks holds nothing up, also if
+// fn recovers it.
+func TestPanicInsideAStatement(t *testing.T) {
+	for name, statement := range panickingStatements {
+		for _, recovers := range []bool{false, true} {
+			for _, plain := range []bool{false, true} {
+				if plain && recovers {
+					continue // there database/sql's own Commit hangs
+				}
+				t.Run(fmt.Sprintf("%s/recovered %t/plain %t", name, recovers, plain), func(t *testing.T) {
+					db := newDB(t)
+					if plain {
+						db = openSameUnchecked(t, db) // database/sql loses a connection there
+					}
+					l := xactlock.New(db).With(xactlock.Options{Plain: plain})
+					err, panicked := returned(t, func() error {
+						return l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) (err error) {
+							if recovers {
+								defer func() {
+									if value := recover(); value != nil {
+										err = errExpected
+									}
+								}()
+							}
+							return statement(ctx, tx)
+						})
+					})
+					switch {
+					case recovers && !errors.Is(err, errExpected):
+						t.Errorf("got %v, want fn's error", err)
+					case !recovers && panicked != "in Value" && panicked != "in Scan":
+						t.Errorf("the panic is %v, the error %v", panicked, err)
+					}
+					err, _ = returned(t, func() error { return l.TryWithTx(t.Context(), hashkey.Name("k"), nothing) })
+					if err != nil {
+						t.Errorf("the next call: %v", err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// openSameUnchecked is openSame, without a look at the pool at the end.
+func openSameUnchecked(t *testing.T, db *sql.DB) *sql.DB {
+	t.Helper()
+	same, err := sql.Open("pgx", dsnOf(t, db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same.SetMaxOpenConns(5)
+	t.Cleanup(func() { go same.Close() }) // which may wait for ever
+	return same
+}
+
+// After a panic inside a statement, the end of its ctx reaches no statement that
+// uses the connection later.
+func TestPanicLeavesNoInterrupt(t *testing.T) {
+	for name, statement := range panickingStatements {
+		t.Run(name, func(t *testing.T) {
+			db := newDB(t)
+			db.SetMaxOpenConns(1)
+			l := xactlock.New(db)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			_, _ = returned(t, func() error {
+				return l.WithTx(t.Context(), hashkey.Name("k"), func(_ context.Context, tx *sql.Tx) error { return statement(ctx, tx) })
+			})
+			keepsConnection(t, db, func() {
+				stop := time.AfterFunc(100*time.Millisecond, cancel)
+				defer stop.Stop()
+				exec(t, db, `select pg_sleep(0.4)`)
+			})
+		})
+	}
+}
+
+// panicsInside is what the stack trace of a panic must show.
+//
+//go:noinline
+func panicsInside(context.Context, *sql.Tx) error { panic("inside fn") }
+
+// A panic of fn reaches the caller with fn's frames, and costs no connection.
+func TestPanicKeepsItsFrames(t *testing.T) {
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		db.SetMaxOpenConns(1)
+		for name, call := range calls(l) {
+			keepsConnection(t, db, func() {
+				defer func() {
+					if value := recover(); value != "inside fn" {
+						t.Errorf("%s: the panic is %v", name, value)
+					}
+					if stack := string(debug.Stack()); !strings.Contains(stack, "panicsInside") {
+						t.Errorf("%s: the stack trace does not show fn:\n%s", name, stack)
+					}
+				}()
+				err := call(t.Context(), panicsInside)
+				t.Errorf("%s: no panic, but %v", name, err)
+			})
+		}
+		db.SetMaxOpenConns(20)
+	})
+}
