@@ -1,0 +1,171 @@
+package pgsession_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
+)
+
+// connect returns a session on a server that answers each message with what
+// answer says, or hangs up where that says nothing.
+func connect(t *testing.T, answer func(message pgproto3.FrontendMessage) []pgproto3.BackendMessage) *pgsession.Session {
+	t.Helper()
+	config, err := pgx.ParseConfig("postgres://u@server/d?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"server"}, nil }
+	config.DialFunc = func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go serve(server, answer)
+		return client, nil
+	}
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return pgsession.Of(conn)
+}
+
+func serve(conn net.Conn, answer func(pgproto3.FrontendMessage) []pgproto3.BackendMessage) {
+	defer conn.Close()
+	backend := pgproto3.NewBackend(conn, conn)
+	if _, err := backend.ReceiveStartupMessage(); err != nil {
+		return
+	}
+	backend.Send(&pgproto3.AuthenticationOk{})
+	backend.Send(&pgproto3.BackendKeyData{ProcessID: 7, SecretKey: []byte{0, 0, 0, 1}})
+	backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	for backend.Flush() == nil {
+		message, err := backend.Receive()
+		if err != nil {
+			return
+		}
+		switch message.(type) {
+		case *pgproto3.Query, *pgproto3.Sync:
+			all := answer(message)
+			if all == nil {
+				return
+			}
+			for _, m := range all {
+				backend.Send(m)
+			}
+		case *pgproto3.Terminate:
+			return
+		}
+	}
+}
+
+func done(tag string) pgproto3.BackendMessage {
+	return &pgproto3.CommandComplete{CommandTag: []byte(tag)}
+}
+func ready(status byte) pgproto3.BackendMessage { return &pgproto3.ReadyForQuery{TxStatus: status} }
+func failure(severity, code string) pgproto3.BackendMessage {
+	return &pgproto3.ErrorResponse{Severity: severity, SeverityUnlocalized: severity, Code: code, Message: "a message"}
+}
+
+var pg = func() *locksql.Transaction {
+	return &locksql.Transaction{Keys: []hashkey.Key{hashkey.Int64(7)}, Level: locksql.ReadCommitted}
+}()
+
+// What is known of COMMIT depends on what came back, and never more is claimed.
+func TestFateOfCommit(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer []pgproto3.BackendMessage
+		want   pgsession.Fate
+		closed bool
+	}{
+		"committed":                    {[]pgproto3.BackendMessage{done("RELEASE"), done("COMMIT"), ready('I')}, pgsession.Executed, false},
+		"committed, then ended":        {[]pgproto3.BackendMessage{done("RELEASE"), done("COMMIT"), failure("FATAL", "57P01")}, pgsession.Executed, true},
+		"refused":                      {[]pgproto3.BackendMessage{done("RELEASE"), failure("ERROR", "23503"), ready('I')}, pgsession.NotExecuted, false},
+		"no savepoint":                 {[]pgproto3.BackendMessage{failure("ERROR", "3B001"), ready('E')}, pgsession.NotExecuted, false},
+		"ended before RELEASE":         {[]pgproto3.BackendMessage{failure("FATAL", "57P01")}, pgsession.NotExecuted, true},
+		"ended at COMMIT":              {[]pgproto3.BackendMessage{done("RELEASE"), failure("FATAL", "57P01")}, pgsession.Unknown, true},
+		"hung up":                      {nil, pgsession.Unknown, true},
+		"a stale answer":               {[]pgproto3.BackendMessage{done("SELECT 1"), ready('I')}, pgsession.Unknown, true},
+		"a stale answer, then the own": {[]pgproto3.BackendMessage{done("SELECT 1"), ready('I'), done("RELEASE"), done("COMMIT"), ready('I')}, pgsession.Unknown, true},
+		"nothing":                      {[]pgproto3.BackendMessage{ready('I')}, pgsession.Unknown, true},
+		"half":                         {[]pgproto3.BackendMessage{done("RELEASE"), ready('T')}, pgsession.Unknown, true},
+		"one too many":                 {[]pgproto3.BackendMessage{done("RELEASE"), done("COMMIT"), done("SELECT 1"), ready('I')}, pgsession.Executed, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := connect(t, func(pgproto3.FrontendMessage) []pgproto3.BackendMessage { return test.answer })
+			m, index := pg.Commit(false)
+			a, err := s.Send(t.Context(), interrupt.Policy{}, m)
+			if got := a.Fate(index, err); got != test.want || s.Closed() != test.closed {
+				t.Errorf("fate %d, closed %t, %v; want %d, %t", got, s.Closed(), err, test.want, test.closed)
+			}
+		})
+	}
+}
+
+// A lock is granted if every statement that asks for it answers true, and the
+// whole answer is there.
+func TestGranted(t *testing.T) {
+	row := func(value string) pgproto3.BackendMessage { return &pgproto3.DataRow{Values: [][]byte{[]byte(value)}} }
+	for name, test := range map[string]struct {
+		answer []pgproto3.BackendMessage
+		want   bool
+	}{
+		"true":   {[]pgproto3.BackendMessage{done("BEGIN"), row("t"), done("SELECT 1"), done("SAVEPOINT"), ready('T')}, true},
+		"false":  {[]pgproto3.BackendMessage{done("BEGIN"), row("f"), done("SELECT 1"), done("SAVEPOINT"), ready('T')}, false},
+		"null":   {[]pgproto3.BackendMessage{done("BEGIN"), &pgproto3.DataRow{Values: [][]byte{nil}}, done("SELECT 1"), done("SAVEPOINT"), ready('T')}, false},
+		"no row": {[]pgproto3.BackendMessage{done("BEGIN"), done("SELECT 0"), done("SAVEPOINT"), ready('T')}, false},
+		"short":  {[]pgproto3.BackendMessage{done("BEGIN"), row("t"), done("SELECT 1"), ready('T')}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := connect(t, func(pgproto3.FrontendMessage) []pgproto3.BackendMessage { return test.answer })
+			if a, err := s.Open(t.Context(), interrupt.Policy{}, pg.Try()); a.Granted() != test.want {
+				t.Errorf("granted %t, %v", a.Granted(), err)
+			}
+		})
+	}
+}
+
+// A message is not sent on a connection that is closed, and that is known.
+func TestNotSent(t *testing.T) {
+	s := connect(t, func(pgproto3.FrontendMessage) []pgproto3.BackendMessage { return nil })
+	s.Discard()
+	m, index := pg.Commit(false)
+	if a, err := s.Send(t.Context(), interrupt.Policy{}, m); a.Fate(index, err) != pgsession.NotExecuted {
+		t.Errorf("fate %d, %v", a.Fate(index, err), err)
+	}
+}
+
+// A statement that is missing, or in the way, is noticed, and the session goes
+// on with text.
+func TestOpenWithoutPreparedStatements(t *testing.T) {
+	for _, code := range []string{"26000", "42P05"} {
+		s := connect(t, func(m pgproto3.FrontendMessage) []pgproto3.BackendMessage {
+			if _, ok := m.(*pgproto3.Sync); ok {
+				return []pgproto3.BackendMessage{failure("ERROR", code), ready('I')}
+			}
+			return []pgproto3.BackendMessage{done("BEGIN"), &pgproto3.DataRow{Values: [][]byte{[]byte("t")}}, done("SELECT 1"), done("SAVEPOINT"), ready('T')}
+		})
+		if a, err := s.Open(t.Context(), interrupt.Policy{}, pg.Try()); err != nil || !a.Granted() {
+			t.Errorf("%s: granted %t, %v", code, a.Granted(), err)
+		}
+	}
+}
+
+func TestIsAnswer(t *testing.T) {
+	for err, want := range map[error]bool{
+		&pgconn.PgError{Severity: "ERROR"}: true,
+		&pgconn.PgError{Severity: "FATAL"}: false,
+		errors.New("broken pipe"):          false,
+	} {
+		if pgsession.IsAnswer(err) != want {
+			t.Errorf("IsAnswer(%v) = %t", err, !want)
+		}
+	}
+}
