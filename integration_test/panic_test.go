@@ -128,7 +128,7 @@ func openSameUnchecked(t *testing.T, db *sql.DB) *sql.DB {
 		t.Fatal(err)
 	}
 	same.SetMaxOpenConns(5)
-	t.Cleanup(func() { go same.Close() }) // which may wait for ever
+	t.Cleanup(func() { same.Close() })
 	return same
 }
 

@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,4 +16,17 @@ func (b *sandbox) logTail() string {
 		return ""
 	}
 	return fmt.Sprintf("log:\n%s", log[max(0, len(log)-most):])
+}
+
+// Log returns the server's log so far. A server that another program runs has
+// none here.
+func (s *Server) Log() (string, error) {
+	if s.cluster == nil {
+		return "", errors.New("pgtest: the log of a server at DATABASE_URL is not known")
+	}
+	log, err := os.ReadFile(filepath.Join(s.cluster.dir, "log"))
+	if err != nil {
+		return "", fmt.Errorf("pgtest: %w", err)
+	}
+	return string(log), nil
 }
