@@ -2,23 +2,13 @@ package xactlock
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
-	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
-)
-
-var (
-	errNoLocker = errors.New("xactlock: the Locker is nil or zero: New makes one")
-	errNilDB    = errors.New("xactlock: New was given a nil *sql.DB")
-	errNilFunc  = errors.New("xactlock: fn is nil")
-	errNilTx    = errors.New("xactlock: tx is nil")
-	errNoKeys   = errors.New("xactlock: no keys")
 )
 
 // call is one call of a Locker.
@@ -63,7 +53,8 @@ func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try boo
 		MaxHold:    l.opts.MaxHold,
 		MaxWaiters: l.opts.MaxWaiters,
 	}
-	c.pool = pool{db: l.db, opts: &l.opts, fn: fn, transaction: locksql.Transaction{
+	c.pool.db = l.db
+	c.pool.job = job{fn: fn, opts: &l.opts, transaction: locksql.Transaction{
 		Keys: keys, Shared: l.opts.Shared, Level: l.opts.level(), ReadOnly: l.opts.ReadOnly, MaxHold: l.opts.MaxHold,
 	}}
 	return c, nil
@@ -77,35 +68,6 @@ func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []has
 		return err
 	}
 	return c.Run(ctx)
-}
-
-// invalid returns why the Locker cannot be used.
-func (l *Locker) invalid() error {
-	switch {
-	case l == nil, l.queue == nil:
-		return errNoLocker
-	case l.db == nil:
-		return errNilDB
-	}
-	return l.bad
-}
-
-// exec runs a statement under the lock of key, in one message where that can be.
-func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err error) {
-	c, err := l.newCall("Exec", key, nil, false, e.asFunc)
-	defer func() { c.observe(err) }()
-	switch {
-	case err != nil:
-		return err
-	case !l.opts.oneMessage():
-		return c.Run(ctx)
-	}
-	c.pool.query = &pgsession.Query{SQL: e.query, Args: e.args}
-	rows, oneMessage, err := c.Exec(ctx)
-	if oneMessage {
-		e.result = result(rows)
-	}
-	return err
 }
 
 // observe tells Options.Observe of the end of the call. err is what the call

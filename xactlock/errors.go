@@ -1,6 +1,8 @@
 package xactlock
 
 import (
+	"errors"
+
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
@@ -58,4 +60,12 @@ var (
 	// ErrDriver: the pool's driver is not pgx's stdlib, nor a wrapper of it
 	// with a method that returns the connection, and Options.RequirePgx is set.
 	ErrDriver = lockerr.ErrDriver
+)
+
+var (
+	errNoLocker = errors.New("xactlock: the Locker is nil or zero: New makes one")
+	errNilDB    = errors.New("xactlock: New was given a nil *sql.DB")
+	errNilFunc  = errors.New("xactlock: fn is nil")
+	errNilTx    = errors.New("xactlock: tx is nil")
+	errNoKeys   = errors.New("xactlock: no keys")
 )

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
 // Exec runs one statement under the lock of key, in a transaction of its own,
@@ -36,6 +37,24 @@ func (l *Locker) Exec(ctx context.Context, key hashkey.Key, query string, args .
 		return nil, err
 	}
 	return e.result, nil
+}
+
+// exec runs a statement under the lock of key, in one message where that can be.
+func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err error) {
+	c, err := l.newCall("Exec", key, nil, false, e.asFunc)
+	defer func() { c.observe(err) }()
+	switch {
+	case err != nil:
+		return err
+	case !l.opts.oneMessage():
+		return c.Run(ctx)
+	}
+	c.pool.query = &pgsession.Query{SQL: e.query, Args: e.args}
+	rows, oneMessage, err := c.Exec(ctx)
+	if oneMessage {
+		e.result = result(rows)
+	}
+	return err
 }
 
 // execution is the statement of an Exec.

@@ -119,37 +119,6 @@ func untilDeadline(ctx context.Context) time.Duration {
 	return max(time.Until(deadline), time.Millisecond)
 }
 
-// execer is what a verdict is asked on.
-type execer interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-}
-
-// askVerdict sends a message that ends in a verdict, and reports whether the
-// lock is granted.
-func askVerdict(ctx context.Context, on execer, message string) (bool, error) {
-	result, err := on.ExecContext(ctx, message)
-	if err != nil {
-		return false, err
-	}
-	rows, err := result.RowsAffected()
-	if err != nil {
-		return false, err
-	}
-	switch rows {
-	case locksql.VerdictRefused:
-		return false, nil
-	case locksql.VerdictGranted:
-		return true, nil
-	case locksql.VerdictStale:
-		return false, ErrStaleSnapshot
-	case locksql.VerdictStandby:
-		return false, ErrStandby
-	case locksql.VerdictPretends:
-		return false, ErrUnsupportedServer
-	}
-	return false, fmt.Errorf("xactlock: the driver reports %d rows for a select of at most %d", rows, locksql.VerdictPretends)
-}
-
 // Token returns the fencing token of tx: the transaction's id, which the
 // server assigns on first use (pg_current_xact_id). Called while tx holds a
 // lock, it is larger than the token of every earlier holder of that lock, so

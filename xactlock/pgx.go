@@ -15,7 +15,7 @@ import (
 // pgxConn is a connection of pgx below database/sql: a [txlock.Conn].
 type pgxConn struct {
 	pgtx.Tx
-	pool   *pool
+	job    *job
 	conn   *sql.Conn
 	pooled driver.Conn // as it came from the pool, for fn's statements
 	fnTx   *sqltx.Tx   // once the lock is granted
@@ -26,7 +26,7 @@ func (c *pgxConn) Run(ctx context.Context) (err error) {
 	if c.fnTx, err = sqltx.Begin(c.pooled, c.Session.PG(), pgtx.Working); err != nil {
 		return err
 	}
-	return c.pool.fn(ctx, c.fnTx.Tx)
+	return c.job.fn(ctx, c.fnTx.Tx)
 }
 
 // Commit is [txlock.Conn]'s.
@@ -63,5 +63,5 @@ type execConn struct{ *pgxConn }
 
 // Exec is [txlock.Execer]'s.
 func (c *execConn) Exec(ctx, waitCtx context.Context, limit time.Duration) txlock.Executed {
-	return c.Tx.Exec(ctx, waitCtx, *c.pool.query, limit)
+	return c.Tx.Exec(ctx, waitCtx, *c.job.query, limit)
 }

@@ -21,7 +21,7 @@ import (
 // Where the transaction keeps one snapshot, or the lock must outlive COMMIT, the
 // session takes the lock before BEGIN and frees it when all is over.
 type plainConn struct {
-	pool    *pool
+	job     *job
 	conn    *sql.Conn
 	tx      *sql.Tx
 	txCtx   context.Context    // of tx: ctx's end does not end it
@@ -38,7 +38,7 @@ const endingPatience = 5 * time.Second
 
 // Open is [txlock.Conn]'s.
 func (c *plainConn) Open(ctx context.Context, o txlock.Opening) (granted bool, err error) {
-	t := &c.pool.transaction
+	t := &c.job.transaction
 	if t.OneSnapshot() && !c.locked {
 		if granted, err := c.lockSession(ctx, o); err != nil || !granted {
 			return false, err
@@ -76,7 +76,7 @@ func (c *plainConn) Open(ctx context.Context, o txlock.Opening) (granted bool, e
 func (c *plainConn) begin(ctx context.Context) error {
 	txCtx, endTx := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, endTx)
-	tx, err := c.conn.BeginTx(txCtx, &sql.TxOptions{Isolation: c.level(), ReadOnly: c.pool.opts.ReadOnly})
+	tx, err := c.conn.BeginTx(txCtx, &sql.TxOptions{Isolation: c.level(), ReadOnly: c.job.opts.ReadOnly})
 	if err != nil {
 		endTx()
 		c.closed = discardDead(c.conn)
@@ -91,10 +91,10 @@ func (c *plainConn) begin(ctx context.Context) error {
 
 // level names READ COMMITTED where the options leave it to the default.
 func (c *plainConn) level() sql.IsolationLevel {
-	if c.pool.opts.Isolation == sql.LevelDefault {
+	if c.job.opts.Isolation == sql.LevelDefault {
 		return sql.LevelReadCommitted
 	}
-	return c.pool.opts.Isolation
+	return c.job.opts.Isolation
 }
 
 func (c *plainConn) rollback() {
@@ -108,7 +108,7 @@ func (c *plainConn) rollback() {
 // Run is [txlock.Conn]'s.
 func (c *plainConn) Run(ctx context.Context) error {
 	c.running = true
-	err := c.pool.fn(ctx, c.tx)
+	err := c.job.fn(ctx, c.tx)
 	c.running = false
 	return err
 }
@@ -117,7 +117,7 @@ func (c *plainConn) Run(ctx context.Context) error {
 // database/sql shows it. pgx knows the transaction's status; on any other
 // driver, the savepoint is released in a message of its own.
 func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
-	t := pgtx.Tx{Transaction: c.pool.transaction}
+	t := pgtx.Tx{Transaction: c.job.transaction}
 	outcome, err := txlock.RolledBack, error(nil)
 	rawErr := c.conn.Raw(func(driverConn any) error {
 		if t.Session = pgsession.Unwrap(driverConn); t.Session != nil {
@@ -154,7 +154,7 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 	if outcome, err := c.refuse(ctx); err != nil {
 		return outcome, err
 	}
-	keys := c.pool.transaction.Keys
+	keys := c.job.transaction.Keys
 	err := c.tx.Commit()
 	switch {
 	case err == nil:

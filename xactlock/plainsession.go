@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -15,7 +14,7 @@ import (
 // lockSession takes the lock for the session, or waits for it. If it is not
 // granted, the session holds nothing.
 func (c *plainConn) lockSession(ctx context.Context, o txlock.Opening) (granted bool, err error) {
-	t := &c.pool.transaction
+	t := &c.job.transaction
 	patient, cancel := pastDeadline(ctx)
 	defer cancel()
 	message := locksql.SessionVerdict(locksql.TryLock, t.Shared, t.Keys)
@@ -39,7 +38,7 @@ func (c *plainConn) lockSession(ctx context.Context, o txlock.Opening) (granted 
 
 // unlockSession frees what lockSession took.
 func (c *plainConn) unlockSession(conn *sql.Conn) {
-	t := &c.pool.transaction
+	t := &c.job.transaction
 	c.cleanUp(conn, func(ctx context.Context) error {
 		ok, err := askVerdict(ctx, conn, locksql.SessionVerdict(locksql.Unlock, t.Shared, t.Keys))
 		if err == nil && !ok {
@@ -85,22 +84,4 @@ func discardDead(conn *sql.Conn) bool {
 		}
 		return nil
 	}) != nil
-}
-
-// pastDeadline returns a ctx that ends with parent's cancellation, but only
-// some time after its deadline: the server knows that as lock_timeout, and its
-// answer leaves the connection whole, where a ctx that ends would not.
-func pastDeadline(parent context.Context) (context.Context, context.CancelFunc) {
-	const deadlineGrace = 500 * time.Millisecond
-	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
-	if parent.Err() != nil {
-		cancel() // now, and not when AfterFunc gets to it
-	}
-	stop := context.AfterFunc(parent, func() {
-		if parent.Err() == context.DeadlineExceeded {
-			txlock.Sleep(ctx, deadlineGrace)
-		}
-		cancel()
-	})
-	return ctx, func() { stop(); cancel() }
 }

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 
-	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/pgtx"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
@@ -13,12 +12,9 @@ import (
 
 // pool is the *sql.DB as one call uses it: a [txlock.Pool].
 type pool struct {
-	db          *sql.DB
-	opts        *Options
-	fn          Func
-	query       *pgsession.Query // of an Exec that may go in one message
-	transaction locksql.Transaction
-	plain       bool // the call has taken the plain path
+	job
+	db    *sql.DB
+	plain bool // the call has taken the plain path
 }
 
 // Conn returns a connection, as the options and the driver say which.
@@ -39,7 +35,7 @@ func (p *pool) Conn(ctx context.Context) (txlock.Conn, error) {
 			return nil, err
 		}
 		if s := pgsession.Unwrap(pooled); s != nil {
-			c := &pgxConn{pool: p, conn: conn, pooled: pooled.(driver.Conn)}
+			c := &pgxConn{job: &p.job, conn: conn, pooled: pooled.(driver.Conn)}
 			c.Tx = pgtx.Tx{Session: s, Transaction: p.transaction}
 			if p.query != nil {
 				return &execConn{c}, nil
@@ -52,7 +48,7 @@ func (p *pool) Conn(ctx context.Context) (txlock.Conn, error) {
 		}
 	}
 	p.plain = true
-	return &plainConn{pool: p, conn: conn}, nil
+	return &plainConn{job: &p.job, conn: conn}, nil
 }
 
 // OpenConnections is [txlock.Pool]'s.

@@ -33,12 +33,6 @@ const maxParameters = 65535
 // or described.
 const maxStatements = 128
 
-// description is what the server says of a statement.
-type description struct {
-	name string // "" where it is not prepared
-	*pgconn.StatementDescription
-}
-
 // Query is a statement as the caller of Exec gave it.
 type Query struct {
 	SQL  string

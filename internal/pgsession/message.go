@@ -181,16 +181,6 @@ func (s *Session) writeBound(bind pgproto3.Bind) {
 	s.pg.Frontend().SendExecute(&s.out.execute)
 }
 
-// outgoing is room for what is being written, which is encoded at once.
-type outgoing struct {
-	query   pgproto3.Query
-	bind    pgproto3.Bind
-	execute pgproto3.Execute
-	sync    pgproto3.Sync
-	params  [][]byte
-	digits  []byte
-}
-
 // nameOf returns the name of a prepared statement, which says what its text is:
 // it does not matter then who has prepared it. It is the text, or where that is
 // too long (NAMEDATALEN) a hash of it.

@@ -34,6 +34,22 @@ type Session struct {
 	standbySince time.Time // when the session was first refused for that
 }
 
+// description is what the server says of a statement.
+type description struct {
+	name string // "" where it is not prepared
+	*pgconn.StatementDescription
+}
+
+// outgoing is room for what is being written, which is encoded at once.
+type outgoing struct {
+	query   pgproto3.Query
+	bind    pgproto3.Bind
+	execute pgproto3.Execute
+	sync    pgproto3.Sync
+	params  [][]byte
+	digits  []byte
+}
+
 const dataKey = "pgadvisory"
 
 // Of returns the session of conn.

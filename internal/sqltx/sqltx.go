@@ -18,7 +18,6 @@ import (
 	"sync"
 
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
 // Session is what this package needs of the session that runs the transaction.
@@ -116,25 +115,4 @@ func (s *shell) ResetSession(ctx context.Context) error {
 func (s *shell) IsValid() bool {
 	s.conn = nil
 	return true
-}
-
-// Close closes nothing: the connection is the pool's.
-func (c *conn) Close() error { return nil }
-
-// BeginTx begins nothing: the transaction is open.
-func (c *conn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) { return c, nil }
-
-// Commit is fn's attempt to commit, and refused.
-func (c *conn) Commit() error {
-	c.ended.Store(true)
-	return lockerr.ErrTxEnded
-}
-
-// Rollback is fn's, or End's way to close the *sql.Tx. The transaction and the
-// lock stay until fn has returned.
-func (c *conn) Rollback() error {
-	if !c.over.Load() {
-		c.ended.Store(true)
-	}
-	return nil
 }
