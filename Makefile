@@ -1,6 +1,10 @@
 # What there is to run. The longer recipes are programs in scripts/.
 
-.PHONY: help setup test demo bench lint
+.PHONY: help setup test stress demo bench lint
+
+# Most tests wait, for servers, limits and each other, so more of them run at
+# once than there are cores.
+TEST = go test -race -shuffle=on -parallel=6
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -9,7 +13,10 @@ setup: ## install PostgreSQL, PgBouncer and a C compiler where missing
 	@scripts/setup
 
 test: setup ## run all tests of all modules, against real servers
-	@scripts/each-module go test -race -shuffle=on -timeout=20m ./...
+	@scripts/each-module $(TEST) -short -timeout=20m ./...
+
+stress: setup ## run the same tests, those under stress ten times as long
+	@scripts/each-module $(TEST) -timeout=60m ./...
 
 demo: setup ## run the example web application
 	@go run -C examples/webapp .

@@ -13,6 +13,7 @@ import (
 // A cancel request that is under way for long, for a statement which is
 // answered meanwhile, hits nothing that comes after.
 func TestLateCancelRequest(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	p, through := newProxy(t, dsnOf(t, db), func(p *proxy) { p.cancels = make(chan chan struct{}) })
 	pool := openDB(t, dsnOf(t, db), through)

@@ -42,6 +42,7 @@ var endings = []struct {
 // ErrNotAcquired with why, nobody waits there any more, and the connection
 // goes back whole.
 func TestWaitOnTheServerEnds(t *testing.T) {
+	t.Parallel()
 	for _, ending := range endings {
 		for _, keys := range [][]hashkey.Key{{hashkey.Name("k")}, {hashkey.Int64(math.MinInt64), hashkey.Name("k"), hashkey.Pair(7, 7)}} {
 			t.Run(ending.name, func(t *testing.T) {
@@ -94,6 +95,7 @@ func warm(tb testing.TB, db *sql.DB, n int) {
 // A cancelled wait loses no connection: the next statement on the pool finds
 // the one session that was there.
 func TestCancelledWaitKeepsItsConnection(t *testing.T) {
+	t.Parallel()
 	for name, o := range paths {
 		if o.Plain {
 			continue
@@ -119,6 +121,7 @@ func TestCancelledWaitKeepsItsConnection(t *testing.T) {
 
 // Rule 9: ctx that has ended before the call.
 func TestContextEndedBefore(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -140,6 +143,7 @@ func TestContextEndedBefore(t *testing.T) {
 
 // Rule 9: a wait for a connection of the pool is part of the wait.
 func TestFullPool(t *testing.T) {
+	t.Parallel()
 	for _, ending := range endings {
 		t.Run(ending.name, func(t *testing.T) {
 			db := newDB(t)
@@ -171,6 +175,7 @@ func TestFullPool(t *testing.T) {
 // Rule 3: when ctx ends inside fn, statements fail, but the lock is held until
 // fn returns; then everything is rolled back.
 func TestLockOutlivesContext(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -200,6 +205,7 @@ func TestLockOutlivesContext(t *testing.T) {
 // cancelled on the server, and not the connection, with the lock, on the
 // client.
 func TestLockOutlivesContextUnderAStatement(t *testing.T) {
+	t.Parallel()
 	const sleep = `select pg_sleep(3600)`
 	for name, run := range map[string]func(context.Context, *sql.Tx) error{
 		"exec": func(ctx context.Context, tx *sql.Tx) error { _, err := tx.ExecContext(ctx, sleep); return err },

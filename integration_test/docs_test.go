@@ -75,6 +75,7 @@ func (d document) links() []link {
 
 // Every link points to a file that is there, and to a heading of it.
 func TestDocsLinks(t *testing.T) {
+	t.Parallel()
 	for _, d := range documents(t) {
 		for _, link := range d.links() {
 			text, err := os.ReadFile(link.file)
@@ -109,6 +110,7 @@ var testName = regexp.MustCompile(`\b(Test|Fuzz|Benchmark|Example)[A-Z]\w*`)
 
 // Every test that is named is a link, to the file that it is in.
 func TestDocsNameTests(t *testing.T) {
+	t.Parallel()
 	for _, d := range documents(t) {
 		linked := 0
 		for _, link := range d.links() {
@@ -152,6 +154,7 @@ var guarantee = regexp.MustCompile(`(?m)^\d+\. `)
 
 // Every guarantee of the README is linked to a test.
 func TestDocsGuarantees(t *testing.T) {
+	t.Parallel()
 	for _, d := range documents(t) {
 		if filepath.Base(d.path) != "README.md" {
 			continue
@@ -172,6 +175,7 @@ func TestDocsGuarantees(t *testing.T) {
 
 // Go code is a file, or what stands in a package, or in a function.
 func TestDocsGoCode(t *testing.T) {
+	t.Parallel()
 	for _, d := range documents(t) {
 		for _, block := range d.code {
 			if block.language != "go" {

@@ -49,6 +49,7 @@ func rows(tb testing.TB, db *sql.DB) int {
 
 // Rule 1: fn returning nil commits.
 func TestReturnCommits(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		if err := l.WithTx(t.Context(), hashkey.Name("k"), insert); err != nil {
 			t.Fatal(err)
@@ -62,6 +63,7 @@ func TestReturnCommits(t *testing.T) {
 // Rule 1: fn runs only while the lock is held, in the transaction that holds
 // it.
 func TestFnRunsUnderTheLock(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
 			if n := number(t, tx, `select count(*) from pg_locks where pid = pg_backend_pid() and granted and`+inThisDatabase); n != 1 {
@@ -77,6 +79,7 @@ func TestFnRunsUnderTheLock(t *testing.T) {
 
 // Rule 1: an error rolls back, and reaches the caller as it is.
 func TestErrorRollsBack(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		dials := m.dials.Load()
 		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
@@ -99,6 +102,7 @@ func TestErrorRollsBack(t *testing.T) {
 
 // Rule 1: a panic rolls back, and reaches the caller with its value.
 func TestPanicRollsBack(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		dials := m.dials.Load()
 		var value any
@@ -123,6 +127,7 @@ func TestPanicRollsBack(t *testing.T) {
 
 // Rule 1: runtime.Goexit, as in a test's FailNow, rolls back.
 func TestGoexitRollsBack(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		over := make(chan struct{})
 		go func() {
@@ -144,6 +149,7 @@ func TestGoexitRollsBack(t *testing.T) {
 
 // Rule 2: the transaction is WithTx's to end.
 func TestCommitInsideFn(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		var committed error
 		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
@@ -180,6 +186,7 @@ func pathOf(t *testing.T) string {
 // Rule 2: neither may fn roll back, and SQL text that ends the transaction is
 // noticed, also where it begins another one at once.
 func TestOtherEndsInsideFn(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(tx *sql.Tx) error{
 		"Rollback":           func(tx *sql.Tx) error { return tx.Rollback() },
 		"commit":             endBy(`commit`),
@@ -222,6 +229,7 @@ func ignoreNoRows(err error) error {
 // Rule 1, the other way round: once the lock is gone, fn's statements are
 // refused rather than run without it.
 func TestNoStatementWithoutTheLock(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	exec(t, db, `create table t (n int)`)
 	err := xactlock.New(db).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
@@ -243,6 +251,7 @@ func TestNoStatementWithoutTheLock(t *testing.T) {
 
 // Text that looks as if it could begin another transaction, and does not.
 func TestSuspectTextCommits(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	exec(t, db, `create table t (n int)`)
 	for _, key := range []hashkey.Key{hashkey.Name("k"), hashkey.Int64(-1), hashkey.Pair(-1, 1)} {
@@ -261,6 +270,7 @@ func TestSuspectTextCommits(t *testing.T) {
 
 // Rule 2: a statement error that fn swallows leaves a failed transaction.
 func TestSwallowedErrorIsAnError(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
 			_, _ = tx.ExecContext(ctx, `select 1/0`)
@@ -274,6 +284,7 @@ func TestSwallowedErrorIsAnError(t *testing.T) {
 
 // The server can refuse to commit; the reason reaches the caller.
 func TestRefusedCommit(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		exec(t, db, `create table once (n int unique deferrable initially deferred)`)
 		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
@@ -297,6 +308,7 @@ func sqlState(err error) string {
 
 // Value returns fn's result only if it is committed.
 func TestValue(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		for _, want := range []error{nil, errExpected} {
 			n, err := xactlock.Value(t.Context(), l, hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) (int, error) {

@@ -81,6 +81,7 @@ func newCrowd(t *testing.T, l *xactlock.Locker, key hashkey.Key, goroutines int)
 // However many Execs want one key, half of the pool is in use for it. Each runs
 // once.
 func TestExecsForOneKeyTakeHalfOfThePool(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []pgx.QueryExecMode{
 		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
 		pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
@@ -125,6 +126,7 @@ func (panicking) Value() (driver.Value, error) { panic(errExpected) }
 // Whatever is wrong with one Exec, at whatever point, the others in its message
 // do not notice.
 func TestExecFailsAmongOthers(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 		t.Run(mode.String(), func(t *testing.T) {
 			db := newCounters(t, new(meter), func(c *pgx.ConnConfig) { c.DefaultQueryExecMode = mode })
@@ -182,6 +184,7 @@ func panicAsError(f func() error) (err error) {
 // Those whose ctx ends while the statement of another keeps their message from
 // being answered do not wait for that; and it goes on, as do the others.
 func TestExecGivesUpAmongOthers(t *testing.T) {
+	t.Parallel()
 	db := newCounters(t, new(meter))
 	l := xactlock.New(db)
 	key := hashkey.Name("k")
@@ -250,6 +253,7 @@ func TestExecGivesUpAmongOthers(t *testing.T) {
 // When sessions are terminated under Execs that share messages, each of them
 // is executed at most once, and says so, or says that it does not know.
 func TestExecsTerminated(t *testing.T) {
+	t.Parallel()
 	for name, cut := range map[string]func(p *proxy, db *sql.DB) error{
 		"terminated": func(_ *proxy, db *sql.DB) error {
 			_, err := db.Exec(`select pg_terminate_backend(pid) from pg_stat_activity
@@ -304,6 +308,7 @@ func TestExecsTerminated(t *testing.T) {
 // While somebody holds the lock for long, one Exec waits on the server, and the
 // others in memory. All run when it is free.
 func TestExecsWaitForAHolder(t *testing.T) {
+	t.Parallel()
 	db := newCounters(t, new(meter))
 	l := xactlock.New(db)
 	others := newCrowd(t, l, hashkey.Name("k"), 32)

@@ -51,6 +51,7 @@ func keepsConnection(t *testing.T, db *sql.DB, f func()) {
 // A statement that ends the transaction is reported, as in WithTx, and one that
 // does not is a statement like any other.
 func TestExecOfTransactionStatements(t *testing.T) {
+	t.Parallel()
 	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
 		keepsConnection(t, db, func() {
 			for _, query := range []string{"rollback", "commit", "commit and chain", "rollback -- and no more"} {
@@ -73,6 +74,7 @@ func TestExecOfTransactionStatements(t *testing.T) {
 // A text without a statement is what it is to database/sql: nothing to do. A
 // comment at the end of a statement hides nothing behind it.
 func TestExecOfNothing(t *testing.T) {
+	t.Parallel()
 	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
 		keepsConnection(t, db, func() {
 			for _, query := range []string{"", "  \n", "-- nothing", "/* nothing */", ";"} {
@@ -100,6 +102,7 @@ func TestExecOfNothing(t *testing.T) {
 // COPY to the client succeeds, as with pgx alone. COPY from the client, where
 // pgx alone waits for ever, fails and changes nothing.
 func TestExecOfCopy(t *testing.T) {
+	t.Parallel()
 	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
 		keepsConnection(t, db, func() {
 			if _, err := l.Exec(t.Context(), hashkey.Name("k"), "copy (select 1) to stdout"); err != nil {
@@ -118,6 +121,7 @@ func TestExecOfCopy(t *testing.T) {
 
 // A text of several statements is refused, or executed and reported right.
 func TestExecOfSeveralStatements(t *testing.T) {
+	t.Parallel()
 	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
 		exec(t, db, `create table parent (id int primary key);
 			create table child (id int references parent deferrable initially deferred)`)
@@ -146,6 +150,7 @@ func TestExecOfSeveralStatements(t *testing.T) {
 
 // pgx's options come first among the arguments, as in WithTx.
 func TestExecOptionsOfPgx(t *testing.T) {
+	t.Parallel()
 	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
 		for _, mode := range execModes {
 			if _, err := l.Exec(t.Context(), hashkey.Name("k"), `insert into t values ($1)`, mode, 1); err != nil {
@@ -173,6 +178,7 @@ func (ofTenant) RewriteQuery(ctx context.Context, _ *pgx.Conn, sql string, args 
 
 // What an Exec reads from ctx is its own caller's.
 func TestExecReadsItsOwnContext(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	exec(t, db, `create table t (wanted int, tenant int)`)
 	l := xactlock.New(db)
@@ -209,6 +215,7 @@ func (c *counted) Value() (driver.Value, error) {
 // A parameter is asked for its value once, as by pgx alone. A panic in it reaches the
 // caller, and leaves nothing behind.
 func TestExecEncodesOnce(t *testing.T) {
+	t.Parallel()
 	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
 		const query = `insert into t select length($1::text)`
 		for range 3 {
@@ -238,6 +245,7 @@ func TestExecEncodesOnce(t *testing.T) {
 // An Exec that fails leaves alone what the program has prepared on the
 // connection.
 func TestExecLeavesPreparedStatements(t *testing.T) {
+	t.Parallel()
 	config, err := pgx.ParseConfig(newDatabase(t))
 	if err != nil {
 		t.Fatal(err)
@@ -278,6 +286,7 @@ func TestExecLeavesPreparedStatements(t *testing.T) {
 // More parameters than PostgreSQL takes are a clear error, and cost no
 // connection.
 func TestExecOfTooManyParameters(t *testing.T) {
+	t.Parallel()
 	var m meter
 	db := newTable(t, &m)
 	db.SetMaxOpenConns(1)
@@ -295,6 +304,7 @@ func TestExecOfTooManyParameters(t *testing.T) {
 
 // An Exec that goes in one message is told to pgx's tracer.
 func TestExecIsTraced(t *testing.T) {
+	t.Parallel()
 	traced := new(tracer)
 	db := openMetered(t, newDatabase(t), new(meter), func(c *pgx.ConnConfig) { c.Tracer = traced })
 	exec(t, db, `create table t (n int)`)

@@ -27,6 +27,7 @@ func newTable(t *testing.T, m *meter) *sql.DB {
 // and tells how many rows it affected. What is prepared is the same for every
 // key.
 func TestExecIsOneMessage(t *testing.T) {
+	t.Parallel()
 	var m meter
 	db := newTable(t, &m)
 	db.SetMaxOpenConns(1)
@@ -62,6 +63,7 @@ func TestExecIsOneMessage(t *testing.T) {
 
 // Exec locks: the lock it waits for is the one that is held elsewhere.
 func TestExecWaitsForItsLock(t *testing.T) {
+	t.Parallel()
 	for _, key := range []hashkey.Key{hashkey.Name("k"), hashkey.Int64(math.MinInt64), hashkey.Pair(math.MinInt32, -1)} {
 		for name, o := range paths {
 			t.Run(key.String()+name, func(t *testing.T) {
@@ -92,6 +94,7 @@ func TestExecWaitsForItsLock(t *testing.T) {
 
 // However the wait of an Exec ends, that is ErrNotAcquired, and leaves nothing.
 func TestExecEnds(t *testing.T) {
+	t.Parallel()
 	for _, ending := range endings {
 		for name, o := range paths {
 			t.Run(ending.name+"/"+name, func(t *testing.T) {
@@ -125,6 +128,7 @@ func TestExecEnds(t *testing.T) {
 // A statement that fails comes back with the driver's error, leaves no lock
 // and no transaction, and costs no connection.
 func TestExecFails(t *testing.T) {
+	t.Parallel()
 	var m meter
 	db := newTable(t, &m)
 	dials := m.dials.Load()
@@ -155,6 +159,7 @@ func TestExecFails(t *testing.T) {
 
 // ctx ending while the statement runs, which is after the grant.
 func TestExecCancelled(t *testing.T) {
+	t.Parallel()
 	db := newTable(t, new(meter))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -176,6 +181,7 @@ func TestExecCancelled(t *testing.T) {
 // for a table. If its session ends there, nothing has happened, and it goes on
 // in another; if its ctx ends, it was not granted the lock.
 func TestExecWaitsToBePrepared(t *testing.T) {
+	t.Parallel()
 	for _, ending := range []string{"session", "ctx"} {
 		t.Run(ending, func(t *testing.T) {
 			db := newTable(t, new(meter))
@@ -222,6 +228,7 @@ func TestExecWaitsToBePrepared(t *testing.T) {
 
 // The answer is lost on the way: nobody knows whether it is committed.
 func TestExecCommitUnknown(t *testing.T) {
+	t.Parallel()
 	for _, hang := range []bool{false, true} {
 		direct := newDatabase(t)
 		p, through := newProxy(t, direct)
@@ -256,6 +263,7 @@ func TestExecCommitUnknown(t *testing.T) {
 
 // Through PgBouncer, in each of the modes that need no prepared statements.
 func TestExecThroughPgBouncer(t *testing.T) {
+	t.Parallel()
 	direct := newDatabase(t)
 	dsn := pgtest.Bouncer(t, direct, "transaction")
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeCacheDescribe} {
@@ -286,6 +294,7 @@ func TestExecThroughPgBouncer(t *testing.T) {
 // Execs that follow one another see each other's effects, and so do WithTx
 // calls between them.
 func TestExecAndWithTxTakeTurns(t *testing.T) {
+	t.Parallel()
 	db := newTable(t, new(meter))
 	exec(t, db, `create table counter (n int)`)
 	exec(t, db, `insert into counter values (0)`)
@@ -316,6 +325,7 @@ func TestExecAndWithTxTakeTurns(t *testing.T) {
 // The role's limits do not cut the wait of an Exec, and hold for its
 // statement.
 func TestExecUnderLimits(t *testing.T) {
+	t.Parallel()
 	dsn := newDatabase(t)
 	alterDatabase(t, dsn, "lock_timeout", "30ms")
 	alterDatabase(t, dsn, "statement_timeout", "60ms")

@@ -29,6 +29,7 @@ func kill(tb testing.TB, db *sql.DB, pid int) {
 // The session of a holder is killed. Whether fn notices or not, the call is an
 // error, and nothing is committed.
 func TestSessionKilledInsideFn(t *testing.T) {
+	t.Parallel()
 	for name, then := range map[string]xactlock.Func{
 		"fn notices":       insert,
 		"fn does not":      nothing,
@@ -62,6 +63,7 @@ func TestSessionKilledInsideFn(t *testing.T) {
 
 // The session of a waiter is killed: an error, with the driver's behind it.
 func TestSessionKilledDuringTheWait(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		holder := hold(t, xactlock.New(db), hashkey.Name("k"))
 		done := make(chan error, 1)
@@ -80,6 +82,7 @@ func TestSessionKilledDuringTheWait(t *testing.T) {
 // Rule 9: the answer to COMMIT gets lost, because the connection is closed or
 // because nothing comes any more. Here the server has committed.
 func TestAnswerToCommitLost(t *testing.T) {
+	t.Parallel()
 	for _, hang := range []bool{false, true} {
 		t.Run(fmt.Sprintf("hang=%t", hang), func(t *testing.T) {
 			for path, o := range paths {
@@ -122,6 +125,7 @@ func TestAnswerToCommitLost(t *testing.T) {
 // The server is stopped while it commits, in each of the ways there are. That
 // it had not committed is known only to this test.
 func TestServerStoppedDuringCommit(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Dedicated(t)
 	dsn := server.Database(t)
 	for name, stop := range map[string]func(testing.TB){"stop": server.Stop, "crash": server.Crash} {
@@ -156,6 +160,7 @@ func TestServerStoppedDuringCommit(t *testing.T) {
 // The server is restarted between two calls, and every connection of the pool
 // is dead: calls notice, and dial.
 func TestServerRestartedBetweenCalls(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Dedicated(t)
 	dsn := server.Database(t)
 	for path, o := range paths {
@@ -182,6 +187,7 @@ func TestServerRestartedBetweenCalls(t *testing.T) {
 
 // Rule 9: the server's lock table is full.
 func TestLockTableFull(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Dedicated(t, "max_locks_per_transaction = 10", "max_connections = 20",
 		"max_worker_processes = 0", "max_wal_senders = 0", "autovacuum_max_workers = 1")
 	var keys []hashkey.Key
@@ -231,6 +237,7 @@ func TestLockTableFull(t *testing.T) {
 
 // Rule 9: two holders ask for each other's lock. The server ends one of them.
 func TestDeadlockInsideFn(t *testing.T) {
+	t.Parallel()
 	for path, o := range paths {
 		if o.Isolation != sql.LevelDefault {
 			continue // Lock refuses it
@@ -274,6 +281,7 @@ func isDeadlock(t *testing.T, err error) {
 
 // Rule 9: a wait for the grant is the one that the server ends.
 func TestDeadlockDuringTheWait(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		alterDatabase(t, dsnOf(t, db), "deadlock_timeout", "50ms")
 		pool := openSame(t, db)
@@ -319,6 +327,7 @@ const soon = patience / 3
 // way. ctx ends the call; the server, once it hears that the client is gone,
 // frees whatever it had granted.
 func TestNetworkHangsDuringTheTry(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		p, through := newProxy(t, dsnOf(t, db))
 		pool := openDB(t, dsnOf(t, db), through)
@@ -344,6 +353,7 @@ func TestNetworkHangsDuringTheTry(t *testing.T) {
 
 // Rule 9: the server does not even answer the first message.
 func TestNetworkHangsDuringTheDial(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		p, through := newProxy(t, dsnOf(t, db))
 		pool := openDB(t, dsnOf(t, db), through)
@@ -367,6 +377,7 @@ func TestNetworkHangsDuringTheDial(t *testing.T) {
 
 // No server at all is the driver's error, not ErrNotAcquired.
 func TestNoServer(t *testing.T) {
+	t.Parallel()
 	p, through := newProxy(t, dsnOf(t, newDB(t)))
 	p.listener.Close()
 	db := openDB(t, pgtest.New(t).DSN(), through)

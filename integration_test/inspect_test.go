@@ -44,6 +44,7 @@ var extremeKeys = []hashkey.Key{
 }
 
 func TestInspectDecodesKeys(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	db := openDB(t, dsn)
 	newLockerSession(t, dsn).takes(t, false, extremeKeys...)
@@ -62,6 +63,7 @@ func TestInspectDecodesKeys(t *testing.T) {
 }
 
 func TestInspectOfKeepsTheCallersNames(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	db := openDB(t, dsn)
 	keys := []hashkey.Key{hashkey.Name("a"), hashkey.Namespace("b").ID(1), hashkey.Pair(1, 2).Named("c")}
@@ -79,6 +81,7 @@ func TestInspectOfKeepsTheCallersNames(t *testing.T) {
 }
 
 func TestInspectFindsNothing(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	if found := inspectLocks(t, db); found != nil {
 		t.Errorf("Locks = %v, want nil", found)
@@ -92,6 +95,7 @@ func TestInspectFindsNothing(t *testing.T) {
 }
 
 func TestInspectShowsHolderAndWaiter(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	db := openDB(t, dsn)
 	key := hashkey.Name("nightly-report")
@@ -136,6 +140,7 @@ func TestInspectShowsHolderAndWaiter(t *testing.T) {
 }
 
 func TestInspectSinceOfASessionWithoutTransaction(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	var started time.Time
 	s := newLockerSession(t, dsn)
@@ -148,6 +153,7 @@ func TestInspectSinceOfASessionWithoutTransaction(t *testing.T) {
 }
 
 func TestInspectSharedLocks(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	db := openDB(t, dsn)
 	key := hashkey.Pair(7, -7).Named("a book")
@@ -184,6 +190,7 @@ func TestInspectSharedLocks(t *testing.T) {
 }
 
 func TestInspectBothModesOfOneSession(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	key := hashkey.Name("a")
 	s := newLockerSession(t, dsn)
@@ -198,6 +205,7 @@ func TestInspectBothModesOfOneSession(t *testing.T) {
 // The waiters arrive in an order that is neither that of their processes nor
 // that of their transactions.
 func TestInspectOrder(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	db := openDB(t, dsn)
 	low, high := hashkey.Int64(-1), hashkey.Int64(1)
@@ -230,6 +238,7 @@ func TestInspectOrder(t *testing.T) {
 }
 
 func TestInspectLeavesOtherDatabasesOut(t *testing.T) {
+	t.Parallel()
 	server := pgtest.New(t)
 	here, there := server.Database(t), server.Database(t)
 	key := hashkey.Name("a")
@@ -246,6 +255,7 @@ func TestInspectLeavesOtherDatabasesOut(t *testing.T) {
 
 // A role without pg_monitor, on sessions of somebody else and on its own.
 func TestInspectAsALimitedRole(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	limited := openAsLimitedRole(t, dsn)
 	key := hashkey.Int64(1)
@@ -296,6 +306,7 @@ func openAsLimitedRole(t *testing.T, dsn string) *sql.DB {
 }
 
 func TestInspectPreparedTransaction(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.Dedicated(t, "max_prepared_transactions = 5").DSN()
 	db := openDB(t, dsn)
 	key := hashkey.Name("a")
@@ -320,6 +331,7 @@ func TestInspectPreparedTransaction(t *testing.T) {
 
 // Drivers read the columns in whatever way they are told to talk to the server.
 func TestInspectInEveryQueryMode(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	key := hashkey.Name("a")
 	holder := newLockerSession(t, dsn)
@@ -343,6 +355,7 @@ func TestInspectInEveryQueryMode(t *testing.T) {
 // A search_path can put a user's functions, operators and tables before the
 // server's own.
 func TestInspectIgnoresTheSearchPath(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	db := openDB(t, dsn)
 	key := hashkey.Name("a")
@@ -381,6 +394,7 @@ create function hostile.string_to_array(text, text) returns text[] language sql 
 create function hostile.to_jsonb(anyelement) returns jsonb language sql as 'select ''{"waitstart": "2000-01-01"}''::jsonb'`
 
 func TestInspectErrors(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -47,6 +47,7 @@ func randomNames(r *rand.Rand, count, longest int) []string {
 // Every length up to 300 bytes comes up 33 times: the hash has a case for each
 // length of the last, incomplete block.
 func TestHashTextAgreesWithTheServer(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	names := randomNames(r, 10_000, 300)
 	seeds := make([]int64, len(names))
@@ -81,6 +82,7 @@ func TestHashTextAgreesWithTheServer(t *testing.T) {
 // A service moves from one scheme to another in two deployments. During each
 // the old and the new processes exclude each other.
 func TestMovingToAnotherSchemeLeavesNoGap(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	locker := xactlock.New(db)
 	before := []hashkey.Key{interop.AdvisoryLock("some-lock-name")}

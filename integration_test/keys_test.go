@@ -92,6 +92,7 @@ func holds(tb testing.TB, tx *sql.Tx, shared bool, keys ...hashkey.Key) {
 // Every key locks its own number in its own key space, in the right mode, on
 // every path.
 func TestKeysOnTheServer(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		for _, shared := range []bool{false, true} {
 			o := paths[pathOf(t)]
@@ -130,6 +131,7 @@ func TestKeysOnTheServer(t *testing.T) {
 
 // A wait locks the same, whichever key it is for, and frees it all.
 func TestKeysAfterAWait(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		for i, key := range edges {
 			shared := i%2 == 0
@@ -156,6 +158,7 @@ func TestKeysAfterAWait(t *testing.T) {
 
 // The two key spaces never conflict, whatever the bits.
 func TestKeySpacesAreSeparate(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	hold(t, xactlock.New(db), hashkey.Int64(1<<32|2))
 	if err := xactlock.New(db).TryWithTx(t.Context(), hashkey.Pair(1, 2), nothing); err != nil {
@@ -165,6 +168,7 @@ func TestKeySpacesAreSeparate(t *testing.T) {
 
 // Shared holders are there together, and exclude an exclusive one.
 func TestShared(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		exclusive, o := l, paths[pathOf(t)]
 		o.Shared = true
@@ -191,6 +195,7 @@ func TestShared(t *testing.T) {
 // Rule 11: keys are taken in the order of Compare, not in the caller's: while
 // the first one of that order is missing, the second is free.
 func TestKeysAreSorted(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		for _, keys := range [][]hashkey.Key{
 			{hashkey.Int64(1), hashkey.Int64(2)},
@@ -215,6 +220,7 @@ func TestKeysAreSorted(t *testing.T) {
 // Rule 11: callers who name overlapping keys in any order do not deadlock, and
 // take turns on each of them.
 func TestOverlappingKeysDoNotDeadlock(t *testing.T) {
+	t.Parallel()
 	const goroutines, turns, most = 8, 10, 5
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		exec(t, db, `create table counters (k int, n int)`)
@@ -279,6 +285,7 @@ func incrementEach(ctx context.Context, tx *sql.Tx, numbers []int) error {
 // Rule 11: a key given twice, also under two names, is one lock, and free
 // after the call.
 func TestSameKeyTwice(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		named := hashkey.Name("k")
 		keys := []hashkey.Key{named, hashkey.Pair(1, 1), hashkey.Int64(named.Int64()), named, hashkey.Pair(1, 1)}
@@ -302,6 +309,7 @@ func TestSameKeyTwice(t *testing.T) {
 // Rule 11: a try for many keys takes all or none: there is none such, but a
 // poll is one. While it asks again and again, it keeps nothing.
 func TestManyKeysAllOrNothing(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		o := paths[pathOf(t)]
 		o.Poll = 1
@@ -322,6 +330,7 @@ func TestManyKeysAllOrNothing(t *testing.T) {
 
 // Rule 9: messages name the key as a person wrote it, and the number.
 func TestErrorsNameTheKey(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	l := xactlock.New(db)
 	ctx, cancel := context.WithCancel(t.Context())

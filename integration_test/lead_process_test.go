@@ -67,6 +67,7 @@ func (e *election) add() {
 // Three processes: whatever happens to the leader, there is exactly one new
 // one, and no two at a time for longer than the old one needs to notice.
 func TestLeadProcesses(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Dedicated(t)
 	e := &election{t: t, dsn: server.Database(t)}
 	db := openDB(t, e.dsn)

@@ -20,6 +20,7 @@ import (
 )
 
 func TestLeadReturnsWhatFnReturns(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("lead")
 	locker := sessionlock.New(db)
@@ -55,6 +56,7 @@ func TestLeadReturnsWhatFnReturns(t *testing.T) {
 }
 
 func TestLeadInvalid(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	key := hashkey.Name("invalid")
 	fn := func(context.Context) error { t.Error("fn ran"); return nil }
@@ -91,6 +93,7 @@ func TestLeadInvalid(t *testing.T) {
 
 // A candidate waits until its ctx ends, whatever Wait says, by either way.
 func TestLeadCandidateGivesUpWithCtx(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("candidate")
 	k := lock(t, sessionlock.New(other), key)
@@ -110,6 +113,7 @@ func TestLeadCandidateGivesUpWithCtx(t *testing.T) {
 
 // ctx ends fn, and then Lead.
 func TestLeadCtxEnds(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	err := sessionlock.New(db).Lead(ctx, hashkey.Name("ctx"), func(ctx context.Context) error {
@@ -126,6 +130,7 @@ func TestLeadCtxEnds(t *testing.T) {
 // After a loss fn is run again, whatever it returned, but never twice at once,
 // and with a token that grows.
 func TestLeadCampaignsAgain(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	var running atomic.Int64
 	var tokens []uint64
@@ -162,6 +167,7 @@ func TestLeadCampaignsAgain(t *testing.T) {
 
 // A leader has to give the server a sign of life within DeadClient, and does.
 func TestLeadLease(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	o := sessionlock.Options{DeadClient: time.Second}
 	err := sessionlock.New(db).With(o).Lead(t.Context(), hashkey.Name("lease"), func(ctx context.Context) error {
@@ -183,6 +189,7 @@ func TestLeadLease(t *testing.T) {
 // While the database cannot be reached the pauses grow, so that candidates are
 // not a load on the network.
 func TestLeadPauses(t *testing.T) {
+	t.Parallel()
 	var dials []time.Time
 	ctx, cancel := context.WithCancel(t.Context())
 	db := openDB(t, pgtest.New(t).DSN(), func(config *pgx.ConnConfig) {
@@ -208,6 +215,7 @@ func TestLeadPauses(t *testing.T) {
 
 // Lead waits for a server that has no connection to spare.
 func TestLeadWaitsForConnections(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	other := openDB(t, dsn)
 	exec(t, other, `create role pgadvisory_crowd login connection limit 0`)
@@ -228,6 +236,7 @@ func TestLeadWaitsForConnections(t *testing.T) {
 
 // Lead waits for a standby to be promoted, and leads then.
 func TestLeadWaitsForPromotion(t *testing.T) {
+	t.Parallel()
 	standby := pgtest.Dedicated(t).Standby(t)
 	var m meter
 	db, other := openMetered(t, standby.DSN(), &m), openDB(t, standby.DSN())
@@ -254,6 +263,7 @@ func TestLeadWaitsForPromotion(t *testing.T) {
 
 // Lead waits for a database that is away, and leads soon after it is back.
 func TestLeadWaitsForTheDatabase(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Dedicated(t)
 	db := openDB(t, server.DSN())
 	server.Stop(t)

@@ -93,6 +93,7 @@ func limitsInside(t *testing.T, limits []string) xactlock.Func {
 // Rule 7: the limits of the role and of the database do not cut a wait, and fn
 // finds them as they were.
 func TestLimitsOfTheRole(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		pool := limited(t, db, shortLimits)
 		locker := xactlock.New(pool).With(paths[pathOf(t)])
@@ -127,6 +128,7 @@ func afterLongWait(t *testing.T, db *sql.DB, key hashkey.Key, call func() error)
 
 // Rule 7 on the caller's own transaction.
 func TestLimitsOfTheRoleOnOwnTransaction(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	pool := limited(t, db, shortLimits)
 	keys := []hashkey.Key{hashkey.Name("k"), hashkey.Pair(1, 1)}
@@ -142,6 +144,7 @@ func TestLimitsOfTheRoleOnOwnTransaction(t *testing.T) {
 
 // Rule 7, where the caller's own limit ends the wait rather than the role's.
 func TestOwnLimitBesidesThoseOfTheRole(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		pool := limited(t, db, shortLimits)
 		pool.SetMaxOpenConns(1)
@@ -161,6 +164,7 @@ func TestOwnLimitBesidesThoseOfTheRole(t *testing.T) {
 // Rule 7: transaction_timeout, which PostgreSQL 17 brought, ends the session.
 // It does not count the wait.
 func TestTransactionTimeoutOfTheRole(t *testing.T) {
+	t.Parallel()
 	needsTransactionTimeout(t)
 	limits := []string{"transaction_timeout"}
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
@@ -193,6 +197,7 @@ const maxHold = 300 * time.Millisecond
 // Rule 8: a holder that hangs, silently, loses its session and with it the
 // lock; its ctx ends as well, with a cause that says why.
 func TestMaxHoldEndsASilentHolder(t *testing.T) {
+	t.Parallel()
 	for name, begin := range map[string]xactlock.Func{
 		"at once":                  nothing,
 		"after a statement":        insert,
@@ -242,6 +247,7 @@ func TestMaxHoldEndsASilentHolder(t *testing.T) {
 
 // Rule 8: a statement that hangs ends with fn's ctx, and then fn.
 func TestMaxHoldEndsAStatement(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		o := paths[pathOf(t)]
 		o.MaxHold = maxHold
@@ -257,6 +263,7 @@ func TestMaxHoldEndsAStatement(t *testing.T) {
 
 // Rule 8: a holder that is busy all the time is ended by transaction_timeout.
 func TestMaxHoldEndsABusyHolder(t *testing.T) {
+	t.Parallel()
 	needsTransactionTimeout(t)
 	for name, atHand := range map[string]string{"no limit": "0", "the role's": "1h"} {
 		t.Run(name, func(t *testing.T) {
@@ -284,6 +291,7 @@ func TestMaxHoldEndsABusyHolder(t *testing.T) {
 
 // Rule 8 is for one transaction: the connection knows nothing of it later.
 func TestMaxHoldIsForOneTransaction(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		db.SetMaxOpenConns(1)
 		o := paths[pathOf(t)]

@@ -15,6 +15,7 @@ import (
 // A session that is ended while fn does something else than a statement is a
 // lock that was lost, and nothing is committed: COMMIT was not executed.
 func TestLostWhileFnIsBusy(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		other := openSame(t, db)
 		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
@@ -40,6 +41,7 @@ func TestLostWhileFnIsBusy(t *testing.T) {
 
 // A statement error that fn swallows is told, with the server's words.
 func TestSwallowedErrorIsTold(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	exec(t, db, `create table u (n int unique)`)
 	err := xactlock.New(db).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
@@ -57,6 +59,7 @@ func TestSwallowedErrorIsTold(t *testing.T) {
 // An error of a call whose ctx has ended is ctx's, with its cause, also where
 // the server was the first to notice.
 func TestCauseIsTold(t *testing.T) {
+	t.Parallel()
 	cause := errors.New("the cause")
 	db := newDB(t)
 	exec(t, db, `create table t (n int)`)
@@ -94,6 +97,7 @@ func TestCauseIsTold(t *testing.T) {
 
 // An Exec that is cancelled during its COMMIT says so.
 func TestExecCancelledDuringCommit(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	exec(t, db, `create table t (n int);
 		create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(30); return null; end $$;

@@ -15,6 +15,7 @@ import (
 // once, whatever its key: it would wait on another connection for what this
 // one holds. Another Locker on the pool is no way around.
 func TestNestedCallIsRefused(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		type contextKey struct{}
 		derived := map[string]func(context.Context) context.Context{
@@ -51,6 +52,7 @@ func TestNestedCallIsRefused(t *testing.T) {
 
 // Rule 10: MaxHold puts another ctx around the mark.
 func TestNestedCallUnderMaxHold(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		o := paths[pathOf(t)]
 		o.MaxHold = time.Minute
@@ -65,6 +67,7 @@ func TestNestedCallUnderMaxHold(t *testing.T) {
 
 // Rule 10: a call inside a call on another pool inside a call is nested too.
 func TestNestedCallThroughAnotherPool(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	one, two := xactlock.New(db), xactlock.New(openSame(t, db))
 	err := one.WithTx(bounded(t), hashkey.Name("one"), func(ctx context.Context, _ *sql.Tx) error {
@@ -83,6 +86,7 @@ func TestNestedCallThroughAnotherPool(t *testing.T) {
 // Rule 10: what is not nested is not refused: another pool, a ctx that is not
 // fn's, and fn's ctx after fn has returned, however it did.
 func TestNotNested(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		other := xactlock.New(openSame(t, db))
 		var kept []context.Context
@@ -120,6 +124,7 @@ func TestNotNested(t *testing.T) {
 // Rule 10: the way to take a second lock is on the transaction in hand. It is
 // held, and then free, as long as the first.
 func TestSecondLockInsideFn(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		first, second, third := hashkey.Name("first"), hashkey.Name("second"), hashkey.Pair(3, 3)
 		err := l.WithTx(bounded(t), first, func(ctx context.Context, tx *sql.Tx) error {

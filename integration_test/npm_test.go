@@ -17,6 +17,7 @@ import (
 )
 
 func TestAdvisoryLockAgreesWithTheNPMPackage(t *testing.T) {
+	t.Parallel()
 	names := append(randomNames(newRand(t), 1000, 100), "", "\x00", "some-lock-name")
 	want := npmKeys(t, installAdvisoryLock(t), names)
 	got := make([][2]int32, len(names))

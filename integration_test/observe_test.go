@@ -37,6 +37,7 @@ func once(t *testing.T, events []xactlock.Event) xactlock.Event {
 // Every call is one event, whatever way it goes, with the error that it
 // returns.
 func TestEventOfEachOutcome(t *testing.T) {
+	t.Parallel()
 	var (
 		fails   = func(context.Context, *sql.Tx) error { return errExpected }
 		divides = func(_ context.Context, tx *sql.Tx) error { _, _ = tx.Exec(`select 1/0`); return nil }
@@ -101,6 +102,7 @@ func TestEventOfEachOutcome(t *testing.T) {
 
 // A refused try and a wait that ends are events as well.
 func TestEventOfContention(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		holder := hold(t, l, hashkey.Name("k"))
 		isContended := func(how string, call func(*xactlock.Locker) error, change ...func(*xactlock.Options)) {
@@ -123,6 +125,7 @@ func TestEventOfContention(t *testing.T) {
 // The durations of a call that had to wait are at least as long as what it
 // was made to wait for.
 func TestEventDurations(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		locker, events := observed(t, l)
 		holder := hold(t, l, hashkey.Name("k"))
@@ -155,6 +158,7 @@ func TestEventDurations(t *testing.T) {
 // The event of a call whose fn panics comes before the panic, and before both
 // the connection is back.
 func TestEventBeforePanic(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		inUse := -1
 		locker, events := observed(t, l)
@@ -179,6 +183,7 @@ func TestEventBeforePanic(t *testing.T) {
 // Observe is called when the connection is back in the pool, and before the
 // call returns.
 func TestEventAfterTheConnection(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		o := paths[pathOf(t)]
 		returned, seen := false, 0
@@ -203,6 +208,7 @@ func TestEventAfterTheConnection(t *testing.T) {
 
 // runtime.Goexit ends a call without any return, and is an event.
 func TestEventOfGoexit(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		locker, events := observed(t, l)
 		done := make(chan struct{})
@@ -222,6 +228,7 @@ func TestEventOfGoexit(t *testing.T) {
 
 // A nested call is an event of its own, and comes first.
 func TestEventOfNestedCall(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		locker, events := observed(t, l)
 		err := locker.WithTx(t.Context(), hashkey.Name("outer"), func(ctx context.Context, tx *sql.Tx) error {
@@ -238,6 +245,7 @@ func TestEventOfNestedCall(t *testing.T) {
 
 // The outcomes have names of their own.
 func TestOutcomeNames(t *testing.T) {
+	t.Parallel()
 	seen := map[string]bool{}
 	for o := xactlock.Committed; o <= xactlock.Unknown; o++ {
 		seen[o.String()] = true

@@ -40,6 +40,7 @@ func isUsable(t *testing.T, tx *sql.Tx) {
 
 // Rule 12: keys are taken in the caller's transaction and free at its end.
 func TestOwnTransactionLocks(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	for _, shared := range []bool{false, true} {
 		l := xactlock.New(db).With(xactlock.Options{Shared: shared})
@@ -67,6 +68,7 @@ func TestOwnTransactionLocks(t *testing.T) {
 // Rule 12: a TryLock that gets only some keys gives those back, keeps what tx
 // held before, and tx can be used on.
 func TestTryLockAllOrNothing(t *testing.T) {
+	t.Parallel()
 	for _, missing := range someKeys[:3] {
 		t.Run(missing.String(), func(t *testing.T) {
 			db := newDB(t)
@@ -103,6 +105,7 @@ func TestTryLockAllOrNothing(t *testing.T) {
 // Rule 12: taking what tx holds already succeeds, also what it holds shared
 // while nobody else does.
 func TestOwnTransactionLocksAgain(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	l := xactlock.New(db)
 	tx := begin(t, db, nil)
@@ -123,6 +126,7 @@ func TestOwnTransactionLocksAgain(t *testing.T) {
 
 // Rule 12: Lock waits its turn, and what tx reads after it is fresh.
 func TestLockWaits(t *testing.T) {
+	t.Parallel()
 	for _, poll := range []time.Duration{0, time.Millisecond} {
 		t.Run(fmt.Sprintf("poll=%v", poll), func(t *testing.T) {
 			var m meter
@@ -168,6 +172,7 @@ func TestLockWaits(t *testing.T) {
 // Rules 9 and 12: however a wait ends, the error is ErrNotAcquired with why,
 // and once tx is rolled back, nothing is left. A deadline costs no connection.
 func TestLockWaitEnds(t *testing.T) {
+	t.Parallel()
 	for _, ending := range endings {
 		for _, poll := range []time.Duration{0, time.Millisecond} {
 			t.Run(fmt.Sprintf("%s/poll=%v", ending.name, poll), func(t *testing.T) {
@@ -203,6 +208,7 @@ func TestLockWaitEnds(t *testing.T) {
 // Rule 12: in a transaction that keeps one snapshot nothing is locked, and it
 // can be used on.
 func TestStaleSnapshot(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	serializable := newDB(t)
 	alterDatabase(t, dsnOf(t, serializable), "default_transaction_isolation", "serializable")
@@ -247,6 +253,7 @@ type myTx struct {
 
 // Rule 12: what embeds a *sql.Tx is a transaction as well.
 func TestEmbeddedTransaction(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	tx := myTx{begin(t, db, nil), "mine"}
 	l := xactlock.New(db)
@@ -265,6 +272,7 @@ func TestEmbeddedTransaction(t *testing.T) {
 // A transaction that has failed, or is over, locks nothing; the reason is the
 // driver's.
 func TestLockInAUselessTransaction(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	l := xactlock.New(db)
 	ways := map[string]func(tx *sql.Tx) error{

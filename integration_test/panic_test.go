@@ -135,6 +135,7 @@ func openSameUnchecked(t *testing.T, db *sql.DB) *sql.DB {
 // After a panic inside a statement, the end of its ctx reaches no statement that
 // uses the connection later.
 func TestPanicLeavesNoInterrupt(t *testing.T) {
+	t.Parallel()
 	for name, statement := range panickingStatements {
 		t.Run(name, func(t *testing.T) {
 			db := newDB(t)
@@ -161,6 +162,7 @@ func panicsInside(context.Context, *sql.Tx) error { panic("inside fn") }
 
 // A panic of fn reaches the caller with fn's frames, and costs no connection.
 func TestPanicKeepsItsFrames(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		db.SetMaxOpenConns(1)
 		for name, call := range calls(l) {

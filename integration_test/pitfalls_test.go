@@ -49,6 +49,7 @@ func mustExec(tb testing.TB, tx *sql.Tx, text string) {
 // An unlock on another session than the one that holds the lock returns
 // false, is no error, and unlocks nothing.
 func TestPitfallPooledUnlock(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	var conns [2]*sql.Conn
 	for i := range conns {
@@ -76,6 +77,7 @@ func TestPitfallPooledUnlock(t *testing.T) {
 // The statement that waits for the lock takes the snapshot, so that what the
 // next holder reads is from before the wait. Lock refuses such a transaction.
 func TestPitfallStaleSnapshot(t *testing.T) {
+	t.Parallel()
 	for _, isolation := range []sql.IsolationLevel{sql.LevelRepeatableRead, sql.LevelSerializable} {
 		t.Run(isolation.String(), func(t *testing.T) {
 			db := newDB(t)
@@ -110,6 +112,7 @@ func TestPitfallStaleSnapshot(t *testing.T) {
 // The server detects no deadlock between a session that waits and one whose
 // client waits for it. WithTx refuses to get there.
 func TestPitfallNestedCall(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	outer, inner := beginByHand(t, db, sql.LevelDefault), beginByHand(t, db, sql.LevelDefault)
 	mustExec(t, outer, `select pg_advisory_xact_lock(7)`)
@@ -137,6 +140,7 @@ func TestPitfallNestedCall(t *testing.T) {
 // A transaction's lock that is taken outside a transaction is free as soon as
 // the statement is over, and one whose transaction is committed is free then.
 func TestPitfallLostByCommit(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	exec(t, db, `select pg_advisory_xact_lock(7)`)
 	if n := heldLocks(t, db); n != 0 {
@@ -153,6 +157,7 @@ func TestPitfallLostByCommit(t *testing.T) {
 // PostgreSQL frees a transaction's locks when a statement fails, and not at
 // the ROLLBACK that follows, unless the statement came after a savepoint.
 func TestPitfallFailedStatement(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	l := xactlock.New(db)
 	for name, test := range map[string]struct {
@@ -190,6 +195,7 @@ func TestPitfallFailedStatement(t *testing.T) {
 // Waiters that each hold a connection leave none for work that needs no lock
 // at all.
 func TestPitfallWaitingWithThePool(t *testing.T) {
+	t.Parallel()
 	const poolSize = 4
 	db := newDB(t)
 	watcher := openSame(t, db)
@@ -215,6 +221,7 @@ func TestPitfallWaitingWithThePool(t *testing.T) {
 // Through a pooler in transaction mode, a second client gets the session that
 // holds the first one's lock, and so the lock. A transaction's lock is safe.
 func TestPitfallPooler(t *testing.T) {
+	t.Parallel()
 	direct := pgtest.New(t).Database(t)
 	dsn := pgtest.Bouncer(t, direct, "transaction")
 	a, b := openDB(t, dsn), openDB(t, dsn)
@@ -239,6 +246,7 @@ func TestPitfallPooler(t *testing.T) {
 // now() is when the transaction began, which is before the wait;
 // clock_timestamp() is after it.
 func TestPitfallNow(t *testing.T) {
+	t.Parallel()
 	const wait = 200 * time.Millisecond
 	onEachPath(t, func(t *testing.T, db *sql.DB, _ *meter, l *xactlock.Locker) {
 		holder := hold(t, xactlock.New(db), hashkey.Name("k"))

@@ -16,6 +16,7 @@ import (
 // What is prepared is few statements for all keys, and only where pgx prepares
 // statements as well.
 func TestWhatIsPrepared(t *testing.T) {
+	t.Parallel()
 	for mode, want := range map[pgx.QueryExecMode]int{
 		pgx.QueryExecModeCacheStatement: 8, // begin for three Options, savepoint, and a try for each kind of key and lock
 		pgx.QueryExecModeCacheDescribe:  0,
@@ -49,6 +50,7 @@ func TestWhatIsPrepared(t *testing.T) {
 // Statements that are gone, or in the way, cost a message, once for each
 // connection, and nothing else.
 func TestPreparedStatementsInvalid(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]string{
 		"gone":       `deallocate all`,
 		"in the way": `deallocate all; prepare "select pg_catalog.pg_try_advisory_xact_lock($1)" as select 1`,
@@ -98,6 +100,7 @@ func TestPreparedStatementsInvalid(t *testing.T) {
 
 // When a table changes under a prepared Exec, the Exec fails once at most.
 func TestPreparedExecAfterAlterTable(t *testing.T) {
+	t.Parallel()
 	var m meter
 	db := newTable(t, &m)
 	db.SetMaxOpenConns(1)
@@ -130,6 +133,7 @@ func TestPreparedExecAfterAlterTable(t *testing.T) {
 
 // However many statements Execs run, few stay prepared.
 func TestPreparedExecsAreFew(t *testing.T) {
+	t.Parallel()
 	db := newTable(t, new(meter))
 	db.SetMaxOpenConns(1)
 	const many = 300
@@ -150,6 +154,7 @@ func TestPreparedExecsAreFew(t *testing.T) {
 // message may come to a session that has none, or that has those of another
 // client.
 func TestPreparedStatementsThroughPgBouncer(t *testing.T) {
+	t.Parallel()
 	direct := newDatabase(t)
 	db := openDB(t, direct)
 	exec(t, db, `create table t (n int)`)

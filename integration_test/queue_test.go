@@ -16,6 +16,7 @@ import (
 // Rule 5: of all who want one key, one waits on the server, and the others
 // hold no connection. A lock that nobody else wants is had at once.
 func TestHotKeyLeavesThePoolAlone(t *testing.T) {
+	t.Parallel()
 	for name, o := range paths {
 		t.Run(name, func(t *testing.T) {
 			const callers, poolSize = 300, 12
@@ -58,6 +59,7 @@ func TestHotKeyLeavesThePoolAlone(t *testing.T) {
 
 // Rule 5: MaxWaiters is how many wait on the server for one key.
 func TestMaxWaiters(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	watcher := openSame(t, db)
 	h := hold(t, xactlock.New(watcher), hashkey.Name("hot"))
@@ -78,6 +80,7 @@ func TestMaxWaiters(t *testing.T) {
 
 // Rule 5: waiters for all keys together hold at most half of the pool.
 func TestManyHotKeysLeaveHalfOfThePool(t *testing.T) {
+	t.Parallel()
 	const keys, poolSize = 12, 12
 	db := newDB(t)
 	watcher := openSame(t, db)
@@ -121,6 +124,7 @@ func TestManyHotKeysLeaveHalfOfThePool(t *testing.T) {
 
 // A call whose key comes free is not held up by those that wait for others.
 func TestQuotaHoldsUpNobodyWhoseKeyIsFree(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	watcher := openSame(t, db)
 	db.SetMaxOpenConns(4) // so that two may wait
@@ -153,6 +157,7 @@ func TestQuotaHoldsUpNobodyWhoseKeyIsFree(t *testing.T) {
 // Who polls never waits on the server, and holds no connection between two
 // questions.
 func TestPollNeverWaitsOnTheServer(t *testing.T) {
+	t.Parallel()
 	for name, o := range paths {
 		t.Run(name, func(t *testing.T) {
 			var m meter
@@ -195,6 +200,7 @@ func TestPollNeverWaitsOnTheServer(t *testing.T) {
 
 // Readers do not queue behind each other.
 func TestReadersShare(t *testing.T) {
+	t.Parallel()
 	for name, o := range paths {
 		t.Run(name, func(t *testing.T) {
 			const readers = 10
@@ -218,6 +224,7 @@ func TestReadersShare(t *testing.T) {
 
 // Who gives up in memory costs nothing and is gone.
 func TestGivingUpInMemory(t *testing.T) {
+	t.Parallel()
 	for _, ending := range endings {
 		t.Run(ending.name, func(t *testing.T) {
 			const others = 50
@@ -261,6 +268,7 @@ func TestGivingUpInMemory(t *testing.T) {
 
 // Two processes that fight for one key take turns.
 func TestProcessesTakeTurns(t *testing.T) {
+	t.Parallel()
 	const turns = 400
 	dsn := newDatabase(t)
 	db := openDB(t, dsn)

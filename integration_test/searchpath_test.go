@@ -28,6 +28,7 @@ end $$`
 
 // No search_path can put another function in the place of the server's.
 func TestSearchPath(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		exec(t, db, trap)
 		trapped := openDB(t, dsnOf(t, db), func(config *pgx.ConnConfig) {

@@ -21,6 +21,7 @@ create function test_pause.pg_advisory_unlock(bigint) returns boolean language p
 // takes the transaction for over. So the lock is held until after COMMIT: here
 // the network makes that moment last.
 func TestLockOutlivesCommitAtSerializable(t *testing.T) {
+	t.Parallel()
 	for path, o := range paths {
 		if o.Isolation != sql.LevelSerializable {
 			continue
@@ -55,6 +56,7 @@ func TestLockOutlivesCommitAtSerializable(t *testing.T) {
 // overlapped. A holder with many locks more makes it long: they are freed one
 // after the other.
 func TestHoldersAtSerializableDoNotOverlap(t *testing.T) {
+	t.Parallel()
 	const goroutines, turns, moreLocks = 6, 20, 3000
 	for path, o := range paths {
 		if o.Isolation != sql.LevelSerializable {
@@ -98,6 +100,7 @@ func lockMany(n int) xactlock.Func {
 
 // A COMMIT that the server refuses leaves no lock on the session.
 func TestRefusedCommitAtSerializable(t *testing.T) {
+	t.Parallel()
 	for path, o := range paths {
 		if o.Isolation != sql.LevelSerializable {
 			continue

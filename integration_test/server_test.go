@@ -44,6 +44,7 @@ func refusesAll(t *testing.T, db *sql.DB, want error) {
 
 // Rule 13: a hot standby grants locks that exclude nobody on the primary.
 func TestStandby(t *testing.T) {
+	t.Parallel()
 	standby := pgtest.Dedicated(t).Standby(t)
 	var m meter
 	db := openMetered(t, standby.DSN(), &m)
@@ -55,6 +56,7 @@ func TestStandby(t *testing.T) {
 // of it, and who is refused sends nothing. The lock is to be had soon all the
 // same.
 func TestPromoted(t *testing.T) {
+	t.Parallel()
 	standby := pgtest.Dedicated(t).Standby(t)
 	var m meter
 	db, other := openMetered(t, standby.DSN(), &m), openDB(t, standby.DSN())
@@ -87,6 +89,7 @@ func TestPromoted(t *testing.T) {
 // it is when a session begins. The plain path has to ask it; here the question
 // is changed on the way into one that this server answers in the same way.
 func TestCockroachDB(t *testing.T) {
+	t.Parallel()
 	dsn := newDatabase(t)
 	_, through := newProxy(t, dsn, func(p *proxy) {
 		p.inject = parameterStatus("crdb_version", "CockroachDB CCL v25.2.0")

@@ -30,6 +30,7 @@ var childKey = hashkey.Name("child")
 
 // TestSessionChild is what a child runs until its stdin ends.
 func TestSessionChild(t *testing.T) {
+	t.Parallel()
 	role := os.Getenv(childRole)
 	if role == "" {
 		t.Skip("runs in a process of its own, for other tests")

@@ -20,6 +20,7 @@ import (
 
 // Whatever the options, the lock is one message and the unlock another.
 func TestSessionMessages(t *testing.T) {
+	t.Parallel()
 	var m meter
 	db := openMetered(t, pgtest.New(t).Database(t), &m)
 	db.SetMaxOpenConns(1)
@@ -57,6 +58,7 @@ func TestSessionMessages(t *testing.T) {
 }
 
 func TestSessionLockExcludes(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	for _, key := range []hashkey.Key{
 		hashkey.Name("name"), hashkey.Int64(0), hashkey.Int64(math.MinInt64), hashkey.Int64(-5),
@@ -79,6 +81,7 @@ func TestSessionLockExcludes(t *testing.T) {
 
 // A refused try gives its connection back as it was, and does not lose it.
 func TestSessionRefusedTryKeepsConnection(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("refused")
 	defer unlock(t, lock(t, sessionlock.New(db), key))
@@ -100,6 +103,7 @@ func TestSessionRefusedTryKeepsConnection(t *testing.T) {
 }
 
 func TestSessionShared(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("shared")
 	shared := sessionlock.New(db).With(sessionlock.Options{Shared: true})
@@ -113,6 +117,7 @@ func TestSessionShared(t *testing.T) {
 }
 
 func TestSessionInvalid(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	for field, o := range map[string]sessionlock.Options{
 		"Wait": {Wait: -1}, "Poll": {Poll: -1}, "Check": {Check: -1}, "DeadClient": {DeadClient: -1},
@@ -133,6 +138,7 @@ func TestSessionInvalid(t *testing.T) {
 // However the wait ends, the error says so, and whatever the server made of
 // it, the lock is not in the pool.
 func TestSessionWaitEnds(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("wait ends")
 	holding := lock(t, sessionlock.New(other), key)
@@ -161,6 +167,7 @@ func TestSessionWaitEnds(t *testing.T) {
 }
 
 func TestSessionCancelledWait(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("cancelled")
 	holding := lock(t, sessionlock.New(other), key)
@@ -185,6 +192,7 @@ func TestSessionCancelledWait(t *testing.T) {
 // The wait is the caller's to bound, not the role's, and the holder finds the
 // role's limits as they were.
 func TestSessionWaitIsNotTheRoles(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	other := openDB(t, dsn)
 	for _, name := range []string{"lock_timeout", "statement_timeout", "transaction_timeout"} {
@@ -214,6 +222,7 @@ func TestSessionWaitIsNotTheRoles(t *testing.T) {
 }
 
 func TestSessionNested(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	key, another := hashkey.Name("nested"), hashkey.Name("another")
 	locker := sessionlock.New(db)
@@ -241,6 +250,7 @@ func TestSessionNested(t *testing.T) {
 
 // A ctx that outlives its fn refuses nothing.
 func TestSessionNotNested(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	key := hashkey.Name("kept")
 	locker := sessionlock.New(db)
@@ -260,6 +270,7 @@ func TestSessionNotNested(t *testing.T) {
 // are no failure of the call that finds them there. pgx does not find them
 // first: it looks only at those that were idle for a while, and here at none.
 func TestSessionDeadInPool(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	db, other := openMetered(t, dsn, new(meter)), openDB(t, dsn)
 	for name, o := range map[string]sessionlock.Options{"queue": {}, "poll": {Poll: time.Second}} {
@@ -292,6 +303,7 @@ func TestSessionDeadInPool(t *testing.T) {
 
 // Tokens grow from holder to holder, whoever it is, and stay the same for one.
 func TestSessionToken(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("token")
 	var tokens []uint64
@@ -317,6 +329,7 @@ func TestSessionToken(t *testing.T) {
 // The token is one, whoever asks for it first, and there is none any more once
 // the lock is lost: work that begins then must not pass for the holder's.
 func TestSessionTokenOfOneLock(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("token"))
 	tokens := make([]uint64, 8)
@@ -338,6 +351,7 @@ func TestSessionTokenOfOneLock(t *testing.T) {
 
 // A ctx that ends while the token is asked for does not cost the lock.
 func TestSessionTokenCancelled(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("token"))
 	for i := range stress(2000) {

@@ -39,6 +39,7 @@ func opaque(config *pgx.ConnConfig) {
 // The ways in which a session ends with its socket, on a socket that can be
 // looked at and on one that cannot.
 func TestSessionLoss(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
 			server := pgtest.Dedicated(t)
@@ -85,6 +86,7 @@ func testLoss(t *testing.T, db *sql.DB, end func(*sessionlock.Lock)) {
 // What ends the session has the last word on the wire, and nobody reads it:
 // rows are open, with more to come.
 func TestSessionLossUnderRows(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("rows"))
 	pid := backend(t, k)
@@ -113,6 +115,7 @@ func openRows(tb testing.TB, conn *sql.Conn) *sql.Rows {
 // A statement that takes longer than Check, a transaction and rows that are
 // open are no loss, though the server is being asked all the time.
 func TestSessionBusyIsNoLoss(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
 			dsn := pgtest.New(t).Database(t)
@@ -169,6 +172,7 @@ func inTransaction(t *testing.T, db *sql.DB, k *sessionlock.Lock) {
 
 // A holder that may not read pg_locks has not lost its lock.
 func TestSessionRefusedQuestionIsNoLoss(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	exec(t, other, `revoke select on pg_locks from public`)
 	exec(t, other, `create role pgadvisory_blind`)
@@ -187,6 +191,7 @@ func TestSessionRefusedQuestionIsNoLoss(t *testing.T) {
 // A proxy that swallows everything without closing is noticed within twice
 // the time between two questions.
 func TestSessionSwallowed(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	p, through := newRelay(t, dsn)
 	const interval = 2 * time.Second
@@ -216,6 +221,7 @@ func TestSessionSwallowed(t *testing.T) {
 
 // A lock that the session no longer has is noticed by asking for it.
 func TestSessionLockGone(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	k := lockUnder(pulse.With(t.Context(), 100*time.Millisecond), t, sessionlock.New(db).With(quick), hashkey.Name("gone"))
 	if _, err := k.Conn().ExecContext(t.Context(), `select pg_advisory_unlock_all()`); err != nil {
@@ -260,6 +266,7 @@ func TestSessionQuietMinute(t *testing.T) {
 
 // Questions and statements on Conn do not get in each other's way.
 func TestSessionConnInUse(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
 			db := openDB(t, pgtest.New(t).Database(t), options...)
@@ -280,6 +287,7 @@ func TestSessionConnInUse(t *testing.T) {
 
 // Under TLS it is the socket below that is looked at.
 func TestSessionLossUnderTLS(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Dedicated(t)
 	dsn := server.Database(t)
 	other := openDB(t, dsn)
@@ -337,6 +345,7 @@ func turnOnTLS(t *testing.T, db *sql.DB) {
 // A ctx that ends while a statement runs on Conn costs the lock, unless pgx is
 // configured to cancel the statement only.
 func TestSessionStatementOutlivesItsContext(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		configure func(*pgx.ConnConfig)
 		lost      bool

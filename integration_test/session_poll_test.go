@@ -14,6 +14,7 @@ import (
 // CREATE INDEX CONCURRENTLY waits for every snapshot that is older than
 // itself. A waiter that polls has none: the holder finishes, and then they do.
 func TestSessionPollLetsIndexThrough(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	exec(t, other, `create table indexed (n int)`)
 	key := hashkey.Name("index")
@@ -39,6 +40,7 @@ func TestSessionPollLetsIndexThrough(t *testing.T) {
 // Between two questions a waiter that polls has no connection, so that many of
 // them do not take the pool away from everybody else.
 func TestSessionPollKeepsNoConnection(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	db.SetMaxOpenConns(1)
 	key := hashkey.Name("asleep")
@@ -64,6 +66,7 @@ const pollers = `select count(*) from pg_stat_activity
 // One that queues on the server has a snapshot: it waits for the holder, whose
 // index waits for it, and the server ends one of the two with a deadlock.
 func TestSessionQueueDeadlocksWithIndex(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	exec(t, other, `create table indexed (n int)`)
 	key := hashkey.Name("index")

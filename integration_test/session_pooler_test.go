@@ -13,6 +13,7 @@ import (
 // A pooler is refused, whatever its mode, with an error that says what to do,
 // and nothing is locked or set on the session behind it.
 func TestSessionPoolerRefused(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"transaction", "session"} {
 		t.Run(mode, func(t *testing.T) {
 			dsn := pgtest.New(t).Database(t)
@@ -44,6 +45,7 @@ func TestSessionPoolerRefused(t *testing.T) {
 // A pooler that pools sessions is good enough, if the caller says so: the lock
 // excludes, is noticed when lost, and is not left behind.
 func TestSessionPoolerAccepted(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	direct, db := openDB(t, dsn), openDB(t, pgtest.Bouncer(t, dsn, "session"))
 	key := hashkey.Name("accepted")
@@ -79,6 +81,7 @@ func TestSessionPoolerAccepted(t *testing.T) {
 // What the refusal prevents: two holders of one lock, and a lock that nobody
 // can give back, because each transaction may run on another session.
 func TestSessionPoolerDamage(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	direct, db := openDB(t, dsn), openDB(t, pgtest.Bouncer(t, dsn, "transaction"))
 	careless := sessionlock.New(db).With(sessionlock.Options{Pooler: true})

@@ -24,6 +24,7 @@ import (
 // With a *sql.DB over a pgxpool a session that is discarded must be closed,
 // because ErrBadConn only gives it back.
 func TestSessionOverPgxpool(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	pool, err := pgxpool.New(t.Context(), dsn)
 	if err != nil {
@@ -66,6 +67,7 @@ func (w wrapper) Connect(ctx context.Context) (driver.Conn, error) {
 }
 
 func TestSessionOtherDrivers(t *testing.T) {
+	t.Parallel()
 	config, err := pgx.ParseConfig(pgtest.New(t).Database(t))
 	if err != nil {
 		t.Fatal(err)
@@ -89,6 +91,7 @@ func TestSessionOtherDrivers(t *testing.T) {
 // what it is when the session begins. One before that does not, and a pooler
 // may say what was true of the server that it had yesterday.
 func TestSessionStandby(t *testing.T) {
+	t.Parallel()
 	standby := pgtest.Dedicated(t).Standby(t)
 	ctx := bounded(t)
 	for name, options := range map[string][]func(*pgx.ConnConfig){"it says so": nil, "it does not": {reticent}} {
@@ -135,6 +138,7 @@ func (c reticentConn) Read(b []byte) (int, error) {
 // promoted, which the server does not say to a client that sends nothing. The
 // lock is to be had there from then on all the same.
 func TestSessionPromoted(t *testing.T) {
+	t.Parallel()
 	standby := pgtest.Dedicated(t).Standby(t)
 	var m meter
 	db, other := openMetered(t, standby.DSN(), &m), openDB(t, standby.DSN())
@@ -158,6 +162,7 @@ func TestSessionPromoted(t *testing.T) {
 // one message. It does not get into the pool. Here the first answer is changed
 // on the way into that of a standby.
 func TestSessionPromotedMeanwhile(t *testing.T) {
+	t.Parallel()
 	dsn := newDatabase(t)
 	p, through := newProxy(t, dsn)
 	db, other := openDB(t, dsn, through), openDB(t, dsn)
@@ -175,6 +180,7 @@ func TestSessionPromotedMeanwhile(t *testing.T) {
 // lock: its ROLLBACK would take the session's settings along. Not every
 // wrapper of a driver lets pgx see to that.
 func TestSessionTransactionInPool(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -198,6 +204,7 @@ func TestSessionTransactionInPool(t *testing.T) {
 // CockroachDB reports itself in a parameter when the session begins. This
 // server does no more than that.
 func TestSessionUnsupportedServer(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

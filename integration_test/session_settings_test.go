@@ -40,6 +40,7 @@ func settingsOf(tb testing.TB, db interface {
 // The settings of the session are changed while it holds the lock, and are as
 // they were when it is back in the pool, those that somebody has set as well.
 func TestSessionSettings(t *testing.T) {
+	t.Parallel()
 	for _, options := range []sessionlock.Options{{}, {Poll: time.Second}, {Pooler: true, Wait: time.Minute}} {
 		db := newDB(t)
 		db.SetMaxOpenConns(1)
@@ -78,6 +79,7 @@ func TestSessionSettings(t *testing.T) {
 // would be granted the lock some day and keep it. Without its settings the
 // server looks at nobody's socket while it waits for the lock.
 func TestSessionVanishedWaiter(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	other := openDB(t, dsn)
 	p, through := newRelay(t, dsn)
@@ -104,6 +106,7 @@ func TestSessionVanishedWaiter(t *testing.T) {
 
 // A role's idle_session_timeout does not end a holder that has nothing to say.
 func TestSessionIdleTimeoutOfTheRole(t *testing.T) {
+	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	other := openDB(t, dsn)
 	exec(t, other, `do $$ begin execute format('alter database %I set idle_session_timeout = ''200ms''', current_database()); end $$`)

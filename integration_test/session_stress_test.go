@@ -18,6 +18,7 @@ import (
 // grants the lock and reports the end of the wait all the same. What was
 // granted like that must not get into the pool.
 func TestSessionStressTimeouts(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("timeouts")
 	want := int64(stress(20_000))
@@ -81,6 +82,7 @@ func holdAndRelease(ctx context.Context, l *sessionlock.Locker, key hashkey.Key,
 // A try whose ctx ends in flight is granted the lock, or it is not, but it
 // does not leave it behind.
 func TestSessionStressCancelledTries(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	const workers = 8
 	var granted atomic.Int64

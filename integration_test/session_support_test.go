@@ -229,10 +229,11 @@ func (p *relay) cut() {
 	p.conns = nil
 }
 
-// stress returns how many times a stress test does something.
+// stress returns how many times a stress test does something: in full, or with
+// -short a tenth of it.
 func stress(n int) int {
 	if testing.Short() {
-		return n / 40
+		return n / 10
 	}
 	return n
 }

@@ -14,6 +14,7 @@ import (
 )
 
 func TestSessionUnlockTwice(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("twice")
 	k := lock(t, sessionlock.New(db), key)
@@ -33,6 +34,7 @@ func TestSessionUnlockTwice(t *testing.T) {
 }
 
 func TestSessionUnlockAfterLoss(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("after loss")
 	k := lock(t, sessionlock.New(db).With(quick), key)
@@ -47,6 +49,7 @@ func TestSessionUnlockAfterLoss(t *testing.T) {
 
 // Unlock notices a loss before the watch does, and says so.
 func TestSessionUnlockNoticesLoss(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	k := lock(t, sessionlock.New(db).With(sessionlock.Options{Check: time.Hour}), hashkey.Name("unnoticed"))
 	terminate(t, other, backend(t, k))
@@ -58,6 +61,7 @@ func TestSessionUnlockNoticesLoss(t *testing.T) {
 // An unlock that the server answers with false says that the lock was lost,
 // and does not give the session back.
 func TestSessionUnlockFalse(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("false")
 	k := lock(t, sessionlock.New(db), key)
@@ -138,6 +142,7 @@ func sessionEnds(tb testing.TB, db *sql.DB, pid int) {
 
 // What was locked by hand on Conn does not reach the pool.
 func TestSessionLocksByHand(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	k := lock(t, sessionlock.New(db), hashkey.Int64(1))
 	if _, err := k.Conn().ExecContext(t.Context(), `select pg_advisory_lock(1), pg_advisory_lock(2)`); err != nil {
@@ -152,6 +157,7 @@ func TestSessionLocksByHand(t *testing.T) {
 // A transaction or rows that were left open are an error, but the lock is
 // free, and Unlock does not wait for them to be closed.
 func TestSessionUnlockWithSomethingOpen(t *testing.T) {
+	t.Parallel()
 	for name, open := range map[string]func(*sql.Conn) (closing func() error, err error){
 		"rows": func(conn *sql.Conn) (func() error, error) {
 			rows, err := conn.QueryContext(t.Context(), `select generate_series(1, 1000000)`)
@@ -220,6 +226,7 @@ func TestSessionUnlockUnderStatement(t *testing.T) {
 // A connection that was closed by hand is in the pool with the lock on it. The
 // session is ended for that, by the watch or by Unlock, whoever comes first.
 func TestSessionConnClosed(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]sessionlock.Options{"watch": quick, "unlock": {Check: time.Hour}} {
 		t.Run(name, func(t *testing.T) {
 			db, other := two(t)
@@ -242,6 +249,7 @@ func TestSessionConnClosed(t *testing.T) {
 }
 
 func TestSessionWithLock(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("with")
 	locker := sessionlock.New(db)
@@ -293,6 +301,7 @@ func TestSessionWithLock(t *testing.T) {
 // fn's ctx does not outlive the lock: what fn has left running with it ends
 // when the call is back, however fn ended.
 func TestSessionCtxEndsWithTheCall(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("kept")
 	locker := sessionlock.New(db)
@@ -329,6 +338,7 @@ func TestSessionCtxEndsWithTheCall(t *testing.T) {
 }
 
 func TestSessionTryWithLock(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("try with")
 	k := lock(t, sessionlock.New(other), key)
@@ -344,6 +354,7 @@ func TestSessionTryWithLock(t *testing.T) {
 
 // The lock outlives ctx, for as long as fn takes.
 func TestSessionCancelledInsideFn(t *testing.T) {
+	t.Parallel()
 	db, other := two(t)
 	key := hashkey.Name("outlives")
 	ctx, cancel := context.WithCancel(t.Context())

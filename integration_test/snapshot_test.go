@@ -16,6 +16,7 @@ import (
 // committed, at every isolation level. A read-modify-write loses no update
 // then, and fails with no serialization error.
 func TestFreshReads(t *testing.T) {
+	t.Parallel()
 	for _, route := range routes {
 		t.Run(route.name, func(t *testing.T) {
 			for _, isolation := range isolations {
@@ -96,6 +97,7 @@ func increment(ctx context.Context, tx *sql.Tx) error {
 // One holder is made to wait for another at every isolation level, so that
 // the answer does not hang on chance.
 func TestFreshReadsAfterAWait(t *testing.T) {
+	t.Parallel()
 	for _, isolation := range isolations {
 		for _, poll := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/poll=%t", isolation, poll), func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 // transaction, and PostgreSQL frees a transaction's locks at its abort. While
 // fn handles the error, nobody else gets in.
 func TestFailedStatementKeepsTheLock(t *testing.T) {
+	t.Parallel()
 	for name, fail := range map[string]func(context.Context, *sql.Tx) error{
 		"exec":  func(ctx context.Context, tx *sql.Tx) error { _, err := tx.ExecContext(ctx, `select 1/0`); return err },
 		"query": func(ctx context.Context, tx *sql.Tx) error { return tx.QueryRowContext(ctx, `select 1/0`).Err() },
@@ -76,6 +77,7 @@ func TestFailedStatementKeepsTheLock(t *testing.T) {
 // Rule 1: an fn that handles the failure itself, with a savepoint of its own,
 // goes on and commits.
 func TestFailedStatementBehindASavepoint(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
 			if _, err := tx.Exec(`savepoint mine`); err != nil {

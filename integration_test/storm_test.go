@@ -33,10 +33,7 @@ type storm struct {
 // no transaction and no goroutine. And of the increments that they said were
 // committed, none is lost.
 func TestStorm(t *testing.T) {
-	calls, goroutines := 5000, 16
-	if testing.Short() {
-		calls = 500
-	}
+	calls, goroutines := stress(5000), 16
 	before := goleak.IgnoreCurrent()
 	t.Run("calls", func(t *testing.T) {
 		db := newDB(t)

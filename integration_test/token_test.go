@@ -61,6 +61,7 @@ func writeTurn(ctx context.Context, tx *sql.Tx) error {
 // Rule 14: over a thousand turns of two processes each token is larger than
 // the one before it.
 func TestTokenGrows(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	exec(t, db, `create table arrivals (pid int)`)
 	exec(t, db, `create table turns (turn bigint generated always as identity, token numeric, pid int)`)
@@ -86,6 +87,7 @@ func TestTokenGrows(t *testing.T) {
 // Rule 14: the token is one for the whole transaction, whatever happens in it,
 // and there is one without any write.
 func TestTokenOfOneTransaction(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		var last uint64
 		for _, readOnly := range []bool{false, true, true, false} {

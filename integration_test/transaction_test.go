@@ -21,6 +21,7 @@ import (
 
 // All that database/sql can do works on the transaction that fn gets.
 func TestTransactionIsWhole(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
 			stmt, err := tx.PrepareContext(ctx, `insert into t values ($1)`)
@@ -93,6 +94,7 @@ func traffic(t *testing.T, dsn string) {
 // A transaction that fn keeps is of no use to it afterwards, whatever it is
 // used for.
 func TestTransactionDoesNotOutliveTheCall(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		traffic(t, dsnOf(t, db))
 		for i := range 50 {
@@ -122,6 +124,7 @@ func TestTransactionDoesNotOutliveTheCall(t *testing.T) {
 // A statement that fn has left running in another goroutine is over before the
 // transaction is, and nothing of that goroutine reaches a later one.
 func TestTransactionIsUsedWhileItEnds(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		traffic(t, dsnOf(t, db))
 		var users sync.WaitGroup
@@ -154,6 +157,7 @@ func TestTransactionIsUsedWhileItEnds(t *testing.T) {
 // What fn leaves open is closed before the connection is anybody else's, also
 // where a wrapper of the driver hides what that is.
 func TestTransactionLeavesNothingOpen(t *testing.T) {
+	t.Parallel()
 	for name, wrap := range map[string]func(driver.Conn) driver.Conn{
 		"pgx":     func(conn driver.Conn) driver.Conn { return conn },
 		"wrapper": func(conn driver.Conn) driver.Conn { return &instrumented{conn.(*stdlib.Conn)} },
@@ -248,6 +252,7 @@ func goroutinesIn(function string) int {
 // tx.Stmt takes statements of the pool on the plain path; on the other it says
 // loudly that it does not.
 func TestStmt(t *testing.T) {
+	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		stmt, err := db.Prepare(`insert into t values ($1)`)
 		if err != nil {

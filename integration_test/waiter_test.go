@@ -48,6 +48,7 @@ func (c *distantConn) Write(b []byte) (int, error) {
 
 // A wait that ends costs no connection, also if the server is far away.
 func TestWaitEndsFarAway(t *testing.T) {
+	t.Parallel()
 	direct := newDatabase(t)
 	var m meter
 	far := openMetered(t, direct, &m, distant(200*time.Millisecond))
@@ -93,6 +94,7 @@ func TestWaitEndsFarAway(t *testing.T) {
 // A call for a key that another process keeps busy gets its turns, though the
 // quota is taken by waiters for other keys.
 func TestQuotaLeavesTurnsForOthers(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	others := openSame(t, db)
 	db.SetMaxOpenConns(4)
@@ -142,6 +144,7 @@ func TestQuotaLeavesTurnsForOthers(t *testing.T) {
 // Where database/sql knows no limit, waiters leave room for other users of a
 // pgxpool behind it, and for other clients of the server.
 func TestWaitersWithoutALimit(t *testing.T) {
+	t.Parallel()
 	direct := newDatabase(t)
 	config, err := pgxpool.ParseConfig(direct)
 	if err != nil {
@@ -329,6 +332,7 @@ func (h hidden) Connect(ctx context.Context) (driver.Conn, error) {
 // pgx is, and its rows end with ctx. Event.Plain and RequirePgx tell of one that
 // hides the connection.
 func TestWrappers(t *testing.T) {
+	t.Parallel()
 	direct := newDatabase(t)
 	config, err := pgx.ParseConfig(direct)
 	if err != nil {
@@ -375,6 +379,7 @@ func TestWrappers(t *testing.T) {
 // A statement that is being prepared while fn returns does not outlive the
 // transaction.
 func TestStatementDoesNotOutliveTheCall(t *testing.T) {
+	t.Parallel()
 	db := newDB(t)
 	db.SetMaxOpenConns(2)
 	l := xactlock.New(db)

@@ -41,6 +41,7 @@ func everyOption() []xactlock.Options {
 // An empty call costs two messages, whatever the options, directly and through
 // PgBouncer.
 func TestMessagesOfAnUncontendedCall(t *testing.T) {
+	t.Parallel()
 	direct := newDatabase(t)
 	for _, route := range []struct {
 		name string
@@ -88,6 +89,7 @@ func calls(l *xactlock.Locker) map[string]func(context.Context, xactlock.Func) e
 
 // A cancellable ctx must not change what is sent.
 func TestMessagesOfOtherCalls(t *testing.T) {
+	t.Parallel()
 	var m meter
 	db := openMetered(t, newDatabase(t), &m)
 	db.SetMaxOpenConns(1)

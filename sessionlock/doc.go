@@ -23,7 +23,8 @@
 // and is refused there once a larger one was seen.
 //
 // The pool is a *sql.DB of pgx's stdlib package, over a pgxpool or not, wrapped
-// or not as long as the wrapper has a method Raw() driver.Conn. No other driver
+// or not as long as the wrapper has a method Raw or WrappedConn that returns a
+// driver.Conn. No other driver
 // lets a connection be watched and closed; they are refused with an error.
 //
 // # Leader election

@@ -20,13 +20,14 @@
 // [github.com/pgadvisory/pgadvisory/hashkey].
 //
 // The pool is any *sql.DB on PostgreSQL. With pgx (its stdlib package, over a
-// pgxpool or not, wrapped or not as long as the wrapper has a method
-// Raw() driver.Conn) BEGIN and the lock travel in one message, and two
-// messages are all that an uncontended call costs. Other drivers take more, as
+// pgxpool or not, wrapped or not as long as the wrapper has a method Raw or
+// WrappedConn that returns a driver.Conn) BEGIN and the lock travel in one
+// message, and two messages are all that an uncontended call costs. Other drivers take more, as
 // does [Options].Plain.
 //
 // A test that looks for leaked goroutines with goleak finds one of this
 // package, once it has been used: database/sql's connectionOpener, which every
-// *sql.DB has, for the one database that this package keeps for itself. For a
-// tenth of a second after many calls there may be others, in (*Tx).awaitDone.
+// *sql.DB has, for the one database that this package keeps for itself.
+// A panic inside a statement of fn can leave another, in a method of
+// database/sql that waits for a lock which the panic left taken.
 package xactlock

@@ -14,6 +14,13 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
+// Session is what this package needs of the session that runs the transaction.
+// A *pgconn.PgConn is one.
+type Session interface {
+	interrupt.Conn
+	TxStatus() byte
+}
+
 // conn is the driver connection that a Tx runs on.
 type conn struct {
 	driver.Conn // as it came from the pool

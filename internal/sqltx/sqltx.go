@@ -20,13 +20,6 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 )
 
-// Session is what this package needs of the session that runs the transaction.
-// A *pgconn.PgConn is one.
-type Session interface {
-	interrupt.Conn
-	TxStatus() byte
-}
-
 // Tx is a *sql.Tx, and what becomes of it.
 type Tx struct {
 	*sql.Tx
