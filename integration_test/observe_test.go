@@ -114,8 +114,8 @@ func TestEventOfContention(t *testing.T) {
 		}
 		isContended("a try", func(l *xactlock.Locker) error { return l.TryWithTx(t.Context(), hashkey.Name("k"), unreachable(t)) })
 		wait := func(l *xactlock.Locker) error { return l.WithTx(t.Context(), hashkey.Name("k"), unreachable(t)) }
-		isContended("a wait", wait, func(o *xactlock.Options) { o.Wait = 20 * time.Millisecond })
-		isContended("a poll", wait, func(o *xactlock.Options) { o.Wait, o.Poll = 20*time.Millisecond, time.Millisecond })
+		isContended("a wait", wait, func(o *xactlock.Options) { o.Wait = 500 * time.Millisecond })
+		isContended("a poll", wait, func(o *xactlock.Options) { o.Wait, o.Poll = 500*time.Millisecond, time.Millisecond })
 		if err := holder.release(); err != nil {
 			t.Error(err)
 		}

@@ -101,6 +101,6 @@ func TestSessionPoolerDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("the first of two holders unlocks: %v; the second: %v", err, second.Unlock())
-	exec(t, direct, `select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'`)
+	exec(t, direct, `select pg_terminate_backend(pid) from pg_locks where`+inThisDatabase)
 	noTrace(t, direct)
 }

@@ -111,10 +111,10 @@ func TestQuotaLeavesTurnsForOthers(t *testing.T) {
 	until(t, "the quota is taken", func() bool { return waitingLocks(t, others) == 2 })
 	busy := make(chan error, 1)
 	go func() {
-		busy <- parallel(2, func(int) error {
+		busy <- parallel(4, func(int) error {
 			for ctx.Err() == nil {
 				err := xactlock.New(others).WithTx(t.Context(), hashkey.Name("busy"), func(context.Context, *sql.Tx) error {
-					time.Sleep(5 * time.Millisecond)
+					time.Sleep(20 * time.Millisecond)
 					return nil
 				})
 				if err != nil {
@@ -124,8 +124,11 @@ func TestQuotaLeavesTurnsForOthers(t *testing.T) {
 			return nil
 		})
 	}()
+	until(t, "the key is busy", func() bool { return waitingLocks(t, others) == 5 })
 	for i := range 5 {
-		if err := l.WithTx(bounded(t), hashkey.Name("busy"), nothing); err != nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := l.WithTx(ctx, hashkey.Name("busy"), nothing); err != nil {
 			t.Errorf("turn %d: %v", i, err)
 		}
 	}

@@ -146,15 +146,15 @@ func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 
 // Commit is [txlock.Conn]'s.
 func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
-	defer c.endTx()
+	if outcome, err := c.refuse(ctx); err != nil {
+		return outcome, err
+	}
 	stop := context.AfterFunc(ctx, func() {
 		txlock.Sleep(c.txCtx, endingPatience)
 		c.endTx()
 	})
+	defer c.endTx() // which would roll back beside Release, before Commit
 	defer stop()
-	if outcome, err := c.refuse(ctx); err != nil {
-		return outcome, err
-	}
 	keys := c.job.transaction.Keys
 	err := c.tx.Commit()
 	switch {
