@@ -3,6 +3,7 @@ package xactlock_test
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,17 @@ var forms = map[string]func(*xactlock.Locker, xactlock.Func) error{
 	},
 	"WithTxAll": func(l *xactlock.Locker, fn xactlock.Func) error {
 		return l.WithTxAll(context.Background(), []hashkey.Key{hashkey.Name("k")}, fn)
+	},
+	"TryWithTxAll": func(l *xactlock.Locker, fn xactlock.Func) error {
+		return l.TryWithTxAll(context.Background(), []hashkey.Key{hashkey.Name("k")}, fn)
+	},
+	"TryValue": func(l *xactlock.Locker, fn xactlock.Func) error {
+		var withResult func(context.Context, *sql.Tx) (int, error)
+		if fn != nil {
+			withResult = func(ctx context.Context, tx *sql.Tx) (int, error) { return 0, fn(ctx, tx) }
+		}
+		_, err := xactlock.TryValue(context.Background(), l, hashkey.Name("k"), withResult)
+		return err
 	},
 	"Value": func(l *xactlock.Locker, fn xactlock.Func) error {
 		var withResult func(context.Context, *sql.Tx) (int, error)
@@ -79,6 +91,39 @@ func TestMissingArguments(t *testing.T) {
 		_, err := xactlock.Token(context.Background(), nil)
 		refuses(t, err, "tx is nil")
 	})
+}
+
+// A Locker that New did not make is an error, not a panic.
+func TestNoLocker(t *testing.T) {
+	for _, l := range []*xactlock.Locker{nil, {}, (*xactlock.Locker)(nil).With(xactlock.Options{Shared: true}), new(xactlock.Locker).With(xactlock.Options{})} {
+		for name, call := range forms {
+			t.Run(name, func(t *testing.T) { refuses(t, call(l, unreachable(t)), "nil or zero") })
+		}
+		for name, call := range onTx {
+			t.Run(name, func(t *testing.T) { refuses(t, call(l, new(sql.Tx), hashkey.Name("k")), "nil or zero") })
+		}
+		_, err := l.Exec(context.Background(), hashkey.Name("k"), "select 1")
+		refuses(t, err, "nil or zero")
+		_ = l.Options()
+	}
+}
+
+// Options returns what With was given, so that one of them can be changed.
+func TestOptions(t *testing.T) {
+	l := xactlock.New(new(sql.DB)).With(xactlock.Options{Shared: true, Wait: time.Second})
+	o := l.Options()
+	o.Wait = time.Minute
+	if got := l.With(o).Options(); !got.Shared || got.Wait != time.Minute || l.Options().Wait != time.Second {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// An outcome is its name in JSON.
+func TestOutcomeText(t *testing.T) {
+	text, err := json.Marshal(map[string]any{"outcome": xactlock.NotAcquired})
+	if err != nil || string(text) != `{"outcome":"not acquired"}` {
+		t.Errorf("%s, %v", text, err)
+	}
 }
 
 // Rule 9: a bad option is an error on first use that names the field.

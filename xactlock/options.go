@@ -26,10 +26,10 @@ type Options struct {
 	Wait time.Duration
 
 	// Poll asks for the lock, sleeps for Poll and asks again, rather than
-	// queueing on the server. A waiter that queues holds a snapshot, which
-	// deadlocks with a holder that runs CREATE INDEX CONCURRENTLY and holds
-	// back VACUUM; one that polls holds no connection between two questions,
-	// but has no place in a queue either. 0 means to queue.
+	// queueing on the server. A call that queues holds a connection, and a
+	// snapshot for at most half a second at a time; one that polls holds
+	// neither between two questions, but has no place in a queue. 0 means to
+	// queue.
 	Poll time.Duration
 
 	// Isolation is the transaction's isolation level. LevelDefault means READ

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -136,12 +137,20 @@ func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 	defer cancel()
 	_, err = c.tx.ExecContext(ctx, locksql.Release)
 	switch {
-	case err == nil:
+	case err == nil, isBusy(err):
 		return txlock.Committed, nil
 	case errors.Is(err, sql.ErrTxDone), pgtx.NoSuchSavepoint(err):
 		return txlock.Unknown, pgtx.TxEnded(t.Keys)
 	}
 	return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(t.Keys), err)
+}
+
+// isBusy reports whether a driver has refused to send a statement: fn has left
+// rows open, which database/sql closes before it commits.
+func isBusy(err error) bool {
+	var network net.Error
+	return lockerr.SQLState(err) == "" && !errors.Is(err, sql.ErrTxDone) && !errors.Is(err, driver.ErrBadConn) &&
+		!errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &network)
 }
 
 // Commit is [txlock.Conn]'s.

@@ -91,7 +91,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestWithdrawSaysWhenToRetryAfterItsWait(t *testing.T) {
-	s := newService(t, xactlock.Options{Wait: 10 * time.Millisecond})
+	s := newService(t, xactlock.Options{Wait: 500 * time.Millisecond})
 	s.whileHeld(t, accountLocks.ID(1), func() {
 		if got := s.post(t, "/accounts/1/withdraw", "amount=1"); got.status != http.StatusServiceUnavailable || got.retryAfter != "1" {
 			t.Errorf("while another one holds the lock: %v, want 503 and Retry-After", got)
@@ -119,7 +119,7 @@ func TestReportBusySaysWhenToRetry(t *testing.T) {
 
 // A pool without a free connection is not a report that somebody else writes.
 func TestReportWithoutConnectionIsNotBusy(t *testing.T) {
-	s := newService(t, xactlock.Options{Wait: 10 * time.Millisecond})
+	s := newService(t, xactlock.Options{Wait: 500 * time.Millisecond})
 	s.db.SetMaxOpenConns(1)
 	s.whileHeld(t, hashkey.Name("unrelated"), func() {
 		if got := s.post(t, "/reports/1", ""); got.status != http.StatusServiceUnavailable || got.retryAfter != "1" {
