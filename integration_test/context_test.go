@@ -63,8 +63,9 @@ func TestWaitOnTheServerEnds(t *testing.T) {
 					until(t, "nobody waits on the server", func() bool { return waitingLocks(t, db) == 0 })
 					// pgx tells no driver-neutral way to cancel and keep a connection.
 					if n := m.dials.Load() - dials; n != 0 && !(isPlain(t) && ending.why == context.Canceled) {
-						// The cancel request is a connection of its own.
-						if !(ending.why == context.Canceled && n == 1) {
+						// A cancel request is a connection of its own. The wait of a
+						// busy machine may need one after a deadline, too.
+						if n > 1 {
 							t.Errorf("it cost %d new connections", n)
 						}
 					}

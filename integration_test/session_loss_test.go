@@ -39,7 +39,6 @@ func opaque(config *pgx.ConnConfig) {
 // The ways in which a session ends with its socket, on a socket that can be
 // looked at and on one that cannot.
 func TestSessionLoss(t *testing.T) {
-	t.Parallel()
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
 			server := pgtest.Dedicated(t)
@@ -86,7 +85,6 @@ func testLoss(t *testing.T, db *sql.DB, end func(*sessionlock.Lock)) {
 // What ends the session has the last word on the wire, and nobody reads it:
 // rows are open, with more to come.
 func TestSessionLossUnderRows(t *testing.T) {
-	t.Parallel()
 	db, other := two(t)
 	k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("rows"))
 	pid := backend(t, k)
@@ -115,7 +113,6 @@ func openRows(tb testing.TB, conn *sql.Conn) *sql.Rows {
 // A statement that takes longer than Check, a transaction and rows that are
 // open are no loss, though the server is being asked all the time.
 func TestSessionBusyIsNoLoss(t *testing.T) {
-	t.Parallel()
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
 			dsn := pgtest.New(t).Database(t)
@@ -172,7 +169,6 @@ func inTransaction(t *testing.T, db *sql.DB, k *sessionlock.Lock) {
 
 // A holder that may not read pg_locks has not lost its lock.
 func TestSessionRefusedQuestionIsNoLoss(t *testing.T) {
-	t.Parallel()
 	db, other := two(t)
 	exec(t, other, `revoke select on pg_locks from public`)
 	exec(t, other, `create role pgadvisory_blind`)
@@ -191,7 +187,6 @@ func TestSessionRefusedQuestionIsNoLoss(t *testing.T) {
 // A proxy that swallows everything without closing is noticed within twice
 // the time between two questions.
 func TestSessionSwallowed(t *testing.T) {
-	t.Parallel()
 	dsn := pgtest.New(t).Database(t)
 	p, through := newRelay(t, dsn)
 	const interval = 2 * time.Second
@@ -221,7 +216,6 @@ func TestSessionSwallowed(t *testing.T) {
 
 // A lock that the session no longer has is noticed by asking for it.
 func TestSessionLockGone(t *testing.T) {
-	t.Parallel()
 	db, other := two(t)
 	k := lockUnder(pulse.With(t.Context(), 100*time.Millisecond), t, sessionlock.New(db).With(quick), hashkey.Name("gone"))
 	if _, err := k.Conn().ExecContext(t.Context(), `select pg_advisory_unlock_all()`); err != nil {
@@ -234,7 +228,6 @@ func TestSessionLockGone(t *testing.T) {
 
 // The watch sends nothing but a question at each interval.
 func TestSessionQuietMinute(t *testing.T) {
-	t.Parallel()
 	for name, test := range map[string]struct {
 		options []func(*pgx.ConnConfig)
 		ctx     context.Context
@@ -266,7 +259,6 @@ func TestSessionQuietMinute(t *testing.T) {
 
 // Questions and statements on Conn do not get in each other's way.
 func TestSessionConnInUse(t *testing.T) {
-	t.Parallel()
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
 			db := openDB(t, pgtest.New(t).Database(t), options...)
@@ -287,7 +279,6 @@ func TestSessionConnInUse(t *testing.T) {
 
 // Under TLS it is the socket below that is looked at.
 func TestSessionLossUnderTLS(t *testing.T) {
-	t.Parallel()
 	server := pgtest.Dedicated(t)
 	dsn := server.Database(t)
 	other := openDB(t, dsn)
@@ -345,7 +336,6 @@ func turnOnTLS(t *testing.T, db *sql.DB) {
 // A ctx that ends while a statement runs on Conn costs the lock, unless pgx is
 // configured to cancel the statement only.
 func TestSessionStatementOutlivesItsContext(t *testing.T) {
-	t.Parallel()
 	for name, test := range map[string]struct {
 		configure func(*pgx.ConnConfig)
 		lost      bool
