@@ -2,6 +2,7 @@ package locksql
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -87,17 +88,18 @@ func (m *Message) quietly(shared bool, keys []hashkey.Key, limit time.Duration, 
 		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "+
 		"pg_catalog.set_config('lock_timeout', '"+milliseconds(perLock(limit, len(keys)))+"', true), "+
 		"pg_catalog.set_config('pgadvisory.granted', 'true', true)")
-	block := "do $pgadvisory$ begin "
+	var block strings.Builder
+	block.WriteString("do $pgadvisory$ begin ")
 	if condition != "" {
-		block += "if " + condition + " then "
+		block.WriteString("if " + condition + " then ")
 	}
 	for _, key := range keys {
-		block += "perform " + Call(XactLock, shared, key) + "; "
+		block.WriteString("perform " + Call(XactLock, shared, key) + "; ")
 	}
 	if condition != "" {
-		block += "end if; "
+		block.WriteString("end if; ")
 	}
-	m.add("DO", block+"exception when lock_not_available then "+
+	m.add("DO", block.String()+"exception when lock_not_available then "+
 		"perform pg_catalog.set_config('pgadvisory.granted', 'false', true); end $pgadvisory$")
 	m.add("SELECT", "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
 }

@@ -13,6 +13,7 @@ package locksql
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -97,14 +98,14 @@ func Held(key hashkey.Key) string {
 
 // HeldAll returns an expression that is true if this session holds all keys.
 func HeldAll(keys []hashkey.Key) string {
-	all := ""
+	var all strings.Builder
 	for i, key := range keys {
 		if i > 0 {
-			all += " and "
+			all.WriteString(" and ")
 		}
-		all += Held(key)
+		all.WriteString(Held(key))
 	}
-	return all
+	return all.String()
 }
 
 // oid returns half of a key as pg_locks shows it.
