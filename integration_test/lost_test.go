@@ -95,29 +95,41 @@ func TestCauseIsTold(t *testing.T) {
 	}
 }
 
-// An Exec that is cancelled during its COMMIT says so.
-func TestExecCancelledDuringCommit(t *testing.T) {
+// A call that is cancelled during its COMMIT says so, and nothing is lost that it
+// said was committed.
+func TestCancelledDuringCommit(t *testing.T) {
 	t.Parallel()
-	db := newDB(t)
-	exec(t, db, `create table t (n int);
-		create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(30); return null; end $$;
-		create constraint trigger slow after insert on t deferrable initially deferred for each row execute function slow()`)
-	cause := errors.New("the cause")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	other := openSame(t, db)
-	go func() {
-		until(t, "COMMIT runs", func() bool {
-			return number(t, other, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
+	for name, call := range map[string]func(context.Context, *xactlock.Locker) error{
+		"Exec": func(ctx context.Context, l *xactlock.Locker) error {
+			_, err := l.Exec(ctx, hashkey.Name("k"), `insert into t values ($1)`, 1)
+			return err
+		},
+		"WithTx": func(ctx context.Context, l *xactlock.Locker) error { return l.WithTx(ctx, hashkey.Name("k"), insert) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := newDB(t)
+			exec(t, db, `create table t (n int);
+				create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(8); return null; end $$;
+				create constraint trigger slow after insert on t deferrable initially deferred for each row execute function slow()`)
+			cause := errors.New("the cause")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			other := openSame(t, db)
+			go func() {
+				until(t, "COMMIT runs", func() bool {
+					return number(t, other, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
+				})
+				cancel(cause)
+			}()
+			err := call(ctx, xactlock.New(db))
+			for _, want := range []error{context.Canceled, cause} {
+				if !errors.Is(err, want) {
+					t.Errorf("got %v, want %v", err, want)
+				}
+			}
+			noTrace(t, other, db)
+			if n := rows(t, other); n != 0 && !errors.Is(err, xactlock.ErrCommitUnknown) {
+				t.Errorf("%d rows, after %v", n, err)
+			}
 		})
-		cancel(cause)
-	}()
-	_, err := xactlock.New(db).Exec(ctx, hashkey.Name("k"), `insert into t values ($1)`, 1)
-	for _, want := range []error{context.Canceled, cause} {
-		if !errors.Is(err, want) {
-			t.Errorf("got %v, want %v", err, want)
-		}
-	}
-	if n := rows(t, other); n != 0 {
-		t.Errorf("%d rows, want none", n)
 	}
 }

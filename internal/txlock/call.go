@@ -264,7 +264,7 @@ func (c *Call) hold(ctx context.Context, conn Conn) error {
 	}
 	var err error
 	c.Outcome, err = conn.Commit(ctx)
-	return err
+	return lockerr.Because(ctx, err)
 }
 
 // work runs fn, and returns fn's error, or that of fn's ctx.
