@@ -54,7 +54,6 @@ func contract(t *testing.T, open func(t *testing.T, dsn string) *sql.DB) {
 				{"panic", panicRollsBack},
 				{"failed statement", failedStatement},
 				{"commit inside", commitInside},
-				{"rows left open", rowsLeftOpen},
 				{"try", tryConflict},
 				{"end of ctx", endOfWait},
 				{"many keys", manyKeys},
@@ -179,25 +178,6 @@ func errorRollsBack(t *testing.T, s *setting) {
 	})
 	if err != errExpected {
 		t.Errorf("got %v, want fn's error", err)
-	}
-	s.unchanged(t)
-}
-
-// rowsLeftOpen is an fn that does not close its rows: the call commits all the
-// same.
-func rowsLeftOpen(t *testing.T, s *setting) {
-	err := s.l.WithTx(t.Context(), key, func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `select generate_series(1, 3)`)
-		if err != nil {
-			return err
-		}
-		if !rows.Next() {
-			t.Error("no row")
-		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
 	}
 	s.unchanged(t)
 }

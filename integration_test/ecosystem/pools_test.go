@@ -239,3 +239,18 @@ type wholeConn interface {
 }
 
 type opaqueConn struct{ wholeConn }
+
+// An fn that leaves its rows open commits with lib/pq as with pgx.
+func TestPqRowsLeftOpen(t *testing.T) {
+	db := openPq(t, pgtest.New(t).Scratch(t))
+	err := xactlock.New(db).WithTx(t.Context(), key, func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `select generate_series(1, 3)`)
+		if err == nil && !rows.Next() {
+			t.Error("no row")
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
