@@ -79,7 +79,7 @@ func (c *Call) run(ctx context.Context) error {
 	}
 	waitCtx, cancel := c.waitContext(ctx)
 	defer cancel()
-	if !c.Try && !(c.Shared && c.alone()) {
+	if !c.Try && (c.direct || !(c.Shared && c.alone())) {
 		if err := c.enter(waitCtx, &c.ticket, c.lines()); err != nil {
 			return c.notAcquired(waitCtx, err)
 		}

@@ -226,21 +226,23 @@ func TestNested(t *testing.T) {
 func TestExec(t *testing.T) {
 	for name, test := range map[string]struct {
 		execs    []txlock.Executed
+		shared   bool
 		scripts  []script
 		want     error
 		one      bool
 		openings int
 	}{
-		"one message":       {execs: []txlock.Executed{{Rows: 3}}, scripts: []script{nil}, one: true},
-		"dead, then good":   {execs: []txlock.Executed{{Dead: true, Err: died.err}, {Rows: 3}}, scripts: []script{nil, nil}, one: true},
-		"not committed":     {execs: []txlock.Executed{{Outcome: txlock.RolledBack, Err: failed.err}}, scripts: []script{nil}, want: failed.err, one: true},
-		"a slow lock":       {execs: []txlock.Executed{{Busy: true}}, scripts: []script{nil, {refused, granted}}, openings: 2},
-		"the text of three": {execs: []txlock.Executed{{Unfit: true}}, scripts: []script{nil, {granted}}, openings: 1},
+		"one message":         {execs: []txlock.Executed{{Rows: 3}}, scripts: []script{nil}, one: true},
+		"dead, then good":     {execs: []txlock.Executed{{Dead: true, Err: died.err}, {Rows: 3}}, scripts: []script{nil, nil}, one: true},
+		"not committed":       {execs: []txlock.Executed{{Outcome: txlock.RolledBack, Err: failed.err}}, scripts: []script{nil}, want: failed.err, one: true},
+		"a slow lock":         {execs: []txlock.Executed{{Busy: true}}, scripts: []script{nil, {refused, granted}}, openings: 2},
+		"a slow lock, shared": {execs: []txlock.Executed{{Busy: true}}, shared: true, scripts: []script{nil, {refused, granted}}, openings: 2},
+		"the text of three":   {execs: []txlock.Executed{{Unfit: true}}, scripts: []script{nil, {granted}}, openings: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &fakePool{execs: test.execs, scripts: test.scripts}
-				c := newCall(p, nil)
+				c := newCall(p, func(r *txlock.Request) { r.Shared = test.shared })
 				rows, one, err := c.Exec(t.Context())
 				if !errors.Is(err, test.want) || one != test.one || len(p.openings) != test.openings || one && err == nil && rows != 3 {
 					t.Errorf("%d rows, one message %t, %v, %d openings", rows, one, err, len(p.openings))
