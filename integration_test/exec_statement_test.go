@@ -326,3 +326,46 @@ func (tr *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Tra
 func (tr *tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
 	tr.last = fmt.Sprintf("%s: %s", tr.query, data.CommandTag)
 }
+
+// A table that changes under a statement that Exec has prepared or described
+// costs one call at most; the next succeeds, and the connection stays.
+func TestExecAfterAlterTable(t *testing.T) {
+	t.Parallel()
+	changes := []string{
+		`alter table t add column more text default 'x'`,
+		`alter table t alter column n type text`,
+		`alter table t alter column n type int using n::int`,
+		`alter table t drop column more`,
+	}
+	for _, mode := range []pgx.QueryExecMode{
+		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec,
+		pgx.QueryExecModeSimpleProtocol,
+	} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			direct := newDatabase(t)
+			owner := openDB(t, direct)
+			db := openDB(t, direct, func(config *pgx.ConnConfig) { config.DefaultQueryExecMode = mode })
+			db.SetMaxOpenConns(1)
+			exec(t, owner, `create table t (n int)`)
+			l := xactlock.New(db)
+			call := func() error {
+				_, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = n returning *`)
+				return err
+			}
+			keepsConnection(t, db, func() {
+				if err := call(); err != nil {
+					t.Fatal(err)
+				}
+				for _, change := range changes {
+					exec(t, owner, change)
+					if first := call(); first != nil {
+						if err := call(); err != nil {
+							t.Errorf("after %s: %v, then %v", change, first, err)
+						}
+					}
+				}
+			})
+		})
+	}
+}

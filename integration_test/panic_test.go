@@ -52,7 +52,7 @@ type panickingScanner struct{}
 func (panickingScanner) Scan(any) error { panic("in Scan") }
 
 // returned runs call, which may hang or panic, and returns its error and panic.
-func returned(t *testing.T, call func() error) (err error, panicked any) {
+func returned(t *testing.T, call func() error) (panicked any, err error) {
 	t.Helper()
 	type end struct {
 		err      error
@@ -69,7 +69,7 @@ func returned(t *testing.T, call func() error) (err error, panicked any) {
 	}()
 	select {
 	case e := <-ended:
-		return e.err, e.panicked
+		return e.panicked, e.err
 	case <-time.After(patience):
 		t.Fatal("the call hangs")
 		return nil, nil
@@ -78,44 +78,105 @@ func returned(t *testing.T, call func() error) (err error, panicked any) {
 
 // A panic inside a statement reaches the caller, frees the lock and leaves the
 // pool usable. What it leaves of database/sql's locks holds nothing up, also if
-// fn recovers it.
+// fn recovers it, and then returns an error or nil.
 func TestPanicInsideAStatement(t *testing.T) {
+	t.Parallel()
 	for name, statement := range panickingStatements {
-		for _, recovers := range []bool{false, true} {
+		for _, end := range []string{"panic", "error", "nil"} {
 			for _, plain := range []bool{false, true} {
-				if plain && recovers {
-					continue // there database/sql's own Commit hangs
-				}
-				t.Run(fmt.Sprintf("%s/recovered %t/plain %t", name, recovers, plain), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s/%s/plain %t", name, end, plain), func(t *testing.T) {
+					t.Parallel()
 					db := newDB(t)
+					exec(t, db, `create table t (n int)`)
 					if plain {
 						db = openSameUnchecked(t, db) // database/sql loses a connection there
 					}
 					l := xactlock.New(db).With(xactlock.Options{Plain: plain})
-					err, panicked := returned(t, func() error {
+					panicked, err := returned(t, func() error {
 						return l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) (err error) {
-							if recovers {
-								defer func() {
-									if value := recover(); value != nil {
-										err = errExpected
-									}
-								}()
+							defer func() {
+								if end != "panic" && recover() != nil && end == "error" {
+									err = errExpected
+								}
+							}()
+							if err := insert(ctx, tx); err != nil {
+								return err
 							}
 							return statement(ctx, tx)
 						})
 					})
 					switch {
-					case recovers && !errors.Is(err, errExpected):
-						t.Errorf("got %v, want fn's error", err)
-					case !recovers && panicked != "in Value" && panicked != "in Scan":
+					case end == "panic" && panicked != "in Value" && panicked != "in Scan":
 						t.Errorf("the panic is %v, the error %v", panicked, err)
+					case end == "error" && !errors.Is(err, errExpected):
+						t.Errorf("got %v, want fn's error", err)
+					case end == "nil" && errors.Is(err, xactlock.ErrCommitUnknown):
+						t.Errorf("got %v, and no COMMIT was sent", err)
 					}
-					err, _ = returned(t, func() error { return l.TryWithTx(t.Context(), hashkey.Name("k"), nothing) })
+					committed := 0
+					if end == "nil" && err == nil {
+						committed = 1
+					}
+					_, err = returned(t, func() error { return l.TryWithTx(t.Context(), hashkey.Name("k"), nothing) })
 					if err != nil {
 						t.Errorf("the next call: %v", err)
 					}
+					if n := rows(t, db); n != committed {
+						t.Errorf("%d rows, want %d", n, committed)
+					}
 				})
 			}
+		}
+	}
+}
+
+// A RawBytes of rows that fn leaves open keeps a lock of database/sql's taken.
+// The call ends all the same, and says what became of it.
+func TestRawBytesLeftOpen(t *testing.T) {
+	t.Parallel()
+	for _, plain := range []bool{false, true} {
+		for _, fails := range []bool{false, true} {
+			t.Run(fmt.Sprintf("plain %t/fails %t", plain, fails), func(t *testing.T) {
+				t.Parallel()
+				db := newDB(t)
+				exec(t, db, `create table t (n int)`)
+				if plain {
+					db = openSameUnchecked(t, db)
+				}
+				l := xactlock.New(db).With(xactlock.Options{Plain: plain})
+				_, err := returned(t, func() error {
+					return l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+						if err := insert(ctx, tx); err != nil {
+							return err
+						}
+						open, err := tx.QueryContext(ctx, `select repeat('x', 1000) from generate_series(1, 5000)`)
+						if err != nil {
+							return err
+						}
+						var raw sql.RawBytes
+						if open.Next() {
+							err = open.Scan(&raw)
+						}
+						if fails {
+							err = errExpected
+						}
+						return err
+					})
+				})
+				if fails != errors.Is(err, errExpected) || errors.Is(err, xactlock.ErrCommitUnknown) {
+					t.Errorf("got %v", err)
+				}
+				committed := 0
+				if err == nil {
+					committed = 1
+				}
+				if _, err := returned(t, func() error { return l.TryWithTx(t.Context(), hashkey.Name("k"), nothing) }); err != nil {
+					t.Errorf("the next call: %v", err)
+				}
+				if n := rows(t, db); n != committed {
+					t.Errorf("%d rows, want %d", n, committed)
+				}
+			})
 		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
@@ -88,116 +87,6 @@ func TestWaitEndsFarAway(t *testing.T) {
 	}
 	if err := h.release(); err != nil {
 		t.Error(err)
-	}
-}
-
-// A call for a key that another process keeps busy gets its turns, though the
-// quota is taken by waiters for other keys.
-func TestQuotaLeavesTurnsForOthers(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	others := openSame(t, db)
-	db.SetMaxOpenConns(4)
-	var holders []*holder
-	for i := range 2 {
-		holders = append(holders, hold(t, xactlock.New(others), hashkey.Int64(int64(i))))
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	l := xactlock.New(db)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- parallel(2, func(i int) error { return l.WithTx(ctx, hashkey.Int64(int64(i)), nothing) })
-	}()
-	until(t, "the quota is taken", func() bool { return waitingLocks(t, others) == 2 })
-	busy := make(chan error, 1)
-	go func() {
-		busy <- parallel(4, func(int) error {
-			for ctx.Err() == nil {
-				err := xactlock.New(others).WithTx(t.Context(), hashkey.Name("busy"), func(context.Context, *sql.Tx) error {
-					time.Sleep(20 * time.Millisecond)
-					return nil
-				})
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}()
-	until(t, "the key is busy", func() bool { return waitingLocks(t, others) == 5 })
-	for i := range 5 {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		if err := l.WithTx(ctx, hashkey.Name("busy"), nothing); err != nil {
-			t.Errorf("turn %d: %v", i, err)
-		}
-	}
-	cancel()
-	for _, h := range holders {
-		if err := h.release(); err != nil {
-			t.Error(err)
-		}
-	}
-	<-ended
-	if err := <-busy; err != nil {
-		t.Error(err)
-	}
-}
-
-// Where database/sql knows no limit, waiters leave room for other users of a
-// pgxpool behind it, and for other clients of the server.
-func TestWaitersWithoutALimit(t *testing.T) {
-	t.Parallel()
-	direct := newDatabase(t)
-	config, err := pgxpool.ParseConfig(direct)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.MaxConns = 8
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pool.Close()
-	unlimited := openDB(t, direct)
-	unlimited.SetMaxOpenConns(0)
-	const keys = 16
-	others := openDB(t, direct)
-	for name, db := range map[string]*sql.DB{"pgxpool": stdlib.OpenDBFromPool(pool), "database/sql": unlimited} {
-		t.Run(name, func(t *testing.T) {
-			var all []hashkey.Key
-			for i := range keys {
-				all = append(all, hashkey.Namespace(name).ID(int64(i)))
-			}
-			inside, leave := make(chan struct{}), make(chan struct{})
-			held := make(chan error, 1)
-			go func() {
-				held <- xactlock.New(others).WithTxAll(t.Context(), all, func(context.Context, *sql.Tx) error {
-					close(inside)
-					<-leave
-					return nil
-				})
-			}()
-			<-inside
-			l := xactlock.New(db)
-			done := make(chan error, 1)
-			go func() { done <- parallel(keys, func(i int) error { return l.WithTx(t.Context(), all[i], nothing) }) }()
-			until(t, "calls wait on the server", func() bool { return waitingLocks(t, others) >= 4 })
-			for range 50 {
-				if n := number(t, db, `select 1`); n != 1 {
-					t.Error("1 is not 1")
-				}
-				if n := waitingLocks(t, others); n > 5 { // and one in overtime
-					t.Errorf("%d wait on the server, want at most 5", n)
-				}
-			}
-			close(leave)
-			for _, c := range []chan error{held, done} {
-				if err := <-c; err != nil {
-					t.Error(err)
-				}
-			}
-		})
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"net"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,7 +30,7 @@ type plainConn struct {
 	endTx   context.CancelFunc // ends txCtx
 	waited  bool               // tx has waited for the lock
 	locked  bool               // the session has the lock, or may have it
-	running bool               // fn runs, or has panicked
+	stuck   bool               // a lock of database/sql's stays taken, and the session is closed
 	closed  bool               // the connection was dead
 }
 
@@ -101,23 +101,18 @@ func (c *plainConn) level() sql.IsolationLevel {
 
 func (c *plainConn) rollback() {
 	if c.tx != nil {
-		_ = c.tx.Rollback() // fails where the transaction is over
+		_ = c.finish(c.tx.Rollback) // fails where the transaction is over
 		c.endTx()
 		c.tx = nil
 	}
 }
 
 // Run is [txlock.Conn]'s.
-func (c *plainConn) Run(ctx context.Context) error {
-	c.running = true
-	err := c.job.fn(ctx, c.tx)
-	c.running = false
-	return err
-}
+func (c *plainConn) Run(ctx context.Context) error { return c.job.fn(ctx, c.tx) }
 
-// refuse returns why the transaction must not be committed, as far as
-// database/sql shows it. pgx knows the transaction's status; on any other
-// driver, the savepoint is released in a message of its own.
+// refuse returns why the transaction must not be committed. pgx knows the
+// transaction's status. On any driver the savepoint is then released, in a
+// message of its own: where the session is gone, it is so before COMMIT is sent.
 func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 	t := pgtx.Tx{Transaction: c.job.transaction}
 	outcome, err := txlock.RolledBack, error(nil)
@@ -129,28 +124,31 @@ func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 	})
 	switch {
 	case rawErr != nil:
-		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", ErrLost, lockerr.Keys(t.Keys), rawErr)
-	case t.Session != nil:
+		return txlock.RolledBack, c.lost(rawErr)
+	case err != nil:
 		return outcome, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingPatience)
 	defer cancel()
 	_, err = c.tx.ExecContext(ctx, locksql.Release)
 	switch {
-	case err == nil, isBusy(err):
+	case err == nil:
 		return txlock.Committed, nil
 	case errors.Is(err, sql.ErrTxDone), pgtx.NoSuchSavepoint(err):
 		return txlock.Unknown, pgtx.TxEnded(t.Keys)
+	case ctx.Err() != nil, isDead(c.conn):
+		return txlock.RolledBack, c.lost(err)
+	case lockerr.SQLState(err) == "":
+		// The driver has not sent it: fn has left rows open, which
+		// database/sql closes before it commits.
+		return txlock.Committed, nil
 	}
 	return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(t.Keys), err)
 }
 
-// isBusy reports whether a driver has refused to send a statement: fn has left
-// rows open, which database/sql closes before it commits.
-func isBusy(err error) bool {
-	var network net.Error
-	return lockerr.SQLState(err) == "" && !errors.Is(err, sql.ErrTxDone) && !errors.Is(err, driver.ErrBadConn) &&
-		!errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &network)
+// lost is the error where COMMIT was not sent because the session is gone.
+func (c *plainConn) lost(err error) error {
+	return fmt.Errorf("%w: %s: nothing is committed: %w", ErrLost, lockerr.Keys(c.job.transaction.Keys), err)
 }
 
 // Commit is [txlock.Conn]'s.
@@ -165,24 +163,70 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 	defer c.endTx() // which would roll back beside Release, before Commit
 	defer stop()
 	keys := c.job.transaction.Keys
-	err := c.tx.Commit()
+	err := c.finish(c.tx.Commit)
 	switch {
 	case err == nil:
 		return txlock.Committed, nil
+	case c.stuck:
+		return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
 	case errors.Is(err, sql.ErrTxDone):
 		return txlock.Unknown, pgtx.TxEnded(keys)
-	case errors.Is(err, pgx.ErrTxCommitRollback):
+	case errors.Is(err, pgx.ErrTxCommitRollback), inFailedTransaction(err):
 		return txlock.RolledBack, pgtx.Swallowed(keys, nil)
 	case lockerr.EndedWhileIdle(err):
-		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", ErrLost, lockerr.Keys(keys), err)
+		return txlock.RolledBack, c.lost(err)
 	case lockerr.IsAnswer(err):
 		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
 	}
 	return txlock.Unknown, fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(keys), err)
 }
 
-// panicPatience is how long Release waits for database/sql after a panic of fn.
-const panicPatience = time.Second
+// inFailedTransaction reports whether err is lib/pq's ErrInFailedTransaction,
+// with which it rolls back in place of a COMMIT. It has no SQLSTATE.
+func inFailedTransaction(err error) bool {
+	return strings.HasSuffix(err.Error(), "in a failed transaction")
+}
+
+// stuckPatience is how long database/sql may take to get to the end of a
+// transaction.
+const stuckPatience = time.Second
+
+var errStuck = errors.New("a panic inside a statement, or rows that are open, keep database/sql from ending the transaction")
+
+// finish ends the transaction by end, which is its Commit or Rollback.
+//
+// A panic inside a method of database/sql, and a RawBytes that was scanned from
+// rows that are still open, leave a lock of database/sql's taken, and end waits
+// for that for ever. Then the session is closed, which rolls back.
+func (c *plainConn) finish(end func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- end() }()
+	if err, ok := within(ended, stuckPatience); ok {
+		return err
+	}
+	_ = c.conn.Raw(func(any) error { return nil }) // waits for a message that is under way
+	if err, ok := within(ended, stuckPatience); ok {
+		return err
+	}
+	_ = c.conn.Raw(closeDriver)
+	if err, ok := within(ended, stuckPatience); ok {
+		return err
+	}
+	c.stuck = true
+	return errStuck
+}
+
+// within waits for an error, for at most d, and reports whether it came.
+func within(c <-chan error, d time.Duration) (error, bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case err := <-c:
+		return err, true
+	case <-timer.C:
+		return nil, false
+	}
+}
 
 // Release is [txlock.Conn]'s.
 func (c *plainConn) Release(context.Context) {
@@ -190,39 +234,19 @@ func (c *plainConn) Release(context.Context) {
 		return
 	}
 	conn := c.conn
+	if !c.stuck {
+		c.rollback()
+	}
 	c.conn = nil
-	if c.running && !c.endsWithin(panicPatience) {
-		// A panic has left a lock of database/sql's taken: its Rollback and
-		// its Close wait for ever. The session's end frees the lock.
-		_ = conn.Raw(closeDriver)
-		go conn.Close()
+	if c.stuck {
+		go conn.Close() // it waits for the same lock
 		return
 	}
-	c.rollback()
 	if c.locked {
 		c.unlockSession(conn)
 	}
 	discardDead(conn)
 	_ = conn.Close() // fails only on a connection that is forgotten
-}
-
-// endsWithin rolls back, and reports whether database/sql is done with that in
-// time.
-func (c *plainConn) endsWithin(d time.Duration) bool {
-	done := make(chan struct{})
-	tx := c.tx
-	go func() {
-		defer close(done)
-		_ = tx.Rollback() // fails where the transaction is over
-	}()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-done:
-		return true
-	case <-timer.C:
-		return false
-	}
 }
 
 // Closed is [txlock.Conn]'s.
@@ -287,18 +311,26 @@ func closeDriver(driverConn any) error {
 	return nil
 }
 
-// discardDead has the pool forget conn if its driver says that it is of no use
-// any more, and reports whether it did. pgx leaves that to the next user of the
-// connection.
-func discardDead(conn *sql.Conn) bool {
-	return conn.Raw(func(driverConn any) error {
+// isDead reports whether the driver says that conn is of no use any more.
+func isDead(conn *sql.Conn) bool {
+	dead := false
+	err := conn.Raw(func(driverConn any) error {
 		if s := pgsession.Unwrap(driverConn); s != nil {
-			if s.Closed() {
-				return driver.ErrBadConn
-			}
-		} else if v, ok := driverConn.(driver.Validator); ok && !v.IsValid() {
-			return driver.ErrBadConn
+			dead = s.Closed()
+		} else if v, ok := driverConn.(driver.Validator); ok {
+			dead = !v.IsValid()
 		}
 		return nil
-	}) != nil
+	})
+	return dead || err != nil
+}
+
+// discardDead has the pool forget conn if it is dead, and reports whether it
+// was. pgx leaves that to the next user of the connection.
+func discardDead(conn *sql.Conn) bool {
+	dead := isDead(conn)
+	if dead {
+		pgsession.Forget(conn)
+	}
+	return dead
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +79,7 @@ func turn(ctx context.Context, q *admission.Queue, s *fakeServer, key hashkey.Ke
 		return err
 	}
 	for !ticket.Reserve(ctx) {
+		ticket.Asked()
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -189,65 +191,161 @@ func TestLosesNoWakeUp(t *testing.T) {
 	}
 }
 
-// Waiters for all keys together leave half of the pool alone. A waiter that
-// finds the quota taken may wait in overtime, one at a time, and any other asks
-// again from time to time.
-func TestQuota(t *testing.T) {
-	for size, half := range map[int]int{8: 4, 3: 1, 1: 1, 0: 4} {
-		synctest.Test(t, func(t *testing.T) {
-			q := newQueue(size)
-			next := int64(0)
-			enter := func() *admission.Ticket {
-				next++
-				ticket := new(admission.Ticket)
-				if err := ticket.Enter(t.Context(), q, lines(false, 1, hashkey.Int64(next))); err != nil {
-					t.Fatal(err)
-				}
-				return ticket
-			}
-			var tickets []*admission.Ticket
-			for range half {
-				ticket := enter()
-				if !ticket.TryReserve() {
-					t.Fatalf("no quota for waiter %d of %d on a pool of %d", len(tickets)+1, half, size)
-				}
-				ticket.Granted() // a holder that waited still counts
-				tickets = append(tickets, ticket)
-			}
-			overtime, late := enter(), enter()
-			if overtime.TryReserve() {
-				t.Errorf("quota for more than %d waiters on a pool of %d", half, size)
-			}
-			began := time.Now()
-			if !overtime.Reserve(t.Context()) {
-				t.Error("no overtime")
-			}
-			if waited := time.Since(began); waited == 0 || waited > time.Second {
-				t.Errorf("overtime came after %v", waited)
-			}
-			if late.Reserve(t.Context()) {
-				t.Error("overtime for two at once")
-			}
-			overtime.Waited() // its slice is over
-			if !late.Reserve(t.Context()) {
-				t.Error("no overtime after the first one's slice")
-			}
-			tickets[0].End()
-			if !overtime.TryReserve() {
-				t.Error("no quota when a holder has ended")
-			}
-			overtime.Waited()
-			if !overtime.TryReserve() {
-				t.Error("the quota has ended with a slice")
-			}
-			for _, ticket := range append(tickets, overtime, late) {
-				ticket.End()
-			}
-			if n := q.Lines(); n != 0 {
-				t.Errorf("%d lines are left behind", n)
-			}
-		})
+var keys atomic.Int64
+
+// newcomer returns a head of a line of its own.
+func newcomer(t *testing.T, q *admission.Queue) *admission.Ticket {
+	t.Helper()
+	ticket := new(admission.Ticket)
+	if err := ticket.Enter(t.Context(), q, lines(false, 1, hashkey.Int64(keys.Add(1)))); err != nil {
+		t.Fatal(err)
 	}
+	return ticket
+}
+
+// Waiters for all keys together leave half of the pool alone.
+func TestSeats(t *testing.T) {
+	for size, half := range map[int]int{8: 4, 3: 1, 1: 1, 0: 4} {
+		q := newQueue(size)
+		tickets := []*admission.Ticket{newcomer(t, q)}
+		for tickets[len(tickets)-1].TryReserve() {
+			tickets = append(tickets, newcomer(t, q))
+		}
+		if n := len(tickets) - 1; n != half {
+			t.Errorf("a pool of %d has %d seats, want %d", size, n, half)
+		}
+		late := tickets[half]
+		tickets[0].End()
+		if !late.TryReserve() || newcomer(t, q).TryReserve() {
+			t.Errorf("a pool of %d: want one seat when one call has ended", size)
+		}
+	}
+}
+
+// While all seats are with holders, one call may wait.
+func TestSeatBesideHolders(t *testing.T) {
+	q := newQueue(4)
+	first, second := newcomer(t, q), newcomer(t, q)
+	if !first.TryReserve() || !second.TryReserve() {
+		t.Fatal("no seat")
+	}
+	first.Granted()
+	extra, late := newcomer(t, q), newcomer(t, q)
+	if extra.TryReserve() {
+		t.Error("a seat beside a holder and a waiter, of two")
+	}
+	second.Granted()
+	if !extra.TryReserve() || late.TryReserve() {
+		t.Error("want one seat beside two holders")
+	}
+	extra.Granted() // the seat is not for holders
+	if !late.TryReserve() {
+		t.Error("a holder has kept the seat for waiters")
+	}
+	first.End()
+	if !newcomer(t, q).TryReserve() {
+		t.Error("no seat when a holder has ended")
+	}
+}
+
+// Those who wait for a seat have it in turn, a slice each.
+func TestSeatsGoRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const calls, rounds = 5, 3
+		q := newQueue(2) // one seat
+		var order, want []int
+		var all sync.WaitGroup
+		for i := range calls {
+			all.Go(func() {
+				ticket := newcomer(t, q)
+				defer ticket.End()
+				for range rounds {
+					for !ticket.Reserve(t.Context()) {
+						ticket.Asked()
+					}
+					order = append(order, i)
+					time.Sleep(time.Second)
+					ticket.Waited()
+				}
+			})
+			synctest.Wait()
+		}
+		all.Wait()
+		for i := range calls * rounds {
+			want = append(want, i%calls)
+		}
+		if diff := cmp.Diff(want, order); diff != "" {
+			t.Errorf("order (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A call that finds no seat for a while asks the server all the same, one call
+// at a time, and first come, first served.
+func TestAskers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const calls = 5
+		q := newQueue(2)
+		holder, extra := newcomer(t, q), newcomer(t, q)
+		if !holder.TryReserve() {
+			t.Fatal("no seat")
+		}
+		holder.Granted()
+		if !extra.TryReserve() {
+			t.Fatal("no seat beside the holder")
+		}
+		var order, want []int
+		var asking, most int
+		var all sync.WaitGroup
+		for i := range calls {
+			all.Go(func() {
+				ticket := newcomer(t, q)
+				defer ticket.End()
+				if began := time.Now(); ticket.Reserve(t.Context()) || time.Since(began) == 0 {
+					t.Error("want no seat, after some time")
+				}
+				order = append(order, i)
+				asking++
+				most = max(most, asking)
+				time.Sleep(time.Second)
+				asking--
+				ticket.Asked()
+			})
+			want = append(want, i)
+			time.Sleep(time.Millisecond) // their patience ends one after the other
+		}
+		time.Sleep(calls * time.Second)
+		holder.End()
+		extra.End()
+		all.Wait()
+		if diff := cmp.Diff(want, order); diff != "" || most != 1 {
+			t.Errorf("%d asked at once, in the order (-want +got):\n%s", most, diff)
+		}
+		if n := q.Lines(); n != 0 {
+			t.Errorf("%d lines are left behind", n)
+		}
+	})
+}
+
+// A call whose ctx ends while it queues for a seat leaves nothing behind.
+func TestGivesUpASeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(2)
+		first, gone, late := newcomer(t, q), newcomer(t, q), newcomer(t, q)
+		if !first.TryReserve() {
+			t.Fatal("no seat")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if gone.Reserve(ctx) {
+			t.Error("a seat for two")
+		}
+		gone.End()
+		first.End()
+		if !late.TryReserve() {
+			t.Error("the seat is not free")
+		}
+	})
 }
 
 // Readers and writers stand in lines of their own, as do the two key spaces.
@@ -294,18 +392,18 @@ func TestSeveralLines(t *testing.T) {
 	})
 }
 
-// Of the Execs for one key, half of the pool is under way, in order; while the
-// quota is taken, or the last message was slow, it is one.
+// Of the Execs for one key, half of the pool is under way, in order; while
+// others have the seats, or the last message was slow, it is one.
 func TestExecs(t *testing.T) {
 	for name, test := range map[string]struct {
-		others int // parts of the quota that other calls have
+		others int // calls that have a seat
 		took   time.Duration
 		want   int
 	}{
-		"quick":               {0, time.Millisecond, 4},
-		"the quota is taken":  {4, time.Millisecond, 1},
-		"a part of the quota": {2, time.Millisecond, 3},
-		"slow":                {0, time.Second, 1},
+		"quick":     {0, time.Millisecond, 4},
+		"no seat":   {4, time.Millisecond, 1},
+		"two seats": {2, time.Millisecond, 3},
+		"slow":      {0, time.Second, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -314,7 +412,7 @@ func TestExecs(t *testing.T) {
 				for i := range test.others {
 					ticket := new(admission.Ticket)
 					if err := ticket.Enter(t.Context(), q, lines(false, 1, hashkey.Int64(int64(i)))); err != nil || !ticket.TryReserve() {
-						t.Fatal("no quota")
+						t.Fatal("no seat")
 					}
 					others = append(others, ticket)
 				}

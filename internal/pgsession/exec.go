@@ -67,6 +67,9 @@ func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.M
 	for range 1 + len(before.Statements) + 1 { // each statement can be missing once
 		var b bound
 		if b, err = s.bind(context.WithoutCancel(ctx), q); err != nil {
+			if s.Closed() {
+				err = fmt.Errorf("%w: %w", errNotSent, err)
+			}
 			return a, index, false, err
 		}
 		a, err = s.sendBound(before, b, after)
@@ -119,15 +122,13 @@ func (s *Session) bind(ctx context.Context, q Query) (bound, error) {
 	case mode == pgx.QueryExecModeExec:
 		return s.encode(bound{text: sql}, nil, args)
 	}
-	known := s.statements[sql]
-	d, err := s.describe(ctx, mode, sql)
+	d, err := s.describe(mode, sql)
 	if err != nil {
 		return bound{}, err
 	}
 	b, err := s.encode(bound{text: sql, name: d.name}, d.StatementDescription, args)
-	if err != nil && known != nil { // perhaps a table has changed
-		s.forget(ctx, sql)
-		return s.bind(ctx, q)
+	if err != nil {
+		s.forget(sql) // perhaps a table has changed
 	}
 	return b, err
 }
@@ -177,7 +178,7 @@ func (s *Session) encode(b bound, sd *pgconn.StatementDescription, args []any) (
 
 // describe returns what the server says of a statement, and has it prepared
 // where mode says so.
-func (s *Session) describe(ctx context.Context, mode pgx.QueryExecMode, sql string) (*description, error) {
+func (s *Session) describe(mode pgx.QueryExecMode, sql string) (*description, error) {
 	if d := s.statements[sql]; d != nil {
 		return d, nil
 	}
@@ -186,11 +187,8 @@ func (s *Session) describe(ctx context.Context, mode pgx.QueryExecMode, sql stri
 		s.lastName++
 		name = "pgadvisory_" + strconv.Itoa(s.lastName)
 	}
-	sd, err := s.pg.Prepare(ctx, name, sql, nil)
+	sd, err := s.prepare(name, sql)
 	if err != nil {
-		if s.Closed() {
-			err = fmt.Errorf("%w: %w", errNotSent, err)
-		}
 		return nil, err
 	}
 	d := &description{name, sd}
@@ -200,7 +198,7 @@ func (s *Session) describe(ctx context.Context, mode pgx.QueryExecMode, sql stri
 	s.statements[sql] = d
 	for other := range s.statements { // whichever comes first
 		if len(s.statements) > maxStatements && other != sql {
-			s.forget(ctx, other)
+			s.forget(other)
 		}
 	}
 	return d, nil
@@ -208,13 +206,12 @@ func (s *Session) describe(ctx context.Context, mode pgx.QueryExecMode, sql stri
 
 // forget forgets the statement of an Exec, and nothing else that is prepared on
 // the connection.
-func (s *Session) forget(ctx context.Context, sql string) {
+func (s *Session) forget(sql string) {
 	d := s.statements[sql]
 	delete(s.statements, sql)
-	if d != nil && d.name != "" && !s.InTransaction() {
-		if err := s.pg.Deallocate(ctx, d.name); err != nil {
-			s.Discard()
-		}
+	if d != nil && d.name != "" && s.Usable() {
+		// An error leaves a statement that nobody uses, or a closed connection.
+		_ = s.deallocate(d.name)
 	}
 }
 
@@ -235,19 +232,20 @@ func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bo
 	case failed < index && wrongStatement(err):
 		s.prepares = false
 		return true
-	case failed == index && b.name != "" && mayBeStale(code):
-		s.forget(context.Background(), b.text)
+	case failed == index && s.statements[b.text] != nil && mayBeStale(code):
+		s.forget(b.text)
 		return wrongStatement(err) && !s.Closed()
 	}
 	return false
 }
 
-// mayBeStale reports whether a prepared statement that failed with the SQLSTATE
-// may succeed once it is prepared anew. Those that most often fail, for what is
+// mayBeStale reports whether a statement that failed with the SQLSTATE may
+// succeed once it is prepared or described anew. Those that most often fail, for what is
 // in the tables, are not among them: class 23, of constraints, first of all.
 func mayBeStale(code string) bool {
 	switch code[:min(2, len(code))] {
-	case "26", // invalid SQL statement name: it was deallocated
+	case "08", // protocol violation: the result has not the columns that it had
+		"26", // invalid SQL statement name: it was deallocated
 		"0A", // feature not supported: "cached plan must not change result type"
 		"22", // data exception: a value that is not of the type that the parameter had
 		"42": // syntax error or access rule violation: types that do not fit any more

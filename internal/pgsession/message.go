@@ -73,10 +73,10 @@ func (a Answer) Fate(i int, err error) Fate {
 	switch {
 	case i < len(a.Results):
 		return Executed
-	case errors.Is(err, errOutOfStep):
-		return Unknown
 	case notSent(err):
 		return NotExecuted
+	case errors.Is(err, errOutOfStep):
+		return Unknown
 	case errors.As(err, &server) && (!endsSession(server) || len(a.Results) < i):
 		return NotExecuted
 	}
@@ -196,17 +196,26 @@ func nameOf(text string) string {
 // names the statements that are prepared on the way.
 func (s *Session) exchange(statements []locksql.Statement, parsing []string) (Answer, error) {
 	a := Answer{Results: make([]Result, 0, len(statements)), statements: statements}
-	if s.pg.IsClosed() {
-		return a, fmt.Errorf("%w: the connection is closed", errNotSent)
-	}
-	if err := s.pg.Frontend().Flush(); err != nil {
-		s.Discard()
-		if pgconn.SafeToRetry(err) {
-			return a, fmt.Errorf("%w: %w", errNotSent, err)
-		}
-		return a, fmt.Errorf("%w: %w", errNoAnswer, err)
+	if err := s.flush(); err != nil {
+		return a, err
 	}
 	return s.read(a, parsing)
+}
+
+// flush sends what has been written. If that fails, the session is discarded.
+func (s *Session) flush() error {
+	if s.pg.IsClosed() {
+		return fmt.Errorf("%w: the connection is closed", errNotSent)
+	}
+	err := s.pg.Frontend().Flush()
+	if err == nil {
+		return nil
+	}
+	s.Discard()
+	if pgconn.SafeToRetry(err) {
+		return fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	return fmt.Errorf("%w: %w", errNoAnswer, err)
 }
 
 // read reads the answer to one message, to its end, and checks that it is one

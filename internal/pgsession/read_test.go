@@ -169,3 +169,29 @@ func TestIsAnswer(t *testing.T) {
 		}
 	}
 }
+
+// A stale answer in the place of a statement's description is not taken for one,
+// and closes the connection: nothing was executed.
+func TestStaleDescription(t *testing.T) {
+	for name, stale := range map[string][]pgproto3.BackendMessage{
+		"nothing":             {},
+		"a select":            {&pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}},
+		"a commit":            {&pgproto3.CommandComplete{CommandTag: []byte("COMMIT")}},
+		"an empty text":       {&pgproto3.EmptyQueryResponse{}},
+		"parsed only":         {&pgproto3.ParseComplete{}},
+		"a statement dropped": {&pgproto3.CloseComplete{}},
+		"half a description":  {&pgproto3.ParseComplete{}, &pgproto3.ParameterDescription{}},
+		"two descriptions":    {&pgproto3.ParseComplete{}, &pgproto3.NoData{}, &pgproto3.ParseComplete{}, &pgproto3.NoData{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := connect(t, func(pgproto3.FrontendMessage) []pgproto3.BackendMessage {
+				return append(stale, &pgproto3.ReadyForQuery{TxStatus: 'I'})
+			})
+			commit := locksql.One(locksql.Statement{SQL: "commit", Tag: "COMMIT"})
+			a, _, sent, err := s.Exec(t.Context(), interrupt.Policy{}, locksql.Message{}, pgsession.Query{SQL: "update t set n = $1", Args: []any{1}}, commit)
+			if err == nil || !s.Closed() || sent || a.Fate(1, err) != pgsession.NotExecuted {
+				t.Errorf("got %v, closed %t, sent %t, fate %v", err, s.Closed(), sent, a.Fate(1, err))
+			}
+		})
+	}
+}

@@ -32,7 +32,7 @@ type conn struct {
 
 	mu       sync.Mutex // held while the connection is in use
 	open     []closer   // guarded by mu: rows and statements that are open
-	failure  error      // guarded by mu: the first error that failed the transaction
+	failure  error      // guarded by mu: the error that made the transaction fail, if it is failed
 	panicked bool       // guarded by mu: a panic has passed through database/sql
 }
 
@@ -121,6 +121,8 @@ func (c *conn) note(err error) {
 	switch c.session.TxStatus() {
 	case 'I':
 		c.ended.Store(true)
+	case 'T':
+		c.failure = nil // fn went back to a savepoint of its own
 	case 'E':
 		if c.failure == nil && lockerr.SQLState(err) != "" {
 			c.failure = err

@@ -63,7 +63,7 @@ func (t *Tx) End() {
 func (t *Tx) Ended() bool { return t.conn.ended.Load() }
 
 // FirstError returns the error of the statement that made the transaction fail,
-// if fn is to blame for one.
+// if it is failed and that was a statement of fn.
 func (t *Tx) FirstError() error {
 	t.conn.mu.Lock()
 	defer t.conn.mu.Unlock()

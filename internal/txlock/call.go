@@ -139,6 +139,7 @@ func (c *Call) checkOut(ctx, waitCtx context.Context) (again bool, err error) {
 		c.Contended = true
 		wait = c.reserve(waitCtx)
 	}
+	defer c.ticket.Asked()
 	conn, again, err := c.conn(waitCtx)
 	if conn == nil {
 		return again, err
@@ -185,13 +186,15 @@ func (c *Call) open(waitCtx context.Context, conn Conn, wait bool) (granted, ans
 		granted, err = conn.Open(waitCtx, Opening{Wait: true, Limit: untilDeadline(waitCtx, slice), Quiet: c.slices > 0})
 		answered = answered || err == nil
 		c.slices++
-		c.ticket.Waited()
+		if !granted {
+			c.ticket.Waited()
+		}
 	}
 	return granted, answered, err
 }
 
-// reserve waits for a part of the quota, and reports whether the call may wait
-// on the server. If not, it asks there without waiting.
+// reserve waits for a seat, and reports whether the call may wait on the server.
+// If not, it asks there without waiting.
 func (c *Call) reserve(waitCtx context.Context) bool {
 	began := time.Now()
 	ok := c.ticket.Reserve(waitCtx)

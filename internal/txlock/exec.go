@@ -32,6 +32,10 @@ func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error
 		return 0, true, c.notAcquired(waitCtx, err)
 	}
 	c.Contended = !turn.First()
+	if !turn.TryReserve() && !turn.Quick() {
+		// All calls that may wait on the server do. This one asks first.
+		return 0, false, c.run(ctx)
+	}
 	for {
 		e, again, err := c.execOnce(ctx, waitCtx, &turn)
 		switch {
@@ -43,7 +47,7 @@ func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error
 			turn.End()
 			return 0, false, c.run(ctx)
 		case e.Busy:
-			turn.Unreserve() // Run reserves for itself
+			turn.Stand() // Run has a seat of its own
 			c.Contended, c.direct = true, true
 			c.slices++ // the server has logged the first
 			return 0, false, c.run(ctx)
