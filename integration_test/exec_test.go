@@ -327,10 +327,12 @@ func TestExecAndWithTxTakeTurns(t *testing.T) {
 func TestExecUnderLimits(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
+	watcher := openDB(t, dsn)
+	watcher.SetMaxOpenConns(1) // which knows no limits: it is older
+	exec(t, watcher, `create table t (lock text, statement text)`)
 	alterDatabase(t, dsn, "lock_timeout", "30ms")
 	alterDatabase(t, dsn, "statement_timeout", "60ms")
 	db := openDB(t, dsn)
-	exec(t, db, `create table t (lock text, statement text)`)
 	h := hold(t, xactlock.New(db), hashkey.Name("k"))
 	done := make(chan error, 1)
 	go func() {
@@ -339,7 +341,7 @@ func TestExecUnderLimits(t *testing.T) {
 		done <- err
 	}()
 	until(t, "the Exec has waited for longer than they allow", func() bool {
-		return number(t, db, `select count(*) from pg_locks where waitstart < now() - interval '200 ms' and`+inThisDatabase) == 1
+		return number(t, watcher, `select count(*) from pg_locks where waitstart < now() - interval '200 ms' and`+inThisDatabase) == 1
 	})
 	if err := h.release(); err != nil {
 		t.Error(err)
@@ -347,7 +349,7 @@ func TestExecUnderLimits(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if n := number(t, db, `select count(*) from t where lock = '30ms' and statement = '60ms'`); n != 1 {
+	if n := number(t, watcher, `select count(*) from t where lock = '30ms' and statement = '60ms'`); n != 1 {
 		t.Error("the statement did not find the role's limits")
 	}
 }
