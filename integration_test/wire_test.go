@@ -113,7 +113,7 @@ func TestMessagesOfOtherCalls(t *testing.T) {
 				return err
 			})
 		}},
-		{"plain", 3, func() error { return locker.With(xactlock.Options{Plain: true}).WithTx(ctx, keys[0], nothing) }},
+		{"plain", 4, func() error { return locker.With(xactlock.Options{Plain: true}).WithTx(ctx, keys[0], nothing) }},
 		{"Lock, one key", 3, func() error { return inTx(db, func(tx *sql.Tx) error { return locker.Lock(ctx, tx, keys[0]) }) }},
 		{"Lock, two keys", 3, func() error { return inTx(db, func(tx *sql.Tx) error { return locker.Lock(ctx, tx, keys...) }) }},
 		{"TryLock, one key", 3, func() error { return inTx(db, func(tx *sql.Tx) error { return tryLock(ctx, locker, tx, keys[0]) }) }},

@@ -35,7 +35,7 @@ func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock
 	if l.invalid != nil {
 		return nil, l.invalid
 	}
-	if nesting.Holds(ctx, l.db, []hashkey.Key{key}) {
+	if nesting.Refuses(ctx, nesting.Session, l.db, []hashkey.Key{key}) {
 		return nil, about(key, ErrNested)
 	}
 	if r.wait > 0 && !r.try {

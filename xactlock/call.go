@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
@@ -40,22 +42,24 @@ func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try boo
 	case len(keys) == 0:
 		return c, errNoKeys
 	}
-	c.Request = txlock.Request{
-		Pool:  &c.pool,
-		Queue: l.queue,
-		Owner: l.db,
+	c.Request = acquire.Request{
+		Package: "xactlock",
+		Pool:    &c.pool,
+		Queue:   l.queue,
+		Owner:   l.db,
+		Kind:    nesting.Transaction,
 
 		Keys:       keys,
 		Shared:     l.opts.Shared,
 		Try:        try,
 		Wait:       l.opts.Wait,
 		Poll:       l.opts.Poll,
-		MaxHold:    l.opts.MaxHold,
 		MaxWaiters: l.opts.MaxWaiters,
 	}
+	c.MaxHold, c.Longest = l.opts.MaxHold, l.opts.longest()
 	c.pool.db = l.db
 	c.pool.job = job{fn: fn, opts: &l.opts, transaction: locksql.Transaction{
-		Keys: keys, Shared: l.opts.Shared, Level: l.opts.level(), ReadOnly: l.opts.ReadOnly, MaxHold: l.opts.MaxHold,
+		Keys: keys, Shared: l.opts.Shared, Level: l.opts.level(), ReadOnly: l.opts.ReadOnly, MaxHold: l.opts.longest(),
 	}}
 	return c, nil
 }

@@ -23,7 +23,8 @@ import (
 // ends the transaction is reported as [ErrTxEnded], with what it did done.
 //
 // Of the Execs of one Locker for one key, at most 8 are under way, and no more
-// than half of the pool (of a pool without a limit, 4), first come, first served; the others wait in memory. An Exec that finds the lock held for longer
+// than half of the pool (of a pool without a limit, 4), first come, first
+// served; the others wait in memory. An Exec that finds the lock held for longer
 // than half a second waits on, as WithTx does, while no other is under way.
 //
 // The statement runs at READ COMMITTED, where it sees all that earlier holders

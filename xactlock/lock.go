@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
-	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
 // Tx is a transaction of the caller's own: a *sql.Tx, or what embeds one, or
@@ -103,7 +103,7 @@ func (l *Locker) poll(ctx context.Context, tx Tx, keys []hashkey.Key) error {
 		if ok || err != nil {
 			return err
 		}
-		if !txlock.Sleep(ctx, l.opts.Poll) {
+		if !acquire.Sleep(ctx, l.opts.Poll) {
 			return lockerr.AcquireError(ctx, "xactlock", keys, nil)
 		}
 	}

@@ -3,6 +3,7 @@ package xactlock
 import (
 	"database/sql"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
@@ -40,13 +41,19 @@ type Options struct {
 	ReadOnly bool
 
 	// MaxHold bounds a holder that hangs: fn's ctx ends MaxHold after the
-	// grant, and the server ends the session (and so frees the lock) if the
-	// transaction is silent for longer than that, from PostgreSQL 17 if it
-	// lasts longer at all (unless a statement of fn has failed, after which
-	// the server counts only silence). It takes the place of the role's
-	// idle_in_transaction_session_timeout and transaction_timeout. 0 means
-	// that only those apply.
+	// grant. If fn has not returned Grace later, its session is ended, which
+	// frees the lock, and the call returns [ErrLost]; so an fn that obeys its
+	// ctx has Grace to stop before anybody else can hold the lock. If the whole
+	// process hangs, the server ends the session by itself after MaxHold and
+	// Grace of silence, from PostgreSQL 17 after MaxHold and Grace in any case
+	// (unless a statement of fn has failed, after which the server counts only
+	// silence). MaxHold takes the place of the role's
+	// idle_in_transaction_session_timeout and transaction_timeout. 0 means that
+	// only those apply.
 	MaxHold time.Duration
+
+	// Grace is how long after MaxHold the session is ended. 0 means a second.
+	Grace time.Duration
 
 	// MaxWaiters is how many goroutines may wait on the server for one key,
 	// each with a connection of the pool; the others wait in memory, first
@@ -56,17 +63,16 @@ type Options struct {
 	MaxWaiters int
 
 	// Plain begins the transaction through the pool's own BeginTx, so that
-	// [sql.Tx.Stmt] works with statements prepared on the pool. It costs one
-	// round trip more, two more with MaxHold, and three more at REPEATABLE
-	// READ and SERIALIZABLE. Drivers other than pgx are always used like this,
-	// with one round trip more again.
+	// [sql.Tx.Stmt] works with statements prepared on the pool. It costs two
+	// round trips more, three more with MaxHold, and four more at REPEATABLE
+	// READ and SERIALIZABLE. Drivers other than pgx are always used like this.
 	//
-	// On this path a tx.Commit inside fn can only be noticed, not prevented:
-	// it commits, and the call returns ErrTxEnded. So does SQL text that ends
-	// the transaction, as far as the driver shows it. And if ctx ends while a
-	// statement of fn runs, pgx closes the connection and the lock is gone
-	// before fn returns. At REPEATABLE READ and SERIALIZABLE the connection
-	// must not go through a pooler in transaction mode.
+	// On this path a tx.Commit inside fn, or SQL text that ends the
+	// transaction, is noticed when fn returns, but not prevented: it commits,
+	// and the call returns ErrTxEnded. And if ctx ends while a statement of fn
+	// runs, pgx closes the connection and the lock is gone before fn returns.
+	// At REPEATABLE READ and SERIALIZABLE the connection must not go through a
+	// pooler in transaction mode.
 	Plain bool
 
 	// RequirePgx has calls fail with [ErrDriver], rather than take the plain
@@ -85,7 +91,7 @@ func (o *Options) validate() error {
 	for _, field := range []struct {
 		name  string
 		value time.Duration
-	}{{"Wait", o.Wait}, {"Poll", o.Poll}, {"MaxHold", o.MaxHold}} {
+	}{{"Wait", o.Wait}, {"Poll", o.Poll}, {"MaxHold", o.MaxHold}, {"Grace", o.Grace}} {
 		if field.value < 0 {
 			return fmt.Errorf("xactlock: Options.%s is negative: %v", field.name, field.value)
 		}
@@ -97,6 +103,22 @@ func (o *Options) validate() error {
 		return fmt.Errorf("xactlock: Options.Isolation: PostgreSQL has no isolation level %v", o.Isolation)
 	}
 	return nil
+}
+
+func (o *Options) grace() time.Duration {
+	if o.Grace == 0 {
+		return time.Second
+	}
+	return o.Grace
+}
+
+// longest returns how long a holder may be in the way, or 0 for as long as the
+// role's own limits allow.
+func (o *Options) longest() time.Duration {
+	if o.MaxHold == 0 {
+		return 0
+	}
+	return min(o.MaxHold, math.MaxInt64-o.grace()) + o.grace()
 }
 
 // level returns the isolation level in SQL. It is always named in BEGIN: a

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -30,6 +31,7 @@ type plainConn struct {
 	endTx   context.CancelFunc // ends txCtx
 	waited  bool               // tx has waited for the lock
 	locked  bool               // the session has the lock, or may have it
+	session *pgsession.Session // where the driver is pgx and shows it
 	stuck   bool               // a lock of database/sql's stays taken, and the session is closed
 	closed  bool               // the connection was dead
 }
@@ -39,7 +41,7 @@ type plainConn struct {
 const endingPatience = 5 * time.Second
 
 // Open is [txlock.Conn]'s.
-func (c *plainConn) Open(ctx context.Context, o txlock.Opening) (granted bool, err error) {
+func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	t := &c.job.transaction
 	if t.OneSnapshot() && !c.locked {
 		if granted, err := c.lockSession(ctx, o); err != nil || !granted {
@@ -110,14 +112,24 @@ func (c *plainConn) rollback() {
 // Run is [txlock.Conn]'s.
 func (c *plainConn) Run(ctx context.Context) error { return c.job.fn(ctx, c.tx) }
 
+// Lost is [txlock.Conn]'s.
+func (c *plainConn) Lost() bool { return c.session != nil && (&pgtx.Tx{Session: c.session}).Lost() }
+
+// Cut is [txlock.Conn]'s. Another driver's session is left to the server.
+func (c *plainConn) Cut() {
+	if c.session != nil {
+		(&pgtx.Tx{Session: c.session}).Cut()
+	}
+}
+
 // refuse returns why the transaction must not be committed. pgx knows the
 // transaction's status. On any driver the savepoint is then released, in a
 // message of its own: where the session is gone, it is so before COMMIT is sent.
 func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
-	t := pgtx.Tx{Transaction: c.job.transaction}
+	t := pgtx.Tx{Session: c.session, Transaction: c.job.transaction}
 	outcome, err := txlock.RolledBack, error(nil)
-	rawErr := c.conn.Raw(func(driverConn any) error {
-		if t.Session = pgsession.Unwrap(driverConn); t.Session != nil {
+	rawErr := c.conn.Raw(func(any) error {
+		if t.Session != nil {
 			outcome, err = t.Refuse(false, nil)
 		}
 		return nil
@@ -157,7 +169,7 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 		return outcome, err
 	}
 	stop := context.AfterFunc(ctx, func() {
-		txlock.Sleep(c.txCtx, endingPatience)
+		acquire.Sleep(c.txCtx, endingPatience)
 		c.endTx()
 	})
 	defer c.endTx() // which would roll back beside Release, before Commit
@@ -254,7 +266,7 @@ func (c *plainConn) Closed() bool { return c.closed }
 
 // lockSession takes the lock for the session, or waits for it. If it is not
 // granted, the session holds nothing.
-func (c *plainConn) lockSession(ctx context.Context, o txlock.Opening) (granted bool, err error) {
+func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	t := &c.job.transaction
 	patient, cancel := pastDeadline(ctx)
 	defer cancel()

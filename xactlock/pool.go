@@ -5,12 +5,12 @@ import (
 	"database/sql"
 	"database/sql/driver"
 
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/pgtx"
-	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
-// pool is the *sql.DB as one call uses it: a [txlock.Pool].
+// pool is the *sql.DB as one call uses it: a [acquire.Pool].
 type pool struct {
 	job
 	db    *sql.DB
@@ -23,18 +23,19 @@ type pool struct {
 // held, which keeps it from any other use. Raw closes the connection of a
 // function that panics, and to keep fn's panic from it would take fn's frames
 // out of the stack trace.
-func (p *pool) Conn(ctx context.Context) (txlock.Conn, error) {
+func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 	conn, err := p.db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
+	var pooled any
+	if err := conn.Raw(func(driverConn any) error { pooled = driverConn; return nil }); err != nil {
+		_ = conn.Close() // it is closed
+		return nil, err
+	}
+	s := pgsession.Unwrap(pooled)
 	if !p.opts.Plain {
-		var pooled any
-		if err := conn.Raw(func(driverConn any) error { pooled = driverConn; return nil }); err != nil {
-			_ = conn.Close() // it is closed
-			return nil, err
-		}
-		if s := pgsession.Unwrap(pooled); s != nil {
+		if s != nil {
 			c := &pgxConn{job: &p.job, conn: conn, pooled: pooled.(driver.Conn)}
 			c.Tx = pgtx.Tx{Session: s, Transaction: p.transaction}
 			if p.query != nil {
@@ -48,8 +49,8 @@ func (p *pool) Conn(ctx context.Context) (txlock.Conn, error) {
 		}
 	}
 	p.plain = true
-	return &plainConn{job: &p.job, conn: conn}, nil
+	return &plainConn{job: &p.job, conn: conn, session: s}, nil
 }
 
-// OpenConnections is [txlock.Pool]'s.
+// OpenConnections is [acquire.Pool]'s.
 func (p *pool) OpenConnections() int { return p.db.Stats().OpenConnections }

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
-	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
 // execer is what a verdict is asked on.
@@ -52,7 +52,7 @@ func pastDeadline(parent context.Context) (context.Context, context.CancelFunc) 
 	}
 	stop := context.AfterFunc(parent, func() {
 		if parent.Err() == context.DeadlineExceeded {
-			txlock.Sleep(ctx, deadlineGrace)
+			acquire.Sleep(ctx, deadlineGrace)
 		}
 		cancel()
 	})

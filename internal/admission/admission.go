@@ -40,6 +40,7 @@ type Line struct {
 	Number int64
 	Pair   bool
 	Shared bool
+	Slots  int // how many slots the key has; 0 where it is one lock
 	Exec   bool
 	Heads  int // how many may be heads at once
 }

@@ -21,6 +21,7 @@ var (
 	ErrUnsupportedServer = errors.New("pgadvisory: this server accepts advisory lock functions and locks nothing")
 	ErrStandby           = errors.New("pgadvisory: advisory locks of a hot standby exclude nobody on the primary")
 	ErrLost              = errors.New("pgadvisory: the lock was lost: its session is gone")
+	ErrMaxHold           = errors.New("pgadvisory: Options.MaxHold is over")
 	ErrTxEnded           = errors.New("pgadvisory: the transaction was ended inside fn")
 	ErrStaleSnapshot     = errors.New("pgadvisory: the transaction's snapshot may be older than the lock")
 	ErrCommitUnknown     = errors.New("pgadvisory: it is not known whether COMMIT was executed")

@@ -49,19 +49,14 @@ func (c *Context) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// Refuses reports whether a transaction's lock of keys, asked for with ctx,
-// could wait for ever: ctx is that of a callback which holds any transaction's
-// lock through pool, or one of keys by either kind of lock.
-func Refuses(ctx context.Context, pool any, keys []hashkey.Key) bool {
+// Refuses reports whether a lock of keys, asked for with ctx, could wait for
+// ever: ctx is that of a callback which holds one of keys through pool, by either
+// kind of lock, or, where both are transactions, any key: with a small pool, the
+// call would wait for the connection of its own caller.
+func Refuses(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) bool {
 	return find(ctx, func(c *Context) bool {
-		return c.pool == pool && (c.kind == Transaction || overlap(c.keys, keys))
+		return c.pool == pool && (c.kind == Transaction && kind == Transaction || overlap(c.keys, keys))
 	})
-}
-
-// Holds reports whether ctx is that of a callback which holds one of keys, by
-// either kind of lock, through pool.
-func Holds(ctx context.Context, pool any, keys []hashkey.Key) bool {
-	return find(ctx, func(c *Context) bool { return c.pool == pool && overlap(c.keys, keys) })
 }
 
 func find(ctx context.Context, match func(*Context) bool) bool {

@@ -18,10 +18,10 @@ func TestNesting(t *testing.T) {
 	inner, cancel := context.WithCancel(tx)
 	defer cancel()
 	for name, test := range map[string]struct {
-		ctx            context.Context
-		pool           *pool
-		keys           []hashkey.Key
-		refuses, holds bool
+		ctx                  context.Context
+		pool                 *pool
+		keys                 []hashkey.Key
+		transaction, session bool
 	}{
 		"no callback":                         {t.Context(), mine, a, false, false},
 		"the same key":                        {inner, mine, a, true, true},
@@ -32,15 +32,15 @@ func TestNesting(t *testing.T) {
 		"a session's inside a transaction's":  {nesting.With(inner, nesting.Session, other, b), mine, b, true, false},
 		"several keys, one of them a session": {session, mine, append(b, a...), true, true},
 	} {
-		if got := nesting.Refuses(test.ctx, test.pool, test.keys); got != test.refuses {
-			t.Errorf("%s: Refuses is %t", name, got)
+		if got := nesting.Refuses(test.ctx, nesting.Transaction, test.pool, test.keys); got != test.transaction {
+			t.Errorf("%s: a transaction is refused: %t", name, got)
 		}
-		if got := nesting.Holds(test.ctx, test.pool, test.keys); got != test.holds {
-			t.Errorf("%s: Holds is %t", name, got)
+		if got := nesting.Refuses(test.ctx, nesting.Session, test.pool, test.keys); got != test.session {
+			t.Errorf("%s: a session is refused: %t", name, got)
 		}
 	}
 	tx.Release()
-	if nesting.Refuses(inner, mine, a) {
+	if nesting.Refuses(inner, nesting.Transaction, mine, a) {
 		t.Error("a callback that has returned refuses")
 	}
 }

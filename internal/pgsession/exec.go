@@ -122,13 +122,15 @@ func (s *Session) bind(ctx context.Context, q Query) (bound, error) {
 	case mode == pgx.QueryExecModeExec:
 		return s.encode(bound{text: sql}, nil, args)
 	}
+	known := s.statements[sql] != nil
 	d, err := s.describe(mode, sql)
 	if err != nil {
 		return bound{}, err
 	}
 	b, err := s.encode(bound{text: sql, name: d.name}, d.StatementDescription, args)
-	if err != nil {
-		s.forget(sql) // perhaps a table has changed
+	if err != nil && known { // perhaps a table has changed since
+		s.forget(sql)
+		return s.bind(ctx, q)
 	}
 	return b, err
 }

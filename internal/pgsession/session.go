@@ -154,8 +154,15 @@ func (s *Session) Discard() {
 	_ = s.pg.Close(ctx) // closes the socket in any case
 }
 
-// Cut closes the socket under the session's user. Unlike the other methods it
-// may be called at any time.
+// Interrupt asks the server to cancel what the session executes. It may be
+// called at any time.
+func (s *Session) Interrupt() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = s.pg.CancelRequest(ctx) // an error leaves the statement to end by itself
+}
+
+// Cut closes the socket under the session's user. It may be called at any time.
 func (s *Session) Cut() { _ = s.pg.Conn().Close() } // an error means that it is closed
 
 // Raw is what a *sql.Conn has.

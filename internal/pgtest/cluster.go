@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // superuser is the role that initdb creates.
@@ -58,15 +59,48 @@ func openCluster(bin string) (*cluster, error) {
 }
 
 func (c *cluster) create(ctx context.Context, settings []string) error {
-	err := c.run(ctx, "initdb", "-D", c.data(), "-U", superuser, "-A", "trust",
-		"-E", "UTF8", "--locale=C", "--no-sync")
+	blank, err := blankFor(ctx, c.bin)
 	if err != nil {
+		return err
+	}
+	if err := c.run(ctx, "/bin/cp", "-a", blank.data(), c.data()); err != nil {
 		return err
 	}
 	if err := c.configure(append(baseSettings, settings...)); err != nil {
 		return err
 	}
 	return c.firstStart(ctx)
+}
+
+// blanks are data directories that no server has run on, by the directory of the
+// programs: a copy of one takes a quarter of the time of an initdb. They go with
+// this process.
+var blanks struct {
+	mu    sync.Mutex
+	byBin map[string]*cluster // guarded by mu
+}
+
+func blankFor(ctx context.Context, bin string) (*cluster, error) {
+	blanks.mu.Lock()
+	defer blanks.mu.Unlock()
+	if c := blanks.byBin[bin]; c != nil {
+		return c, nil
+	}
+	box, err := newSandbox()
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{sandbox: box, bin: bin}
+	err = c.run(ctx, "initdb", "-D", c.data(), "-U", superuser, "-A", "trust",
+		"-E", "UTF8", "--locale=C", "--no-sync", "--wal-segsize=1")
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	if blanks.byBin == nil {
+		blanks.byBin = make(map[string]*cluster)
+	}
+	blanks.byBin[bin] = c
+	return c, nil
 }
 
 // firstStart chooses the port. Between the choice and the server's bind
@@ -103,9 +137,12 @@ func (c *cluster) ctl(ctx context.Context, args ...string) error {
 // run runs a server program to its end. Its error holds the program's output
 // and the end of the server's log.
 func (c *cluster) run(ctx context.Context, program string, args ...string) error {
-	output, err := c.command(ctx, filepath.Join(c.bin, program), args...).CombinedOutput()
+	if !filepath.IsAbs(program) {
+		program = filepath.Join(c.bin, program)
+	}
+	output, err := c.command(ctx, program, args...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%s: %w\n%s%s", filepath.Join(c.bin, program), err, output, c.logTail())
+		return fmt.Errorf("%s: %w\n%s%s", program, err, output, c.logTail())
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
@@ -40,7 +41,7 @@ type Tx struct {
 }
 
 // Open is [txlock.Conn]'s.
-func (t *Tx) Open(ctx context.Context, o txlock.Opening) (granted bool, err error) {
+func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	if err := t.Session.CheckServer(); err != nil {
 		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(t.Keys))
 	}
@@ -69,6 +70,19 @@ func (t *Tx) abandon(ctx context.Context) {
 	if _, err := t.Session.Send(ctx, ending, t.Abandon()); err != nil {
 		t.Session.Discard()
 	}
+}
+
+// Lost is [txlock.Conn]'s.
+func (t *Tx) Lost() bool {
+	closed, known := t.Session.PeerClosed()
+	return closed && known
+}
+
+// Cut is [txlock.Conn]'s. The server sees that the connection is closed when it
+// next reads from it, and it reads when its statement has ended.
+func (t *Tx) Cut() {
+	t.Session.Interrupt()
+	t.Session.Cut()
 }
 
 // Rollback ends the transaction, if it is open. A session that is not usable

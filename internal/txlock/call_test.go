@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/admission"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
@@ -17,8 +18,10 @@ import (
 // fakePool has one connection after the other, each with a script.
 type fakePool struct {
 	scripts  []script
-	openings []txlock.Opening
+	openings []acquire.Opening
 	released int
+	lost     time.Time // when the session is gone, if it is not zero
+	cut      time.Time // when it was ended
 	fn       func(context.Context) error
 	outcome  txlock.Outcome
 	commit   error
@@ -37,7 +40,7 @@ type answer struct {
 
 func (p *fakePool) OpenConnections() int { return 2 }
 
-func (p *fakePool) Conn(ctx context.Context) (txlock.Conn, error) {
+func (p *fakePool) Conn(ctx context.Context) (acquire.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -59,7 +62,7 @@ type fakeConn struct {
 	released bool
 }
 
-func (c *fakeConn) Open(ctx context.Context, o txlock.Opening) (bool, error) {
+func (c *fakeConn) Open(ctx context.Context, o acquire.Opening) (bool, error) {
 	c.pool.openings = append(c.pool.openings, o)
 	var a answer
 	if len(c.script) > 0 {
@@ -84,6 +87,8 @@ func (c *fakeConn) Release(context.Context) {
 	c.released = true
 }
 func (c *fakeConn) Closed() bool { return c.closed }
+func (c *fakeConn) Lost() bool   { return !c.pool.lost.IsZero() && time.Now().After(c.pool.lost) }
+func (c *fakeConn) Cut()         { c.pool.cut = time.Now() }
 
 type fakeExecer struct{ *fakeConn }
 
@@ -93,16 +98,16 @@ func (c *fakeExecer) Exec(context.Context, context.Context, time.Duration) txloc
 	return e
 }
 
-func newCall(p *fakePool, change func(*txlock.Request)) *txlock.Call {
+func newCall(p *fakePool, change func(*txlock.Call)) *txlock.Call {
 	if p.fn == nil {
 		p.fn = func(context.Context) error { return nil }
 	}
 	c := new(txlock.Call)
-	c.Request = txlock.Request{
+	c.Request = acquire.Request{
 		Pool: p, Queue: admission.NewQueue(func() int { return 10 }), Owner: p, Keys: []hashkey.Key{hashkey.Name("k")},
 	}
 	if change != nil {
-		change(&c.Request)
+		change(c)
 	}
 	return c
 }
@@ -114,76 +119,35 @@ var (
 	failed  = answer{err: errors.New("failed")}
 )
 
-const anyNumber = -1
-
+// What fn returns decides, and what becomes of COMMIT.
 func TestRun(t *testing.T) {
-	errFn := errors.New("of fn")
+	errFn, errCommit := errors.New("of fn"), errors.New("of COMMIT")
 	for name, test := range map[string]struct {
-		scripts   []script
-		change    func(*txlock.Request)
-		fn        error
-		want      error
-		outcome   txlock.Outcome
-		openings  int
-		contended bool
-		lasts     time.Duration
+		script  script
+		try     bool
+		fn      error
+		commit  error
+		want    error
+		outcome txlock.Outcome
 	}{
-		"free":                {scripts: []script{{granted}}, openings: 1},
-		"fn fails":            {scripts: []script{{granted}}, openings: 1, fn: errFn, want: errFn, outcome: txlock.RolledBack},
-		"waits on the server": {scripts: []script{{refused, granted}}, openings: 2, contended: true},
-		"waits in slices":     {scripts: []script{{refused, refused, refused, granted}}, openings: 4, contended: true, lasts: time.Second},
-		"a try is refused": {scripts: []script{{refused}}, change: func(r *txlock.Request) { r.Try = true }, openings: 1, contended: true,
-			want: lockerr.ErrNotAcquired, outcome: txlock.NotAcquired},
-		"polls": {scripts: []script{{refused}, {refused}, {granted}}, change: func(r *txlock.Request) { r.Poll = time.Minute }, openings: 3,
-			contended: true, lasts: 2 * time.Minute},
-		"Wait is over": {scripts: []script{{refused}}, change: func(r *txlock.Request) { r.Wait = 600 * time.Millisecond }, openings: anyNumber,
-			contended: true, lasts: 600 * time.Millisecond, want: context.DeadlineExceeded, outcome: txlock.NotAcquired},
-		"died in the pool":      {scripts: []script{{died}, {died}, {granted}}, openings: 3},
-		"all die":               {scripts: []script{{died}, {died}, {died}, {died}, {died}, {died}, {granted}}, openings: 6, want: died.err, outcome: txlock.Failed},
-		"died during the wait":  {scripts: []script{{refused, died}, {granted}}, openings: 2, contended: true, want: died.err, outcome: txlock.Failed},
-		"the try fails":         {scripts: []script{{failed}, {granted}}, openings: 1, want: failed.err, outcome: txlock.Failed},
-		"no connection is good": {want: driver.ErrBadConn, outcome: txlock.Failed},
+		"commits":            {script: script{granted}, outcome: txlock.Committed},
+		"fn fails":           {script: script{granted}, fn: errFn, want: errFn, outcome: txlock.RolledBack},
+		"COMMIT is lost":     {script: script{granted}, commit: errCommit, want: errCommit, outcome: txlock.Unknown},
+		"not granted":        {script: script{refused}, try: true, want: lockerr.ErrNotAcquired, outcome: txlock.NotAcquired},
+		"the question fails": {script: script{failed}, want: failed.err, outcome: txlock.Failed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := &fakePool{scripts: test.scripts, fn: func(context.Context) error { return test.fn }}
-				began, connections := time.Now(), len(test.scripts)
-				c := newCall(p, test.change)
-				err := c.Run(t.Context())
-				if !errors.Is(err, test.want) || test.want == nil && err != nil {
-					t.Errorf("got %v, want %v", err, test.want)
-				}
-				if c.Outcome != test.outcome || c.Contended != test.contended || test.openings != anyNumber && len(p.openings) != test.openings {
-					t.Errorf("outcome %v, contended %t, %d openings; want %v, %t, %d", c.Outcome, c.Contended, len(p.openings), test.outcome, test.contended, test.openings)
-				}
-				if lasts := time.Since(began).Truncate(10 * time.Millisecond); lasts != test.lasts {
-					t.Errorf("it took %v, want %v", lasts, test.lasts)
-				}
-				if got := connections - len(p.scripts); p.released != got {
-					t.Errorf("%d of %d connections were released", p.released, got)
-				}
-				if n := c.Queue.Lines(); n > 0 {
-					t.Errorf("%d lines are left behind", n)
-				}
-			})
+			p := &fakePool{scripts: []script{test.script}, fn: func(context.Context) error { return test.fn }, outcome: test.outcome, commit: test.commit}
+			c := newCall(p, func(c *txlock.Call) { c.Try = test.try })
+			err := c.Run(t.Context())
+			if err != test.want && !errors.Is(err, test.want) || c.Outcome != test.outcome {
+				t.Errorf("got %v, outcome %v; want %v, %v", err, c.Outcome, test.want, test.outcome)
+			}
+			if n := c.Queue.Lines(); p.released != 1 || n > 0 {
+				t.Errorf("%d connections were released, %d lines are left behind", p.released, n)
+			}
 		})
 	}
-}
-
-// The first slice may be logged by the server, the others are quiet; and no
-// slice is longer than half a second.
-func TestSlices(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := &fakePool{scripts: []script{{refused, refused, refused, granted}}}
-		if err := newCall(p, nil).Run(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		for i, o := range p.openings {
-			if o.Wait != (i > 0) || o.Quiet != (i > 1) || o.Limit > 500*time.Millisecond {
-				t.Errorf("opening %d: %+v", i, o)
-			}
-		}
-	})
 }
 
 // A panic of fn reaches the caller, and releases the connection and the queue.
@@ -198,28 +162,54 @@ func TestPanic(t *testing.T) {
 	_ = c.Run(t.Context())
 }
 
-// fn's ctx ends with MaxHold, and the transaction does not commit.
+// fn's ctx ends with MaxHold, and the transaction does not commit. The session
+// ends when fn has not returned by the end of Grace.
 func TestMaxHold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := &fakePool{scripts: []script{{granted}}, fn: func(ctx context.Context) error { <-ctx.Done(); return nil }}
-		c := newCall(p, func(r *txlock.Request) { r.MaxHold = time.Minute })
-		if err := c.Run(t.Context()); !errors.Is(err, txlock.ErrMaxHold) || !errors.Is(err, context.DeadlineExceeded) || c.Outcome != txlock.RolledBack {
-			t.Errorf("got %v, outcome %v", err, c.Outcome)
-		}
-	})
+	for obeys, want := range map[bool]error{true: lockerr.ErrMaxHold, false: lockerr.ErrLost} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &fakePool{scripts: []script{{granted}}}
+			p.fn = func(ctx context.Context) error {
+				<-ctx.Done()
+				if !obeys {
+					time.Sleep(10 * time.Second)
+				}
+				return nil
+			}
+			c := newCall(p, func(c *txlock.Call) { c.MaxHold, c.Longest = time.Minute, time.Minute+3*time.Second })
+			began := time.Now()
+			err := c.Run(t.Context())
+			if !errors.Is(err, want) || c.Outcome != txlock.RolledBack {
+				t.Errorf("obeys %t: got %v, outcome %v", obeys, err, c.Outcome)
+			}
+			if cut := p.cut.Sub(began); obeys != p.cut.IsZero() || !obeys && cut != time.Minute+3*time.Second {
+				t.Errorf("obeys %t: the session was ended after %v", obeys, cut)
+			}
+		})
+	}
 }
 
-// A call with fn's ctx on the same pool is refused.
-func TestNested(t *testing.T) {
-	p := &fakePool{scripts: []script{{granted}, {granted}}}
-	var inner error
-	p.fn = func(ctx context.Context) error {
-		c := newCall(p, func(r *txlock.Request) { r.Keys = []hashkey.Key{hashkey.Name("other")} })
-		inner = c.Run(ctx)
-		return nil
-	}
-	if err := newCall(p, nil).Run(t.Context()); err != nil || !errors.Is(inner, lockerr.ErrNested) {
-		t.Errorf("outer %v, inner %v", err, inner)
+// fn's ctx ends when the session is gone, and the call says that the lock was
+// lost, whatever fn returns; also when fn returns before anybody has looked.
+func TestLost(t *testing.T) {
+	errFn := errors.New("of fn")
+	for name, fn := range map[string]func(context.Context) error{
+		"nil":   func(ctx context.Context) error { <-ctx.Done(); return nil },
+		"error": func(ctx context.Context) error { <-ctx.Done(); return errFn },
+		"cause": func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) },
+		"soon":  func(ctx context.Context) error { time.Sleep(4100 * time.Millisecond); return nil },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			p := &fakePool{scripts: []script{{granted}}, fn: fn, lost: began.Add(4050 * time.Millisecond)}
+			c := newCall(p, nil)
+			err := c.Run(t.Context())
+			if !errors.Is(err, lockerr.ErrLost) || c.Outcome != txlock.RolledBack || name == "error" && !errors.Is(err, errFn) {
+				t.Errorf("%s: got %v, outcome %v", name, err, c.Outcome)
+			}
+			if d := time.Since(began); d > 6*time.Second {
+				t.Errorf("%s: fn was told after %v", name, d)
+			}
+		})
 	}
 }
 
@@ -242,7 +232,7 @@ func TestExec(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &fakePool{execs: test.execs, scripts: test.scripts}
-				c := newCall(p, func(r *txlock.Request) { r.Shared = test.shared })
+				c := newCall(p, func(c *txlock.Call) { c.Shared = test.shared })
 				rows, one, err := c.Exec(t.Context())
 				if !errors.Is(err, test.want) || one != test.one || len(p.openings) != test.openings || one && err == nil && rows != 3 {
 					t.Errorf("%d rows, one message %t, %v, %d openings", rows, one, err, len(p.openings))

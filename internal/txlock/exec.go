@@ -2,12 +2,10 @@ package txlock
 
 import (
 	"context"
-	"fmt"
 	"time"
 
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/admission"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
-	"github.com/pgadvisory/pgadvisory/internal/nesting"
 )
 
 // Exec runs fn, which is one statement, in one message with the lock and COMMIT,
@@ -19,16 +17,16 @@ import (
 // Where the statement cannot go in one message, Exec runs as Run, and oneMessage
 // is false.
 func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error) {
-	c.Outcome, c.began = Failed, time.Now()
+	c.Outcome = Failed
 	defer c.end()
-	if nesting.Refuses(ctx, c.Owner, c.Keys) {
-		return 0, false, fmt.Errorf("%w: %s", lockerr.ErrNested, lockerr.Keys(c.Keys))
+	waitCtx, cancel, err := c.Begin(ctx)
+	if err != nil {
+		return 0, false, err
 	}
-	waitCtx, cancel := c.waitContext(ctx)
 	defer cancel()
 	var turn admission.Ticket
 	defer turn.End()
-	if err := c.enter(waitCtx, &turn, c.execLine()); err != nil {
+	if err := c.Enter(waitCtx, &turn, c.execLine()); err != nil {
 		return 0, true, c.notAcquired(waitCtx, err)
 	}
 	c.Contended = !turn.First()
@@ -48,8 +46,7 @@ func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error
 			return 0, false, c.run(ctx)
 		case e.Busy:
 			turn.Stand() // Run has a seat of its own
-			c.Contended, c.direct = true, true
-			c.slices++ // the server has logged the first
+			c.Taken()
 			return 0, false, c.run(ctx)
 		}
 		c.Outcome = e.Outcome
@@ -64,15 +61,26 @@ const mostExecs = 8
 
 // execLine returns the line of an Exec.
 func (c *Call) execLine() []admission.Line {
-	_, _, pair := c.Keys[0].Pair()
-	return []admission.Line{{Number: c.Keys[0].Int64(), Pair: pair, Shared: c.Shared, Exec: true, Heads: min(mostExecs, c.Queue.Half())}}
+	line := c.Line(c.Keys[0], min(mostExecs, c.Queue.Half()))
+	line.Exec = true
+	return []admission.Line{line}
+}
+
+// notAcquired returns the error of an Exec that ends before the grant.
+func (c *Call) notAcquired(waitCtx context.Context, err error) error {
+	err = c.NotAcquired(waitCtx, err)
+	c.Outcome = OutcomeBefore(err)
+	return err
 }
 
 // execOnce sends the message on one connection of the pool. It reports whether
 // to try again on another one.
 func (c *Call) execOnce(ctx, waitCtx context.Context, turn *admission.Ticket) (e Executed, again bool, err error) {
-	conn, again, err := c.conn(waitCtx)
+	conn, again, err := c.Conn(waitCtx)
 	if conn == nil {
+		if err != nil {
+			c.Outcome = OutcomeBefore(err)
+		}
 		return e, again, err
 	}
 	defer conn.Release(ctx)
@@ -81,7 +89,7 @@ func (c *Call) execOnce(ctx, waitCtx context.Context, turn *admission.Ticket) (e
 		return Executed{Unfit: true}, false, nil
 	}
 	began := time.Now()
-	e = execer.Exec(ctx, waitCtx, untilDeadline(waitCtx, slice))
+	e = execer.Exec(ctx, waitCtx, acquire.UntilDeadline(waitCtx, acquire.Slice))
 	turn.Took(time.Since(began))
-	return e, e.Dead && c.diedInPool(waitCtx), nil
+	return e, e.Dead && c.Died(waitCtx), nil
 }

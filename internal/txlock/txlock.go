@@ -8,23 +8,15 @@ import (
 	"errors"
 	"time"
 
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
-// Pool is where a call has its connections from.
-type Pool interface {
-	// Conn takes a connection from the pool. An error that is
-	// driver.ErrBadConn means that the connection was dead.
-	Conn(ctx context.Context) (Conn, error)
-	// OpenConnections returns how many connections the pool has.
-	OpenConnections() int
-}
-
-// Conn is a connection of a pool, for one call.
+// Conn is a connection that a transaction with the locks can be on.
 type Conn interface {
 	// Open begins a transaction, in place of one that may be open, and asks
-	// for the locks or waits for them. It reports whether they are granted.
-	Open(ctx context.Context, o Opening) (granted bool, err error)
+	// for the locks or waits for them. Release rolls back what is open.
+	acquire.Conn
 
 	// Run runs fn in the transaction and returns fn's error.
 	Run(ctx context.Context) error
@@ -33,20 +25,12 @@ type Conn interface {
 	// with its error.
 	Commit(ctx context.Context) (Outcome, error)
 
-	// Release rolls back what is open and gives the connection back, or closes
-	// it where it is not as it was. ctx's end does not keep it from that. It
-	// may be called while fn panics.
-	Release(ctx context.Context)
+	// Lost reports whether the session is known to be gone. It and Cut may be
+	// called whatever else is done with the connection.
+	Lost() bool
 
-	// Closed reports whether the connection is closed.
-	Closed() bool
-}
-
-// Opening is how to ask for the locks.
-type Opening struct {
-	Wait  bool          // or else ask, and do not wait
-	Limit time.Duration // of the wait: a lock that is not granted by then is no error
-	Quiet bool          // such a wait leaves no line in the server's log
+	// Cut ends the session, as well as that can be done beside its user.
+	Cut()
 }
 
 // Outcome is how a call ended.
