@@ -295,7 +295,7 @@ func TestMaxHoldIsForOneTransaction(t *testing.T) {
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		db.SetMaxOpenConns(1)
 		o := paths[pathOf(t)]
-		o.MaxHold = time.Hour
+		o.MaxHold, o.Grace = time.Hour, time.Hour
 		const idle = "idle_in_transaction_session_timeout"
 		var before, inside, after string
 		err := errors.Join(
@@ -305,7 +305,7 @@ func TestMaxHoldIsForOneTransaction(t *testing.T) {
 			}),
 			db.QueryRow(`show `+idle).Scan(&after),
 		)
-		if err != nil || inside != "1h" || after != before {
+		if err != nil || inside != "2h" || after != before {
 			t.Errorf("%s is %s before the call, %s inside and %s after; error %v", idle, before, inside, after, err)
 		}
 	})

@@ -143,6 +143,12 @@ type mortalConn struct {
 	left int // writes
 }
 
+// Close is net.Conn's. It may come after the connection has died.
+func (c *mortalConn) Close() error {
+	_ = c.Conn.Close()
+	return nil
+}
+
 func (c *mortalConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	if c.left--; c.left == 0 { // the message is on its way, and its answer will find nobody

@@ -13,6 +13,9 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
+// watchers look after the sessions of all holders of this process.
+var watchers txlock.Watchers
+
 // call is one call of a Locker.
 type call struct {
 	txlock.Call
@@ -56,7 +59,7 @@ func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try boo
 		Poll:       l.opts.Poll,
 		MaxWaiters: l.opts.MaxWaiters,
 	}
-	c.MaxHold, c.Longest = l.opts.MaxHold, l.opts.longest()
+	c.Watchers, c.MaxHold, c.Longest = &watchers, l.opts.MaxHold, l.opts.longest()
 	c.pool.db = l.db
 	c.pool.job = job{fn: fn, opts: &l.opts, transaction: locksql.Transaction{
 		Keys: keys, Shared: l.opts.Shared, Level: l.opts.level(), ReadOnly: l.opts.ReadOnly, MaxHold: l.opts.longest(),

@@ -1,7 +1,9 @@
-// Package nesting marks a context with the locks that the callback it was given
-// to holds. A call made with such a context can be refused where it would wait
-// for ever: on another connection, for what this one holds. PostgreSQL sees two
-// unrelated sessions there, and no deadlock.
+// Package nesting is the context of a callback that holds locks.
+//
+// It is marked with the locks, so that a call made with it can be refused where
+// it would wait for ever: on another connection, for what this one holds.
+// PostgreSQL sees two unrelated sessions there, and no deadlock. And it ends when
+// the locks are lost.
 package nesting
 
 import (
@@ -20,14 +22,25 @@ const (
 	Session
 )
 
-// Context is a callback's context. It stops marking when Release is called, so
-// that a context kept longer than the callback ran refuses nothing.
+// Context is a callback's context. It is the caller's, and ends before that by
+// End. It stops marking when Release is called, so that a context kept longer
+// than the callback ran refuses nothing.
 type Context struct {
+	context.Context     // the caller's
+	pool            any // a *sql.DB or a *pgxpool.Pool
+	keys            []hashkey.Key
+	kind            Kind
+	released        atomic.Bool
+
+	// own is the caller's context with an end of its own. It is made on first
+	// use: most callbacks never ask whether their context has ended.
+	own atomic.Pointer[ending]
+}
+
+// ending is a context that can be ended.
+type ending struct {
 	context.Context
-	pool     any // a *sql.DB or a *pgxpool.Pool
-	keys     []hashkey.Key
-	kind     Kind
-	released atomic.Bool
+	end context.CancelCauseFunc
 }
 
 type contextKey struct{}
@@ -38,13 +51,58 @@ func With(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) *Context
 	return &Context{Context: ctx, pool: pool, keys: keys, kind: kind}
 }
 
-// Release ends the marking, when the callback has returned.
-func (c *Context) Release() { c.released.Store(true) }
+// ending returns c.own, and makes it where it is missing.
+func (c *Context) ending() *ending {
+	if e := c.own.Load(); e != nil {
+		return e
+	}
+	ctx, end := context.WithCancelCause(c.Context)
+	if !c.own.CompareAndSwap(nil, &ending{ctx, end}) {
+		end(nil)
+	}
+	return c.own.Load()
+}
+
+// End ends the context, with a cause.
+func (c *Context) End(cause error) { c.ending().end(cause) }
+
+// Release ends the marking, when the callback has returned. The context ends too,
+// if it was asked for its end before.
+func (c *Context) Release() {
+	c.released.Store(true)
+	if e := c.own.Load(); e != nil {
+		e.end(nil)
+	}
+}
+
+// Caller returns the caller's context where ctx is a callback's, and ctx itself
+// where it is not. A statement need not be ended for a session that is gone, so
+// the caller's is the one to watch.
+func Caller(ctx context.Context) context.Context {
+	if c, ok := ctx.(*Context); ok {
+		return c.Context
+	}
+	return ctx
+}
+
+// Done is context.Context's.
+func (c *Context) Done() <-chan struct{} { return c.ending().Done() }
+
+// Err is context.Context's.
+func (c *Context) Err() error {
+	if e := c.own.Load(); e != nil {
+		return e.Err()
+	}
+	return c.Context.Err()
+}
 
 // Value is context.Context's.
 func (c *Context) Value(key any) any {
 	if key == (contextKey{}) {
 		return c
+	}
+	if e := c.own.Load(); e != nil {
+		return e.Value(key)
 	}
 	return c.Context.Value(key)
 }

@@ -2,6 +2,7 @@ package nesting_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -43,4 +44,48 @@ func TestNesting(t *testing.T) {
 	if nesting.Refuses(inner, nesting.Transaction, mine, a) {
 		t.Error("a callback that has returned refuses")
 	}
+}
+
+// A callback's context ends by End, with a cause that its children share, and
+// with the caller's.
+func TestEnd(t *testing.T) {
+	why := errors.New("why")
+	for name, end := range map[string]func(c *nesting.Context, caller context.CancelCauseFunc){
+		"End":    func(c *nesting.Context, _ context.CancelCauseFunc) { c.End(why) },
+		"caller": func(_ *nesting.Context, caller context.CancelCauseFunc) { caller(why) },
+	} {
+		for _, asked := range []bool{false, true} {
+			caller, cancel := context.WithCancelCause(t.Context())
+			c := nesting.With(caller, nesting.Session, nil, nil)
+			if asked && c.Done() == nil {
+				t.Error("no channel")
+			}
+			if err := c.Err(); err != nil {
+				t.Errorf("%s: ended from the beginning: %v", name, err)
+			}
+			child, stop := context.WithCancel(c)
+			end(c, cancel)
+			<-child.Done()
+			<-c.Done()
+			if c.Err() != context.Canceled || context.Cause(c) != why || context.Cause(child) != why {
+				t.Errorf("%s: %v, %v, %v", name, c.Err(), context.Cause(c), context.Cause(child))
+			}
+			stop()
+			c.Release()
+		}
+	}
+}
+
+// A context that nobody has asked for its end is as good as the caller's after
+// Release.
+func TestRelease(t *testing.T) {
+	c := nesting.With(t.Context(), nesting.Session, nil, nil)
+	c.Release()
+	if c.Err() != nil {
+		t.Errorf("got %v", c.Err())
+	}
+	asked := nesting.With(t.Context(), nesting.Session, nil, nil)
+	done := asked.Done()
+	asked.Release()
+	<-done
 }

@@ -69,10 +69,11 @@ const (
 // the i-th was answered has not executed the i-th. Where the connection broke
 // off, nothing is known.
 func (a Answer) Fate(i int, err error) Fate {
+	if i < len(a.Results) {
+		return Executed
+	}
 	var server *pgconn.PgError
 	switch {
-	case i < len(a.Results):
-		return Executed
 	case notSent(err):
 		return NotExecuted
 	case errors.Is(err, errOutOfStep):

@@ -51,7 +51,9 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 	} else {
 		a, err = t.Session.Open(ctx, opening, t.Try())
 	}
-	t.direct = a.PID() == strconv.FormatUint(uint64(t.Session.PG().PID()), 10)
+	if pid := a.PID(); pid != "" {
+		t.direct = pid == strconv.FormatUint(uint64(t.Session.PG().PID()), 10)
+	}
 	switch {
 	case err == nil:
 		return a.Granted() && !t.Session.Closed(), nil
@@ -135,23 +137,20 @@ func (t *Tx) unlock(ctx context.Context, n int) {
 // Outcome returns what a message that commits has come to, of whose answer a and
 // err came back, and whose COMMIT is the statement with the index.
 func Outcome(a pgsession.Answer, index int, err error, keys []hashkey.Key) (txlock.Outcome, error) {
-	names := lockerr.Keys(keys)
-	switch a.Fate(index, err) {
-	case pgsession.Executed:
-		if a.Results[index].Tag != "COMMIT" {
-			return txlock.RolledBack, Swallowed(keys, nil)
-		}
+	fate := a.Fate(index, err)
+	switch {
+	case fate == pgsession.Executed && a.Results[index].Tag == "COMMIT":
 		return txlock.Committed, nil
-	case pgsession.NotExecuted:
-		switch {
-		case NoSuchSavepoint(err):
-			return txlock.Unknown, TxEnded(keys)
-		case !pgsession.IsAnswer(err):
-			return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, names, err)
-		}
-		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", names, err)
+	case fate == pgsession.Executed:
+		return txlock.RolledBack, Swallowed(keys, nil)
+	case fate == pgsession.Unknown:
+		return txlock.Unknown, fmt.Errorf("%w: %s: %w", lockerr.ErrCommitUnknown, lockerr.Keys(keys), err)
+	case NoSuchSavepoint(err):
+		return txlock.Unknown, TxEnded(keys)
+	case !pgsession.IsAnswer(err):
+		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, lockerr.Keys(keys), err)
 	}
-	return txlock.Unknown, fmt.Errorf("%w: %s: %w", lockerr.ErrCommitUnknown, names, err)
+	return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
 }
 
 // TxEnded is the error after fn has ended the transaction.

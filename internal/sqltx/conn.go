@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
 )
 
 // Session is what this package needs of the session that runs the transaction.
@@ -83,6 +84,7 @@ func (c *conn) use(ctx context.Context, keep bool, f func(context.Context) error
 	if err := c.refuses(ctx); err != nil {
 		return nil, err
 	}
+	ctx = nesting.Caller(ctx)
 	w = interrupt.Start(ctx, c.session, c.policy)
 	returned := false
 	defer func() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
@@ -14,11 +15,14 @@ import (
 // or Exec has returned or panicked.
 type Call struct {
 	acquire.Call
-	MaxHold time.Duration // >0: fn's ctx ends after it
-	Longest time.Duration // >0: the session ends after it
+	Watchers *Watchers
+	MaxHold  time.Duration // >0: fn's ctx ends after it
+	Longest  time.Duration // >0: the session ends after it
 
 	Held    time.Duration
 	Outcome Outcome
+
+	watch watch
 }
 
 // Run waits for the locks, and runs fn while they are held.
@@ -60,27 +64,33 @@ func (c *Call) hold(ctx context.Context, conn Conn) error {
 
 // work runs fn, and returns fn's error, or that of fn's ctx.
 func (c *Call) work(ctx context.Context, conn Conn) error {
-	mark := nesting.With(ctx, nesting.Transaction, c.Owner, c.Keys)
-	defer mark.Release()
-	fnCtx, end := context.WithCancelCause(mark)
-	defer end(nil)
 	if c.MaxHold > 0 {
 		var cancel context.CancelFunc
-		fnCtx, cancel = context.WithTimeoutCause(fnCtx, c.MaxHold, lockerr.ErrMaxHold)
+		ctx, cancel = context.WithTimeoutCause(ctx, c.MaxHold, lockerr.ErrMaxHold)
 		defer cancel()
 	}
-	w := startWatch(conn, end, c.Longest)
-	defer func() { w.stop(0) }() // fn may panic
+	fnCtx := nesting.With(ctx, nesting.Transaction, c.Owner, c.Keys)
+	defer fnCtx.Release()
+	c.watch.start(c.Watchers, conn, fnCtx, c.Longest)
+	defer c.watch.stop(false) // fn may panic
 	err := conn.Run(fnCtx)
-	switch lost := w.stop(time.Since(c.Granted)); {
-	case lost && err != nil:
-		return fmt.Errorf("%w: %s: nothing is committed (%w)", lockerr.ErrLost, lockerr.Keys(c.Keys), err)
-	case lost:
-		return fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(c.Keys))
-	case err != nil:
-		return err
-	case fnCtx.Err() != nil:
-		return fmt.Errorf("xactlock: %s: rolled back, because ctx ended inside fn: %w", lockerr.Keys(c.Keys), lockerr.Ended(fnCtx))
+	ended := ctx.Err() != nil
+	if c.watch.stop(time.Since(c.Granted) >= watchEvery) {
+		if err == nil && ended {
+			err = lockerr.Ended(ctx)
+		}
+		return lost(c.Keys, err)
 	}
-	return nil
+	if err == nil && ended {
+		return fmt.Errorf("xactlock: %s: rolled back, because ctx ended inside fn: %w", lockerr.Keys(c.Keys), lockerr.Ended(ctx))
+	}
+	return err
+}
+
+// lost is the error of a call whose session is gone, and whose fn returned err.
+func lost(keys []hashkey.Key, err error) error {
+	if err == nil {
+		return fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(keys))
+	}
+	return fmt.Errorf("%w: %s: nothing is committed (%w)", lockerr.ErrLost, lockerr.Keys(keys), err)
 }

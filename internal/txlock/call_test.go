@@ -103,6 +103,7 @@ func newCall(p *fakePool, change func(*txlock.Call)) *txlock.Call {
 		p.fn = func(context.Context) error { return nil }
 	}
 	c := new(txlock.Call)
+	c.Watchers = new(txlock.Watchers)
 	c.Request = acquire.Request{
 		Pool: p, Queue: admission.NewQueue(func() int { return 10 }), Owner: p, Keys: []hashkey.Key{hashkey.Name("k")},
 	}
@@ -175,6 +176,7 @@ func TestMaxHold(t *testing.T) {
 				}
 				return nil
 			}
+			defer time.Sleep(2 * time.Second) // until nobody looks any more
 			c := newCall(p, func(c *txlock.Call) { c.MaxHold, c.Longest = time.Minute, time.Minute+3*time.Second })
 			began := time.Now()
 			err := c.Run(t.Context())
@@ -200,6 +202,7 @@ func TestLost(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
+			defer time.Sleep(2 * time.Second) // until nobody looks any more
 			p := &fakePool{scripts: []script{{granted}}, fn: fn, lost: began.Add(4050 * time.Millisecond)}
 			c := newCall(p, nil)
 			err := c.Run(t.Context())
@@ -231,6 +234,7 @@ func TestExec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(2 * time.Second) // until nobody looks any more
 				p := &fakePool{execs: test.execs, scripts: test.scripts}
 				c := newCall(p, func(c *txlock.Call) { c.Shared = test.shared })
 				rows, one, err := c.Exec(t.Context())

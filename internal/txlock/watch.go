@@ -1,74 +1,130 @@
 package txlock
 
 import (
-	"context"
 	"sync"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
 )
 
-// watchEvery is how often a holder's session is looked at. A call that is over
-// sooner is never looked at, and costs a timer that does not fire.
+// watchEvery is how often the sessions of all holders are looked at.
 const watchEvery = time.Second
 
 // watch looks after the session of one holder. It ends fn's ctx when the session
-// is gone, and the session when fn outstays MaxHold and Grace.
+// is gone, and the session when fn outstays MaxHold and Grace. The zero watch
+// looks after nothing.
 type watch struct {
-	conn Conn
-	end  context.CancelCauseFunc // ends fn's ctx
-	cut  time.Time               // when to cut the session; zero means never
+	watchers       *Watchers
+	next, previous *watch // guarded by watchers.mu
 
-	mu    sync.Mutex
-	timer *time.Timer // guarded by mu; nil when the watch is over
-	lost  bool        // guarded by mu
+	mu   sync.Mutex
+	conn Conn // guarded by mu; nil when the watch is over
+	ctx  *nesting.Context
+	lost bool // guarded by mu
+	cut  *time.Timer
 }
 
-func startWatch(conn Conn, end context.CancelCauseFunc, most time.Duration) *watch {
-	w := &watch{conn: conn, end: end}
+// Watchers is watches that one goroutine looks at. It ends when there are none.
+// The zero Watchers is ready for use.
+type Watchers struct {
+	mu      sync.Mutex
+	first   *watch // guarded by mu
+	running bool   // guarded by mu
+}
+
+// start begins the watch. If most is not 0, the session ends after it.
+func (w *watch) start(all *Watchers, conn Conn, ctx *nesting.Context, most time.Duration) {
+	w.watchers, w.conn, w.ctx = all, conn, ctx
 	if most > 0 {
-		w.cut = time.Now().Add(most)
+		w.cut = time.AfterFunc(most, w.end)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(w.next(), w.look)
-	return w
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	w.next = all.first
+	if w.next != nil {
+		w.next.previous = w
+	}
+	all.first = w
+	if !all.running {
+		all.running = true
+		go all.watch()
+	}
 }
 
-// next returns when to look again.
-func (w *watch) next() time.Duration {
-	if w.cut.IsZero() {
-		return watchEvery
+// stop ends the watch, and reports whether the session was seen to be gone. With
+// look it looks once more.
+func (w *watch) stop(look bool) (lost bool) {
+	if w.cut != nil {
+		w.cut.Stop()
 	}
-	return min(watchEvery, time.Until(w.cut))
+	w.watchers.remove(w)
+
+	w.mu.Lock() // waits for who looks at the session, or ends it
+	defer w.mu.Unlock()
+	if look && w.conn != nil && w.conn.Lost() {
+		w.lost = true
+	}
+	w.conn = nil
+	return w.lost
+}
+
+func (all *Watchers) remove(w *watch) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	switch {
+	case w.previous != nil:
+		w.previous.next = w.next
+	case all.first == w:
+		all.first = w.next
+	}
+	if w.next != nil {
+		w.next.previous = w.previous
+	}
+	w.next, w.previous = nil, nil
+}
+
+func (all *Watchers) watch() {
+	for {
+		time.Sleep(watchEvery)
+		current := all.current()
+		if len(current) == 0 {
+			return
+		}
+		for _, w := range current {
+			w.look()
+		}
+	}
+}
+
+// current returns all watches. If there are none, nobody looks any more.
+func (all *Watchers) current() []*watch {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	var current []*watch
+	for w := all.first; w != nil; w = w.next {
+		current = append(current, w)
+	}
+	all.running = len(current) > 0
+	return current
 }
 
 func (w *watch) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer == nil {
-		return
-	}
-	if !w.cut.IsZero() && !time.Now().Before(w.cut) {
-		w.conn.Cut()
+	if w.conn != nil && !w.lost && w.conn.Lost() {
 		w.lost = true
+		w.ctx.End(lockerr.ErrLost)
 	}
-	if w.lost = w.lost || w.conn.Lost(); w.lost {
-		w.end(lockerr.ErrLost)
-		return
-	}
-	w.timer.Reset(w.next())
 }
 
-// stop ends the watch, and reports whether the session was seen to be gone. A
-// call that was long enough to be watched is looked at once more.
-func (w *watch) stop(held time.Duration) (lost bool) {
+// end ends the session.
+func (w *watch) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
-		w.lost = w.lost || held >= watchEvery && w.conn.Lost()
+	if w.conn != nil {
+		w.conn.Cut()
+		w.lost = true
+		w.ctx.End(lockerr.ErrLost)
 	}
-	return w.lost
 }
