@@ -8,6 +8,7 @@ package nesting
 
 import (
 	"context"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -51,14 +52,19 @@ func With(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) *Context
 	return &Context{Context: ctx, pool: pool, keys: keys, kind: kind}
 }
 
-// ending returns c.own, and makes it where it is missing.
+// ending returns c.own, and makes it where it is missing. The callback's program
+// may keep c for longer than the callback runs, and c ends with the caller's
+// context then. So the caller's context knows of it until nobody has c any more.
 func (c *Context) ending() *ending {
 	if e := c.own.Load(); e != nil {
 		return e
 	}
 	ctx, end := context.WithCancelCause(c.Context)
-	if !c.own.CompareAndSwap(nil, &ending{ctx, end}) {
+	switch {
+	case !c.own.CompareAndSwap(nil, &ending{ctx, end}):
 		end(nil)
+	case c.Context.Done() != nil:
+		runtime.AddCleanup(c, func(end context.CancelCauseFunc) { end(nil) }, end)
 	}
 	return c.own.Load()
 }
@@ -66,14 +72,8 @@ func (c *Context) ending() *ending {
 // End ends the context, with a cause.
 func (c *Context) End(cause error) { c.ending().end(cause) }
 
-// Release ends the marking, when the callback has returned. The context ends too,
-// if it was asked for its end before.
-func (c *Context) Release() {
-	c.released.Store(true)
-	if e := c.own.Load(); e != nil {
-		e.end(nil)
-	}
-}
+// Release ends the marking, when the callback has returned.
+func (c *Context) Release() { c.released.Store(true) }
 
 // Caller returns the caller's context where ctx is a callback's, and ctx itself
 // where it is not. A statement need not be ended for a session that is gone, so

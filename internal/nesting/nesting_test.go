@@ -3,7 +3,10 @@ package nesting_test
 import (
 	"context"
 	"errors"
+	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
@@ -76,16 +79,44 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// A context that nobody has asked for its end is as good as the caller's after
-// Release.
+// After Release the context goes on as the caller's.
 func TestRelease(t *testing.T) {
-	c := nesting.With(t.Context(), nesting.Session, nil, nil)
+	caller, cancel := context.WithCancel(t.Context())
+	c := nesting.With(caller, nesting.Session, nil, nil)
+	done := c.Done()
 	c.Release()
 	if c.Err() != nil {
 		t.Errorf("got %v", c.Err())
 	}
-	asked := nesting.With(t.Context(), nesting.Session, nil, nil)
-	done := asked.Done()
-	asked.Release()
+	cancel()
 	<-done
+}
+
+// A context that is gone leaves nothing with the caller's.
+func TestLeavesNothing(t *testing.T) {
+	caller := &counting{Context: t.Context(), done: make(chan struct{})}
+	for range 1000 {
+		c := nesting.With(caller, nesting.Session, nil, nil)
+		c.Done()
+		c.Release()
+	}
+	for caller.children.Load() > 100 {
+		runtime.GC()
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// counting is a context that counts what waits for its end.
+type counting struct {
+	context.Context
+	done     chan struct{}
+	children atomic.Int64
+}
+
+func (c *counting) Done() <-chan struct{} { return c.done }
+
+// AfterFunc is what package context looks for.
+func (c *counting) AfterFunc(func()) func() bool {
+	c.children.Add(1)
+	return func() bool { c.children.Add(-1); return true }
 }

@@ -176,7 +176,6 @@ func TestMaxHold(t *testing.T) {
 				}
 				return nil
 			}
-			defer time.Sleep(2 * time.Second) // until nobody looks any more
 			c := newCall(p, func(c *txlock.Call) { c.MaxHold, c.Longest = time.Minute, time.Minute+3*time.Second })
 			began := time.Now()
 			err := c.Run(t.Context())
@@ -202,7 +201,6 @@ func TestLost(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
-			defer time.Sleep(2 * time.Second) // until nobody looks any more
 			p := &fakePool{scripts: []script{{granted}}, fn: fn, lost: began.Add(4050 * time.Millisecond)}
 			c := newCall(p, nil)
 			err := c.Run(t.Context())
@@ -234,7 +232,6 @@ func TestExec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				defer time.Sleep(2 * time.Second) // until nobody looks any more
 				p := &fakePool{execs: test.execs, scripts: test.scripts}
 				c := newCall(p, func(c *txlock.Call) { c.Shared = test.shared })
 				rows, one, err := c.Exec(t.Context())

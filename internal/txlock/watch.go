@@ -25,12 +25,12 @@ type watch struct {
 	cut  *time.Timer
 }
 
-// Watchers is watches that one goroutine looks at. It ends when there are none.
-// The zero Watchers is ready for use.
+// Watchers is watches that are looked at together, by one goroutine that starts
+// every second as long as there are any. The zero Watchers is ready for use.
 type Watchers struct {
-	mu      sync.Mutex
-	first   *watch // guarded by mu
-	running bool   // guarded by mu
+	mu    sync.Mutex
+	first *watch // guarded by mu
+	due   bool   // guarded by mu: they will be looked at
 }
 
 // start begins the watch. If most is not 0, the session ends after it.
@@ -46,9 +46,9 @@ func (w *watch) start(all *Watchers, conn Conn, ctx *nesting.Context, most time.
 		w.next.previous = w
 	}
 	all.first = w
-	if !all.running {
-		all.running = true
-		go all.watch()
+	if !all.due {
+		all.due = true
+		time.AfterFunc(watchEvery, all.look)
 	}
 }
 
@@ -84,20 +84,18 @@ func (all *Watchers) remove(w *watch) {
 	w.next, w.previous = nil, nil
 }
 
-func (all *Watchers) watch() {
-	for {
-		time.Sleep(watchEvery)
-		current := all.current()
-		if len(current) == 0 {
-			return
-		}
-		for _, w := range current {
-			w.look()
-		}
+func (all *Watchers) look() {
+	for _, w := range all.current() {
+		w.look()
+	}
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.due = all.first != nil; all.due {
+		time.AfterFunc(watchEvery, all.look)
 	}
 }
 
-// current returns all watches. If there are none, nobody looks any more.
+// current returns all watches.
 func (all *Watchers) current() []*watch {
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -105,7 +103,6 @@ func (all *Watchers) current() []*watch {
 	for w := all.first; w != nil; w = w.next {
 		current = append(current, w)
 	}
-	all.running = len(current) > 0
 	return current
 }
 
