@@ -12,32 +12,6 @@ import (
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
-// A session that is ended while fn does something else than a statement is a
-// lock that was lost, and nothing is committed: COMMIT was not executed.
-func TestLostWhileFnIsBusy(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		other := openSame(t, db)
-		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-			var pid int
-			if err := tx.QueryRow(`select pg_backend_pid()`).Scan(&pid); err != nil {
-				return err
-			}
-			if err := insert(ctx, tx); err != nil {
-				return err
-			}
-			kill(t, other, pid)
-			return nil
-		})
-		if !errors.Is(err, xactlock.ErrLost) {
-			t.Errorf("got %v, want ErrLost", err)
-		}
-		if n := rows(t, other); n != 0 {
-			t.Errorf("%d rows, want none", n)
-		}
-	})
-}
-
 // A statement error that fn swallows is told, with the server's words: the first
 // one, but not one that fn has gone back from, to a savepoint of its own.
 func TestSwallowedErrorIsTold(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -17,22 +18,34 @@ type pgxConn struct {
 	pgtx.Tx
 	job    *job
 	conn   *sql.Conn
-	pooled driver.Conn // as it came from the pool, for fn's statements
-	fnTx   *sqltx.Tx   // once the lock is granted
+	pooled driver.Conn              // as it came from the pool, for fn's statements
+	fnTx   atomic.Pointer[sqltx.Tx] // once the lock is granted
 }
 
 // Run is [txlock.Conn]'s.
-func (c *pgxConn) Run(ctx context.Context) (err error) {
-	if c.fnTx, err = sqltx.Begin(c.pooled, c.Session.PG(), pgtx.Working); err != nil {
+func (c *pgxConn) Run(ctx context.Context) error {
+	tx, err := sqltx.Begin(c.pooled, c.Session.PG(), pgtx.Working)
+	if err != nil {
 		return err
 	}
-	return c.job.fn(ctx, c.fnTx.Tx)
+	c.fnTx.Store(tx)
+	return c.job.fn(ctx, tx.Tx)
+}
+
+// Lost is [txlock.Conn]'s. Where the socket does not tell, pgx may.
+func (c *pgxConn) Lost() bool {
+	if closed, known := c.Session.PeerClosed(); known {
+		return closed
+	}
+	tx := c.fnTx.Load()
+	return tx != nil && tx.Lost(c.Session.Read)
 }
 
 // Commit is [txlock.Conn]'s.
 func (c *pgxConn) Commit(ctx context.Context) (txlock.Outcome, error) {
-	c.fnTx.End()
-	if outcome, err := c.Refuse(c.fnTx.Ended(), c.fnTx.FirstError()); err != nil {
+	tx := c.fnTx.Load()
+	tx.End()
+	if outcome, err := c.Refuse(tx.Ended(), tx.FirstError()); err != nil {
 		return outcome, err
 	}
 	return c.Tx.Commit(ctx)
@@ -43,8 +56,8 @@ func (c *pgxConn) Release(ctx context.Context) {
 	if c.conn == nil {
 		return
 	}
-	if c.fnTx != nil {
-		c.fnTx.End()
+	if tx := c.fnTx.Load(); tx != nil {
+		tx.End()
 	}
 	c.Rollback(ctx)
 	if !c.Session.Usable() {

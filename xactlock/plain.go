@@ -112,8 +112,14 @@ func (c *plainConn) rollback() {
 // Run is [txlock.Conn]'s.
 func (c *plainConn) Run(ctx context.Context) error { return c.job.fn(ctx, c.tx) }
 
-// Lost is [txlock.Conn]'s.
-func (c *plainConn) Lost() bool { return c.session != nil && (&pgtx.Tx{Session: c.session}).Lost() }
+// Lost is [txlock.Conn]'s. It is not known of another driver's session.
+func (c *plainConn) Lost() bool {
+	if c.session == nil {
+		return false
+	}
+	closed, known := c.session.PeerClosed()
+	return closed && known
+}
 
 // Cut is [txlock.Conn]'s. Another driver's session is left to the server.
 func (c *plainConn) Cut() {

@@ -74,12 +74,6 @@ func (t *Tx) abandon(ctx context.Context) {
 	}
 }
 
-// Lost is [txlock.Conn]'s.
-func (t *Tx) Lost() bool {
-	closed, known := t.Session.PeerClosed()
-	return closed && known
-}
-
 // Cut is [txlock.Conn]'s. The server sees that the connection is closed when it
 // next reads from it, and it reads when its statement has ended.
 func (t *Tx) Cut() {

@@ -58,6 +58,23 @@ func (t *Tx) End() {
 	}
 }
 
+// Lost reports whether the session is gone, as far as a statement has found out,
+// or, where none runs, read does.
+func (t *Tx) Lost(read func() error) bool {
+	c := &t.conn
+	if !c.mu.TryLock() {
+		return false // a statement runs, and will fail
+	}
+	defer c.mu.Unlock()
+	switch {
+	case c.over.Load():
+		return false
+	case c.session.IsClosed():
+		return true
+	}
+	return len(c.open) == 0 && read() != nil
+}
+
 // Ended reports whether fn has ended the transaction, or tried to: by Commit or
 // Rollback, or by a statement.
 func (t *Tx) Ended() bool { return t.conn.ended.Load() }
