@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -62,31 +61,3 @@ func TestSessionPollKeepsNoConnection(t *testing.T) {
 
 const pollers = `select count(*) from pg_stat_activity
 	where datname = current_database() and query like '%pg_try_advisory_lock%' and pid <> pg_backend_pid()`
-
-// One that queues on the server has a snapshot: it waits for the holder, whose
-// index waits for it, and the server ends one of the two with a deadlock.
-func TestSessionQueueDeadlocksWithIndex(t *testing.T) {
-	t.Parallel()
-	db, other := two(t)
-	exec(t, other, `create table indexed (n int)`)
-	key := hashkey.Name("index")
-	k := lock(t, sessionlock.New(other), key)
-	done := make(chan error, 1)
-	go func() {
-		k, err := sessionlock.New(db).Lock(t.Context(), key)
-		if err == nil {
-			err = k.Unlock()
-		}
-		done <- err
-	}()
-	until(t, "it waits", func() bool { return waitingLocks(t, other) == 1 })
-	_, indexErr := k.Conn().ExecContext(context.Background(), `create index concurrently on indexed (n)`)
-	_ = k.Unlock()
-	waitErr := <-done
-	t.Logf("the index: %v; the waiter: %v", indexErr, waitErr)
-	const deadlock = "40P01"
-	if lockerr.SQLState(indexErr) != deadlock && lockerr.SQLState(waitErr) != deadlock {
-		t.Error("there is no deadlock: Poll is not needed any more")
-	}
-	noTrace(t, db, other)
-}

@@ -53,8 +53,6 @@ var (
 	errNilDB   = errors.New("sessionlock: New was given a nil *sql.DB")
 	errNilFunc = errors.New("sessionlock: fn is nil")
 	errShared  = errors.New("sessionlock: Options.Shared: several leaders at once are none")
-
-	errRefused = errors.New("sessionlock: somebody else has the lock") // seen by no caller
 )
 
 // about names the key that err is about.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/pulse"
 )
@@ -59,8 +60,8 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 		} else if !worthwhile(ctx, err) {
 			return err
 		}
-		if !sleep(ctx, jittered(pause)) {
-			return notAcquired(ctx, key, nil)
+		if !acquire.Sleep(ctx, jittered(pause)) {
+			return lockerr.AcquireError(ctx, "sessionlock", []hashkey.Key{key}, err)
 		}
 		pause = min(2*pause, lastPause)
 	}

@@ -35,19 +35,13 @@ type Lock struct {
 	token   uint64 // guarded by tokenMu; 0 until it was asked for
 }
 
-// newLock returns the lock of key that s holds. It is not complete without
-// pin.
-func newLock(l *Locker, s *pgsession.Session, key hashkey.Key, saved []setting) *Lock {
-	k := &Lock{locker: l, key: key, session: s, saved: saved, watched: make(chan struct{})}
+// newLock returns the lock that c holds, and begins to watch it.
+func newLock(c *conn, r request) *Lock {
+	k := &Lock{locker: c.locker, key: c.key, conn: c.conn, session: c.session, saved: c.saved, watched: make(chan struct{})}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlock = sync.OnceValue(k.unlockOnce)
-	return k
-}
-
-// pin hands k its connection and begins to watch it.
-func (k *Lock) pin(conn *sql.Conn, r request) {
-	k.conn = conn
 	go k.watch(r.pulse)
+	return k
 }
 
 // Key returns what was locked.

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/admission"
+	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 )
 
 // A Locker takes locks through one pool. Make one for each pool and share it;
@@ -15,10 +17,11 @@ import (
 // for work that one process of many must always be doing, and [Locker.Lock]
 // for a lock that one function takes and another gives back.
 //
-// Every lock that is held takes one connection of the pool, and so does every
-// call that waits on the server for one.
+// Every lock that is held takes one connection of the pool.
 type Locker struct {
 	db      *sql.DB
+	conns   *sqlconn.Pool
+	queue   *admission.Queue
 	opts    Options
 	invalid error // what is wrong with opts
 }
@@ -26,18 +29,24 @@ type Locker struct {
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	return (&Locker{db: db}).With(Options{})
+	l := &Locker{db: db, conns: sqlconn.New(db), queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
+	return l.With(Options{})
 }
 
 // With returns a Locker with the options o on the same pool. o replaces all
 // options of l; l itself does not change.
 func (l *Locker) With(o Options) *Locker {
-	with := &Locker{db: l.db, opts: o, invalid: o.validate()}
+	with := *l
+	with.opts, with.invalid = o, o.validate()
 	if l.db == nil {
 		with.invalid = errNilDB
 	}
-	return with
+	return &with
 }
+
+// Options returns the options, to change one of them: set it in what Options
+// returns, and give that to With.
+func (l *Locker) Options() Options { return l.opts }
 
 // Lock waits for the lock of key and returns it. The caller must call
 // [Lock.Unlock], whatever becomes of it; until then it keeps a connection of
@@ -46,8 +55,12 @@ func (l *Locker) With(o Options) *Locker {
 // An error means that nothing is held: [ErrNotAcquired] if ctx or Options.Wait
 // ended first, wherever the call was by then, or [ErrPooler], [ErrNested],
 // [ErrUnsupportedServer], [ErrStandby], or what the driver or the server said.
-// The session that was waiting when the wait ended is closed, and not given
-// back to the pool, because it may have been granted the lock all the same.
+// Where the server has answered, the connection goes back to the pool.
+//
+// Of all goroutines that wait for one key through one Locker, one waits on the
+// server, with a connection, for half a second at a time; the others wait in
+// memory, first come, first served. All waiters together leave half of the pool
+// alone.
 //
 // ctx bounds the wait and nothing else: the lock stays when ctx ends.
 func (l *Locker) Lock(ctx context.Context, key hashkey.Key) (*Lock, error) {

@@ -9,11 +9,6 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
-// This file writes the messages that take a lock and give it back, and reads
-// the answers. Each is one message of the simple query protocol, whose
-// statements the server runs in one implicit transaction: what is set for the
-// transaction only is back as it was at the end of the message.
-
 // The columns of the answer to the statement of ask.
 const (
 	columnGranted = iota
@@ -53,36 +48,26 @@ func (l *Locker) tryMessage(key hashkey.Key, pid uint32, settings []setting) loc
 	return locksql.Select(ask("case when "+l.mayLock(pid)+" then "+locksql.Call(locksql.TryLock, l.opts.Shared, key)+" end", settings))
 }
 
-// waitMessage waits for the lock, for at most limit where that is not 0. The
-// settings come first, so that the server also drops a client that vanishes
-// while it waits.
+// waitMessage waits for the lock, for at most limit, and takes it for the
+// session then. If it is refused, nothing has changed on the session.
 func (l *Locker) waitMessage(key hashkey.Key, pid uint32, settings []setting, limit time.Duration) locksql.Message {
-	return locksql.Select(ask(l.mayLock(pid), settings)).
-		Limit(limit).
-		Select("select " + locksql.Call(locksql.Lock, l.opts.Shared, key) + " where " + l.mayLock(pid))
+	condition := "case when " + locksql.Waited + " and " + l.mayLock(pid) + " then " + locksql.Call(locksql.TryLock, l.opts.Shared, key) + " end"
+	return locksql.WaitBefore(l.mayLock(pid), l.opts.Shared, key, limit, ask(condition, settings))
 }
 
-// verdict returns what an answer that came without an error says: the
-// settings as they were if the lock is granted, or why it is not.
-func (l *Locker) verdict(pid uint32, answer pgsession.Answer) ([]setting, error) {
-	rows := answer.Results[0].Rows
+// verdict returns what an answer that came without an error says: whether the
+// lock is granted, and the settings as they were, or why it cannot be.
+func (l *Locker) verdict(pid uint32, answer pgsession.Answer) (before []setting, granted bool, err error) {
+	rows := answer.Rows()
 	switch first := rows[0]; {
 	case string(first[columnGranted]) == "t":
-		return saved(rows), nil
+		return saved(rows), true, nil
 	case string(first[columnStandby]) == "t":
-		return nil, ErrStandby
+		return nil, false, ErrStandby
 	case !l.opts.Pooler && string(first[columnPID]) != strconv.FormatUint(uint64(pid), 10):
-		return nil, ErrPooler
+		return nil, false, ErrPooler
 	}
-	return nil, errRefused
-}
-
-// waited reports whether the lock was granted by the last statement of
-// waitMessage. It may be so although the first one found a hot standby, which
-// was promoted in between.
-func waited(answer pgsession.Answer) bool {
-	last := len(answer.Results) - 1
-	return last > 0 && len(answer.Results[last].Rows) > 0
+	return nil, false, nil
 }
 
 // unlockMessage gives the lock back and puts saved settings back. What the
@@ -102,8 +87,9 @@ func yes(answer pgsession.Answer) bool { return first(answer) == "t" }
 
 // first returns the first value of an answer, or "".
 func first(answer pgsession.Answer) string {
-	if len(answer.Results) == 0 || len(answer.Results[0].Rows) == 0 {
+	rows := answer.Rows()
+	if len(rows) == 0 {
 		return ""
 	}
-	return string(answer.Results[0].Rows[0][0])
+	return string(rows[0][0])
 }

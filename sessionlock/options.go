@@ -19,11 +19,11 @@ type Options struct {
 	// waits until its ctx ends.
 	Wait time.Duration
 
-	// Poll asks for the lock, sleeps for Poll and asks again, rather than
-	// queueing on the server. A waiter that queues keeps a connection and
-	// holds a snapshot, which deadlocks with a holder that runs CREATE INDEX
-	// CONCURRENTLY and holds back VACUUM; one that polls has neither between
-	// two questions, but no place in a queue either. 0 means to queue.
+	// Poll asks for the lock, sleeps for Poll and asks again, the last time
+	// just before the wait is over, rather than queueing on the server. A call
+	// that queues holds a connection, and a snapshot for at most half a second
+	// at a time; one that polls holds neither between two questions, but has no
+	// place in a queue. 0 means to queue.
 	Poll time.Duration
 
 	// Check is how soon after its connection has broken a lock counts as

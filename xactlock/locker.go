@@ -6,6 +6,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/admission"
+	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 )
 
 // A Locker takes locks through one pool. Make one for each pool and share it;
@@ -16,6 +17,7 @@ import (
 // locks at once; [Locker.Lock] is for a transaction that the caller has begun.
 type Locker struct {
 	db    *sql.DB
+	conns *sqlconn.Pool
 	queue *admission.Queue
 	opts  Options
 	bad   error // what is wrong with opts
@@ -24,7 +26,7 @@ type Locker struct {
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	return &Locker{db: db, queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
+	return &Locker{db: db, conns: sqlconn.New(db), queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
 }
 
 // With returns a Locker with the options o, on the same pool and with the same
@@ -34,7 +36,7 @@ func (l *Locker) With(o Options) *Locker {
 	if l == nil {
 		return new(Locker) // whose calls say so
 	}
-	return &Locker{db: l.db, queue: l.queue, opts: o, bad: o.validate()}
+	return &Locker{db: l.db, conns: l.conns, queue: l.queue, opts: o, bad: o.validate()}
 }
 
 // Options returns the options of l.

@@ -2,18 +2,18 @@ package xactlock
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/pgtx"
+	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 )
 
 // pool is the *sql.DB as one call uses it: a [acquire.Pool].
 type pool struct {
 	job
-	db    *sql.DB
+	conns *sqlconn.Pool
 	plain bool // the call has taken the plain path
 }
 
@@ -24,7 +24,7 @@ type pool struct {
 // function that panics, and to keep fn's panic from it would take fn's frames
 // out of the stack trace.
 func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
-	conn, err := p.db.Conn(ctx)
+	conn, err := p.conns.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -53,4 +53,4 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 }
 
 // OpenConnections is [acquire.Pool]'s.
-func (p *pool) OpenConnections() int { return p.db.Stats().OpenConnections }
+func (p *pool) OpenConnections() int { return p.conns.Open() }

@@ -83,6 +83,8 @@ func texts() string {
 	write("verdict: the session tries", locksql.SessionVerdict(locksql.TryLock, false, two))
 	write("verdict: the session waits", locksql.WaitForSession(false, two, time.Second))
 	write("verdict: MaxHold", locksql.MaxHold(time.Second))
+	message("session: wait before a select", locksql.WaitBefore("condition", true, one[0], 500*time.Millisecond, "select "+locksql.Waited))
+	message("session: forsake", locksql.Forsake(false, two...))
 	return b.String()
 }
 

@@ -30,16 +30,14 @@ const (
 	hasTransactionTimeout = "pg_catalog.current_setting('transaction_timeout', true) is not null"
 )
 
-// Limit returns m with a statement added that bounds the wait for a lock with
-// limit, and with nothing where that is 0, for the statements that follow in the
-// transaction. The limits of the role and the database are in force again when
-// it ends.
-func (m Message) Limit(limit time.Duration) Message {
+// limit adds a statement that bounds the wait for a lock with limit, and with
+// nothing where that is 0, for the statements that follow in the transaction. The
+// limits of the role and the database are in force again when it ends.
+func (m *Message) limit(limit time.Duration) {
 	m.add("SELECT", "select "+
 		"pg_catalog.set_config('statement_timeout', '0', true), "+
 		"pg_catalog.set_config('lock_timeout', '"+milliseconds(limit)+"', true), "+
 		"case when "+hasTransactionTimeout+" then pg_catalog.set_config('transaction_timeout', '0', true) end")
-	return m
 }
 
 // perLock divides limit, which is for a whole wait, among n locks: the server

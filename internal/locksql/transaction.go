@@ -113,7 +113,7 @@ func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 	quiet = quiet && limit > 0
 	if t.OneSnapshot() {
 		m.Statements = append(m.Statements, beginReadCommitted)
-		m = m.Limit(0)
+		m.limit(0)
 		t.wait(&m, limit, quiet)
 		session := All(TryLock, t.Shared, t.Keys)
 		if quiet {
@@ -180,13 +180,10 @@ func handover(shared bool, key hashkey.Key) string {
 // Abandon ends what an opening message that failed has left. The session may
 // hold a lock, if the message was cancelled between the wait and the handover.
 func (t *Transaction) Abandon() Message {
-	m := One(Rollback)
 	if t.OneSnapshot() {
-		for _, key := range t.Keys {
-			m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, t.Shared, key)+" end")
-		}
+		return Forsake(t.Shared, t.Keys...)
 	}
-	return m
+	return One(Rollback)
 }
 
 var releaseAndCommit = Message{Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Tag: "COMMIT"}}}

@@ -107,7 +107,7 @@ func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) string
 	var m Message
 	_, noObstacle := obstacles(true)
 	m.Statements = append(m.Statements, beginReadCommitted)
-	m = m.Limit(0)
+	m.limit(0)
 	for _, key := range keys {
 		if len(keys) > 1 { // or else a lock of the try would be counted twice
 			m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")

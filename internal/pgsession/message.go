@@ -51,6 +51,16 @@ func (a Answer) PID() string {
 	return ""
 }
 
+// Rows returns the rows of the first statement that asks for rows.
+func (a Answer) Rows() [][][]byte {
+	for i, s := range a.statements {
+		if s.Answer == locksql.Rows && i < len(a.Results) {
+			return a.Results[i].Rows
+		}
+	}
+	return nil
+}
+
 // Fate is what is known of one statement of a message.
 type Fate int
 

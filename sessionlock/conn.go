@@ -1,0 +1,134 @@
+package sessionlock
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
+)
+
+// pool is the *sql.DB as one call uses it: an [acquire.Pool].
+type pool struct {
+	locker   *Locker
+	key      hashkey.Key
+	settings []setting // of a session that holds the lock
+}
+
+// Conn is [acquire.Pool]'s.
+func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
+	sqlConn, err := p.locker.conns.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{pool: p, conn: sqlConn}
+	err = sqlConn.Raw(func(driverConn any) error {
+		if c.session = pgsession.Unwrap(driverConn); c.session == nil {
+			return fmt.Errorf("%w, and not a %T", ErrDriver, driverConn)
+		}
+		return checkServer(c.session)
+	})
+	if err != nil {
+		_ = sqlConn.Close() // it goes back as it was, or is closed
+		return nil, err
+	}
+	return c, nil
+}
+
+// OpenConnections is [acquire.Pool]'s.
+func (p *pool) OpenConnections() int { return p.locker.conns.Open() }
+
+// checkServer returns why the locks of the server exclude nobody, as far as it
+// has said so itself when the session began.
+//
+// Whether it is a hot standby is left to the message that locks: a client that
+// has sent nothing since a promotion has not heard of it, and would refuse what
+// is a primary by now.
+func checkServer(s *pgsession.Session) error {
+	if s.PG().ParameterStatus("crdb_version") != "" {
+		return ErrUnsupportedServer
+	}
+	return nil
+}
+
+// conn is a connection of the pool: an [acquire.Conn].
+type conn struct {
+	*pool
+	conn    *sql.Conn
+	session *pgsession.Session
+	saved   []setting // the session's settings as they were, if the lock is granted
+	granted bool
+	dead    bool
+}
+
+// errDead is in the error of a session that ended in the pool.
+var errDead = errors.New("the session ended")
+
+// Open is [acquire.Conn]'s.
+func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
+	rawErr := c.conn.Raw(func(any) error {
+		c.granted, err = c.ask(ctx, o)
+		if c.dead = c.session.Closed(); c.dead {
+			return driver.ErrBadConn
+		}
+		return nil
+	})
+	if err == nil && rawErr != nil {
+		c.dead, err = true, rawErr // the pool was closed in between
+	}
+	return c.granted, err
+}
+
+func (c *conn) ask(ctx context.Context, o acquire.Opening) (granted bool, err error) {
+	s, l := c.session, c.locker
+	if !s.Usable() {
+		s.Discard() // somebody left a transaction open in the pool
+		return false, errDead
+	}
+	pid := s.PG().PID()
+	message, policy := l.tryMessage(c.key, pid, c.settings), asking
+	if o.Wait {
+		message, policy = l.waitMessage(c.key, pid, c.settings, o.Limit), waiting
+	}
+	answer, err := s.Send(ctx, policy, message)
+	if err == nil {
+		c.saved, granted, err = l.verdict(pid, answer)
+		return granted, err
+	}
+	if s.Closed() {
+		return false, err
+	}
+	// The session may have got the lock all the same, just before the message
+	// failed.
+	if _, err := s.Send(context.WithoutCancel(ctx), leaving, locksql.Forsake(l.opts.Shared, c.key)); err != nil {
+		s.Discard()
+	}
+	return false, err
+}
+
+// Release is [acquire.Conn]'s.
+func (c *conn) Release(ctx context.Context) {
+	if c.conn == nil {
+		return
+	}
+	if c.granted {
+		_ = c.conn.Raw(func(any) error {
+			message := unlockMessage(c.locker.opts.Shared, c.key, c.saved)
+			if _, err := c.session.Send(context.WithoutCancel(ctx), leaving, message); err != nil {
+				c.session.Discard()
+				return driver.ErrBadConn
+			}
+			return nil
+		})
+	}
+	_ = c.conn.Close() // fails only on a connection that is forgotten
+	c.conn = nil
+}
+
+// Closed is [acquire.Conn]'s.
+func (c *conn) Closed() bool { return c.dead }
