@@ -47,7 +47,7 @@ func TestSessionKilledInsideFn(t *testing.T) {
 					own = then(ctx, tx)
 					return own
 				})
-				if err == nil || own != nil && err != own {
+				if err == nil || own != nil && !errors.Is(err, own) {
 					t.Errorf("got %v, and fn returned %v", err, own)
 				}
 				if n := rows(t, db); n != 0 {

@@ -35,10 +35,11 @@ func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock
 		Owner:   l.db,
 		Kind:    nesting.Session,
 
-		Keys:   []hashkey.Key{key},
-		Shared: l.opts.Shared,
-		Try:    r.try,
-		Poll:   l.opts.Poll,
+		Keys:     []hashkey.Key{key},
+		Shared:   l.opts.Shared,
+		Try:      r.try,
+		Poll:     l.opts.Poll,
+		Persists: true,
 	}
 	if !r.try {
 		call.Wait = r.wait

@@ -98,10 +98,9 @@ func (c *conn) ask(ctx context.Context, o acquire.Opening) (granted bool, err er
 	answer, err := s.Send(ctx, policy, message)
 	if err == nil {
 		c.saved, granted, err = l.verdict(pid, answer)
-		return granted, err
 	}
-	if s.Closed() {
-		return false, err
+	if err == nil || s.Closed() {
+		return granted, err
 	}
 	// The session may have got the lock all the same, just before the message
 	// failed.

@@ -4,19 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
-// poll is the mean pause between two questions for a lock that is taken.
-//
-// It is asked for, again and again, rather than queued for. A session that
-// waits on the server holds a snapshot, which CREATE INDEX CONCURRENTLY waits
-// for: if the command that has the lock runs that, neither ever goes on, and
-// no deadlock detector sees why. The price is that there is no queue.
-const poll = 100 * time.Millisecond
+// round is how long a waiter waits on the server before it makes sure that the
+// server still answers.
+const round = 5 * time.Second
 
 // check is how soon a session that has ended is noticed.
 const check = 250 * time.Millisecond
@@ -31,36 +27,32 @@ var (
 // what makes the database of no use.
 func (p *program) acquire(ctx context.Context) (*sessionlock.Lock, error) {
 	locker := sessionlock.New(p.db).With(sessionlock.Options{Shared: p.shared, Check: check, Pooler: p.pooler})
-	deadline := time.Now().Add(p.wait)
-	for first := true; ; first = false {
-		lock, err := p.ask(ctx, locker)
-		if !errors.Is(err, errConflict) || p.try {
-			return lock, err
-		}
-		if first && p.verbose {
-			say(p.stderr, "waiting: %s", p.conflict(ctx))
-		}
-		pause := poll/2 + rand.N(poll)
+	lock, err := p.ask(ctx, locker.TryLock, answerTimeout)
+	if !errors.Is(err, errConflict) || p.try {
+		return lock, err
+	}
+	if p.verbose {
+		say(p.stderr, "waiting: %s", p.conflict(ctx))
+	}
+	for deadline := time.Now().Add(p.wait); errors.Is(err, errConflict); {
+		o := locker.Options()
+		o.Wait = round
 		if p.wait > 0 {
-			left := time.Until(deadline)
-			if left <= 0 {
+			if o.Wait = min(round, time.Until(deadline)); o.Wait <= 0 {
 				return nil, errConflict
 			}
-			pause = min(pause, left)
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+		lock, err = p.ask(ctx, locker.With(o).Lock, o.Wait+answerTimeout)
 	}
+	return lock, err
 }
 
-// ask asks for the lock once. A server that does not answer is none.
-func (p *program) ask(ctx context.Context, locker *sessionlock.Locker) (*sessionlock.Lock, error) {
-	asking, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+// ask asks for the lock once, by TryLock or Lock. A server that does not answer
+// within d is none.
+func (p *program) ask(ctx context.Context, by func(context.Context, hashkey.Key) (*sessionlock.Lock, error), d time.Duration) (*sessionlock.Lock, error) {
+	asking, cancel := context.WithTimeoutCause(ctx, d, errNoAnswer)
 	defer cancel()
-	lock, err := locker.TryLock(asking, p.key)
+	lock, err := by(asking, p.key)
 	switch {
 	case err == nil:
 		return lock, nil

@@ -42,6 +42,7 @@ type Request struct {
 	Try        bool
 	Wait, Poll time.Duration // as in the options
 	MaxWaiters int
+	Persists   bool // a waiter whose session is ended waits on another connection
 }
 
 // Report is what became of it.
@@ -158,22 +159,22 @@ func (c *Call) checkOut(ctx, waitCtx context.Context) (_ Conn, again bool, err e
 	if conn == nil {
 		return nil, again, err
 	}
-	granted := false
+	held := false
 	defer func() {
-		if !granted {
+		if !held {
 			conn.Release(ctx)
 		}
 	}()
-	granted, err = c.open(waitCtx, conn, wait)
+	granted, answered, err := c.open(waitCtx, conn, wait)
 	switch {
-	case err != nil && conn.Closed() && c.Died(waitCtx):
+	case err != nil && conn.Closed() && (c.Persists || !answered) && c.Died(waitCtx):
 		return nil, true, nil
 	case err != nil:
 		return nil, false, c.NotAcquired(waitCtx, err)
 	case granted && waitCtx.Err() != nil: // just then
-		granted = false
 		return nil, false, c.NotAcquired(waitCtx, nil)
 	case granted:
+		held = true
 		c.Granted = time.Now()
 		c.Waited = c.Granted.Sub(c.began)
 		c.ticket.Granted()
@@ -198,22 +199,25 @@ func (c *Call) Conn(waitCtx context.Context) (conn Conn, again bool, err error) 
 }
 
 // open asks for the lock on conn, or waits for it there, in slices, for as long
-// as the call may.
-func (c *Call) open(waitCtx context.Context, conn Conn, wait bool) (granted bool, err error) {
+// as the call may. answered reports whether the server has answered once: then
+// the connection had not died in the pool.
+func (c *Call) open(waitCtx context.Context, conn Conn, wait bool) (granted, answered bool, err error) {
 	if !wait {
 		began := time.Now()
 		granted, err = conn.Open(waitCtx, Opening{})
 		c.asking = time.Since(began)
+		answered = err == nil
 	}
 	for err == nil && !granted && (wait || c.waitsHere()) && waitCtx.Err() == nil {
 		wait, c.Contended = false, true
 		granted, err = conn.Open(waitCtx, Opening{Wait: true, Limit: UntilDeadline(waitCtx, Slice), Quiet: c.slices > 0})
 		c.slices++
+		answered = answered || err == nil
 		if !granted {
 			c.ticket.Waited()
 		}
 	}
-	return granted, err
+	return granted, answered, err
 }
 
 // reserve waits for a seat, and reports whether the call may wait on the server.
@@ -274,8 +278,7 @@ func (c *Call) pause(waitCtx context.Context) time.Duration {
 }
 
 // Died reports whether to take another connection, now that one has turned out
-// to be dead, in the pool, as all that are idle are when the server restarts, or
-// during the wait. It had no lock, or has taken it with it. There is a limit to
+// to be dead, as all that are idle in the pool are when the server restarts. It had no lock, or has taken it with it. There is a limit to
 // that, for a server or a network on which every connection dies at once.
 func (c *Call) Died(waitCtx context.Context) bool {
 	if c.dead == 0 {

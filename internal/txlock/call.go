@@ -75,7 +75,7 @@ func (c *Call) work(ctx context.Context, conn Conn) error {
 	defer c.watch.stop(false) // fn may panic
 	err := conn.Run(fnCtx)
 	ended := ctx.Err() != nil
-	if c.watch.stop(time.Since(c.Granted) >= watchEvery) {
+	if c.watch.stop(err == nil && time.Since(c.Granted) >= watchEvery) {
 		if err == nil && ended {
 			err = lockerr.Ended(ctx)
 		}
