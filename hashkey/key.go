@@ -2,6 +2,7 @@ package hashkey
 
 import (
 	"cmp"
+	"encoding/binary"
 	"strconv"
 
 	"github.com/cespare/xxhash/v2"
@@ -63,6 +64,27 @@ func (k Key) Named(name string) Key {
 		label = namedPair
 	}
 	return Key{id: k.id, name: name, kind: label}
+}
+
+// Slot returns the key of the i-th slot of k, for a resource that a number of
+// holders may have at once. Slot(0) is k itself. For any other i it is, in k's
+// own key space, the xxHash64 (seed 0) of k.Int64() and i, each as eight bytes,
+// little-endian. Its name is that of k, or k's number, with "#" and i.
+func (k Key) Slot(i int) Key {
+	if i == 0 {
+		return k
+	}
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:8], uint64(k.id))
+	binary.LittleEndian.PutUint64(b[8:], uint64(i))
+	name, label := k.name, k.kind
+	switch k.kind {
+	case bigint:
+		name, label = k.number(), named
+	case pair:
+		name, label = k.number(), namedPair
+	}
+	return Key{id: int64(xxhash.Sum64(b[:])), name: name + "#" + strconv.Itoa(i), space: k.space, kind: label}
 }
 
 // Int64 returns the number that the server locks. For a [Pair] it is

@@ -67,6 +67,20 @@ func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try boo
 	return c, nil
 }
 
+// runSlot runs fn in one of n slots of key.
+func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int, try bool, fn Func) (err error) {
+	c, err := l.newCall(op, key, nil, try, fn)
+	defer func() { c.observe(err) }()
+	switch {
+	case err != nil:
+		return err
+	case n < 1:
+		return fmt.Errorf("xactlock: %s: %d slots", op, n)
+	}
+	c.Slots, c.pool.transaction.Slots = n, n
+	return c.Run(ctx)
+}
+
 // run runs fn under the lock of key, or where keys is not nil of those.
 func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (err error) {
 	c, err := l.newCall(op, key, keys, try, fn)

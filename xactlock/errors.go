@@ -63,9 +63,10 @@ var (
 )
 
 var (
-	errNoLocker = errors.New("xactlock: the Locker is nil or zero: New makes one")
-	errNilDB    = errors.New("xactlock: New was given a nil *sql.DB")
-	errNilFunc  = errors.New("xactlock: fn is nil")
-	errNilTx    = errors.New("xactlock: tx is nil")
-	errNoKeys   = errors.New("xactlock: no keys")
+	errNoLocker   = errors.New("xactlock: the Locker is nil or zero: New makes one")
+	errNilDB      = errors.New("xactlock: New was given a nil *sql.DB")
+	errSlotsPlain = errors.New("xactlock: slots at REPEATABLE READ and SERIALIZABLE need pgx, and no Options.Plain")
+	errNilFunc    = errors.New("xactlock: fn is nil")
+	errNilTx      = errors.New("xactlock: tx is nil")
+	errNoKeys     = errors.New("xactlock: no keys")
 )

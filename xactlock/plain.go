@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -43,6 +44,9 @@ const endingPatience = 5 * time.Second
 // Open is [txlock.Conn]'s.
 func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	t := &c.job.transaction
+	if t.OneSnapshot() && t.Slots > 0 {
+		return false, errSlotsPlain
+	}
 	if t.OneSnapshot() && !c.locked {
 		if granted, err := c.lockSession(ctx, o); err != nil || !granted {
 			return false, err
@@ -58,12 +62,8 @@ func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, 
 	}
 	patient, cancel := pastDeadline(ctx)
 	defer cancel()
-	message := locksql.TryIn(t.Shared, t.Keys, true)
-	if o.Wait && !t.OneSnapshot() {
-		c.waited = true
-		message = locksql.WaitIn(t.Shared, t.Keys, o.Limit, true)
-	}
-	granted, err = askVerdict(patient, c.tx, message)
+	c.waited = o.Wait && !t.OneSnapshot()
+	granted, err = askVerdict(patient, c.tx, c.message(o))
 	switch {
 	case err != nil:
 		return false, err
@@ -73,6 +73,20 @@ func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, 
 		_, err = c.tx.ExecContext(patient, locksql.MaxHold(t.MaxHold))
 	}
 	return granted && err == nil, err
+}
+
+// message asks for the locks in the transaction.
+func (c *plainConn) message(o acquire.Opening) string {
+	t := &c.job.transaction
+	switch {
+	case t.Slots > 0 && c.waited:
+		return locksql.WaitSlotsIn(t.Shared, t.Keys[0], t.Slots, rand.N(t.Slots), o.Limit)
+	case t.Slots > 0:
+		return locksql.TrySlotsIn(t.Shared, t.Keys[0], t.Slots)
+	case c.waited:
+		return locksql.WaitIn(t.Shared, t.Keys, o.Limit, true)
+	}
+	return locksql.TryIn(t.Shared, t.Keys, true)
 }
 
 // begin begins the transaction. Its context must not end under a running fn, but

@@ -56,6 +56,26 @@ func (l *Locker) TryWithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) 
 	return l.run(ctx, "TryWithTxAll", hashkey.Key{}, ordered(keys), true, fn)
 }
 
+// WithSlot is [Locker.WithTx] for a resource that n holders may have at once: it
+// holds one of the n slots of key, see [hashkey.Key.Slot]. All callers must agree
+// on n. Slot 0 is key's own lock, so a WithTx of key counts as one holder.
+//
+// A free slot is found in one message. A call that finds none waits for one of
+// them, half a second at a time, and then looks at all of them. So it is granted
+// within half a second of the release of any slot; callers of one Locker take
+// turns, first come, first served, and those of several processes do not.
+//
+// At REPEATABLE READ and SERIALIZABLE it needs pgx and no Options.Plain.
+func (l *Locker) WithSlot(ctx context.Context, key hashkey.Key, n int, fn Func) error {
+	return l.runSlot(ctx, "WithSlot", key, n, false, fn)
+}
+
+// TryWithSlot is [Locker.WithSlot] for a slot that is free: if there is none, it
+// returns [ErrNotAcquired] at once and fn has not run.
+func (l *Locker) TryWithSlot(ctx context.Context, key hashkey.Key, n int, fn Func) error {
+	return l.runSlot(ctx, "TryWithSlot", key, n, true, fn)
+}
+
 // Value is [Locker.WithTx] for an fn with a result. It returns the result if
 // the transaction committed, and the zero T otherwise.
 func Value[T any](ctx context.Context, l *Locker, key hashkey.Key, fn func(context.Context, *sql.Tx) (T, error)) (T, error) {

@@ -59,6 +59,8 @@ func texts() string {
 		{"read uncommitted, read only, two keys", locksql.Transaction{Keys: two, Level: locksql.ReadUncommitted, ReadOnly: true}},
 		{"read committed, MaxHold", locksql.Transaction{Keys: one, Level: locksql.ReadCommitted, MaxHold: time.Second}},
 		{"repeatable read, read only", locksql.Transaction{Keys: one, Level: locksql.RepeatableRead, ReadOnly: true}},
+		{"read committed, slots", locksql.Transaction{Keys: one, Level: locksql.ReadCommitted, Slots: 3, WaitSlot: 1}},
+		{"serializable, slots", locksql.Transaction{Keys: one, Level: locksql.Serializable, Slots: 2}},
 		{"serializable, shared, two keys", locksql.Transaction{Keys: two, Shared: true, Level: locksql.Serializable}},
 	} {
 		message(t.name+": try", t.Try())
@@ -85,6 +87,8 @@ func texts() string {
 	write("verdict: MaxHold", locksql.MaxHold(time.Second))
 	message("session: wait before a select", locksql.WaitBefore("condition", true, one[0], 500*time.Millisecond, "select "+locksql.Waited))
 	message("session: forsake", locksql.Forsake(false, two...))
+	write("plain: try slots", locksql.TrySlotsIn(false, one[0], 2))
+	write("plain: wait for slots", locksql.WaitSlotsIn(false, one[0], 2, 1, 500*time.Millisecond))
 	return b.String()
 }
 

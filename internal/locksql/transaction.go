@@ -36,6 +36,8 @@ import (
 // another.
 type Transaction struct {
 	Keys     []hashkey.Key // sorted, without duplicates, at least one
+	Slots    int           // >0: any of so many slots of the one key
+	WaitSlot int           // which of them to wait for
 	Shared   bool
 	Level    string // as in BEGIN: it is always named, whatever the server's default
 	ReadOnly bool
@@ -75,6 +77,8 @@ var beginReadCommitted = Statement{SQL: "begin isolation level " + ReadCommitted
 func (t *Transaction) Try() Message {
 	m := Message{Statements: make([]Statement, 0, 8)}
 	switch {
+	case t.Slots > 0:
+		t.trySlots(&m)
 	case t.OneSnapshot():
 		m.Statements = append(m.Statements, beginReadCommitted)
 		m.ask("case when " + All(TryXactLock, t.Shared, t.Keys) + " then " + All(TryLock, t.Shared, t.Keys) + " end")
@@ -110,6 +114,11 @@ func tryOne(shared bool, key hashkey.Key) Statement {
 // that is not granted.
 func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 	m := Message{Statements: make([]Statement, 0, 12)}
+	if t.Slots > 0 {
+		t.waitSlots(&m, limit)
+		t.afterGrant(&m)
+		return m
+	}
 	quiet = quiet && limit > 0
 	if t.OneSnapshot() {
 		m.Statements = append(m.Statements, beginReadCommitted)
@@ -153,8 +162,12 @@ func (t *Transaction) afterGrant(m *Message) {
 			mode += ", read only"
 		}
 		m.add("SET", mode)
-		for _, key := range t.Keys {
-			m.ask(handover(t.Shared, key))
+		if t.Slots > 0 {
+			m.ask(t.ofHeld(func(key hashkey.Key) string { return handover(t.Shared, key) }))
+		} else {
+			for _, key := range t.Keys {
+				m.ask(handover(t.Shared, key))
+			}
 		}
 	}
 	if t.Level == Serializable {
@@ -181,7 +194,7 @@ func handover(shared bool, key hashkey.Key) string {
 // hold a lock, if the message was cancelled between the wait and the handover.
 func (t *Transaction) Abandon() Message {
 	if t.OneSnapshot() {
-		return Forsake(t.Shared, t.Keys...)
+		return Forsake(t.Shared, t.locks()...)
 	}
 	return One(Rollback)
 }
@@ -208,6 +221,12 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 		return releaseAndCommit, 1
 	}
 	m.add("RELEASE", Release)
+	if t.Slots > 0 {
+		m.add("SELECT", "select "+t.ofHeld(func(key hashkey.Key) string { return Call(TryLock, t.Shared, key) }))
+		m.add("COMMIT", "commit")
+		m.add("SELECT", "select "+t.ofHeld(func(key hashkey.Key) string { return Call(Unlock, t.Shared, key) }))
+		return m, 2
+	}
 	for _, key := range t.Keys {
 		m.add("SELECT", "select "+Call(Lock, t.Shared, key))
 	}
@@ -222,6 +241,9 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 // Unlock frees the first n of the session's locks, after the message of Commit
 // has failed.
 func (t *Transaction) Unlock(n int) Message {
+	if t.Slots > 0 {
+		return Forsake(t.Shared, t.locks()...)
+	}
 	m := One(Rollback)
 	for _, key := range t.Keys[:n] {
 		m.add("SELECT", "select "+Call(Unlock, t.Shared, key))

@@ -6,6 +6,7 @@ package pgtx
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +48,9 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 	}
 	var a pgsession.Answer
 	if o.Wait {
+		if t.Slots > 0 {
+			t.WaitSlot = rand.N(t.Slots)
+		}
 		a, err = t.Session.Open(ctx, waiting, t.Wait(o.Limit, o.Quiet))
 	} else {
 		a, err = t.Session.Open(ctx, opening, t.Try())
