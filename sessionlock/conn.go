@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
@@ -17,7 +18,17 @@ import (
 type pool struct {
 	locker   *Locker
 	key      hashkey.Key
+	slots    int       // >0: any of so many slots of key
 	settings []setting // of a session that holds the lock
+}
+
+// keys returns the locks of which one is asked for.
+func (p *pool) keys() []hashkey.Key {
+	all := make([]hashkey.Key, max(1, p.slots))
+	for i := range all {
+		all[i] = p.key.Slot(i)
+	}
+	return all
 }
 
 // Conn is [acquire.Pool]'s.
@@ -61,8 +72,9 @@ type conn struct {
 	*pool
 	conn    *sql.Conn
 	session *pgsession.Session
-	saved   []setting // the session's settings as they were, if the lock is granted
-	granted bool
+	granted hashkey.Key // what the session holds, if it holds it
+	holds   bool
+	saved   []setting // the session's settings as they were, if it holds the lock
 	dead    bool
 }
 
@@ -72,7 +84,7 @@ var errDead = errors.New("the session ended")
 // Open is [acquire.Conn]'s.
 func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	rawErr := c.conn.Raw(func(any) error {
-		c.granted, err = c.ask(ctx, o)
+		c.holds, err = c.ask(ctx, o)
 		if c.dead = c.session.Closed(); c.dead {
 			return driver.ErrBadConn
 		}
@@ -81,7 +93,7 @@ func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err e
 	if err == nil && rawErr != nil {
 		c.dead, err = true, rawErr // the pool was closed in between
 	}
-	return c.granted, err
+	return c.holds, err
 }
 
 func (c *conn) ask(ctx context.Context, o acquire.Opening) (granted bool, err error) {
@@ -90,21 +102,25 @@ func (c *conn) ask(ctx context.Context, o acquire.Opening) (granted bool, err er
 		s.Discard() // somebody left a transaction open in the pool
 		return false, errDead
 	}
-	pid := s.PG().PID()
-	message, policy := l.tryMessage(c.key, pid, c.settings), asking
+	pid, keys := s.PG().PID(), c.keys()
+	message, policy := l.tryMessage(keys, pid, c.settings), asking
 	if o.Wait {
-		message, policy = l.waitMessage(c.key, pid, c.settings, o.Limit), waiting
+		message, policy = l.waitMessage(keys, rand.N(len(keys)), pid, c.settings, o.Limit), waiting
 	}
 	answer, err := s.Send(ctx, policy, message)
+	slot := -1
 	if err == nil {
-		c.saved, granted, err = l.verdict(pid, answer)
+		c.saved, slot, err = l.verdict(pid, answer)
+	}
+	if slot >= 0 {
+		c.granted = keys[slot]
 	}
 	if err == nil || s.Closed() {
-		return granted, err
+		return slot >= 0, err
 	}
 	// The session may have got the lock all the same, just before the message
 	// failed.
-	if _, err := s.Send(context.WithoutCancel(ctx), leaving, locksql.Forsake(l.opts.Shared, c.key)); err != nil {
+	if _, err := s.Send(context.WithoutCancel(ctx), leaving, locksql.Forsake(l.opts.Shared, keys...)); err != nil {
 		s.Discard()
 	}
 	return false, err
@@ -115,9 +131,9 @@ func (c *conn) Release(ctx context.Context) {
 	if c.conn == nil {
 		return
 	}
-	if c.granted {
+	if c.holds {
 		_ = c.conn.Raw(func(any) error {
-			message := unlockMessage(c.locker.opts.Shared, c.key, c.saved)
+			message := unlockMessage(c.locker.opts.Shared, c.granted, c.saved)
 			if _, err := c.session.Send(context.WithoutCancel(ctx), leaving, message); err != nil {
 				c.session.Discard()
 				return driver.ErrBadConn

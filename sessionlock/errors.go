@@ -21,6 +21,10 @@ var (
 	// of WithLock and Lead end.
 	ErrLost = lockerr.ErrLost
 
+	// ErrMaxHold is the cause with which a callback's ctx ends after
+	// Options.MaxHold.
+	ErrMaxHold = lockerr.ErrMaxHold
+
 	// ErrUnlocked: the lock was given back with Unlock.
 	ErrUnlocked = errors.New("sessionlock: the lock was unlocked")
 
@@ -52,6 +56,7 @@ var (
 var (
 	errNilDB   = errors.New("sessionlock: New was given a nil *sql.DB")
 	errNilFunc = errors.New("sessionlock: fn is nil")
+	errSlots   = errors.New("sessionlock: there must be at least one slot")
 	errShared  = errors.New("sessionlock: Options.Shared: several leaders at once are none")
 )
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,11 +35,16 @@ const (
 // run many times, never twice at once. If fn panics, the lock is given back.
 //
 // Lead returns [ErrNotAcquired] joined with ctx's error if ctx ends while it
-// campaigns. While the database is away it tries again, with pauses that grow
-// to five seconds. It gives up only on what waiting does not mend: a bad
-// option or connection string, [ErrPooler], [ErrUnsupportedServer], [ErrNested], a driver that is
-// not pgx, and what the server refuses for reasons of its own, such as a
-// password.
+// campaigns, and joined with what kept it from asking, if the last attempt failed.
+// While the database is away it tries again, with pauses that grow to five
+// seconds. It gives up only on what waiting does not mend: a closed pool, a bad
+// option or connection string, [ErrPooler], [ErrUnsupportedServer], [ErrNested], a
+// driver that is not pgx, and what the server refuses for reasons of its own, such
+// as a password. Options.Observe is told of each campaign and of each term.
+//
+// A process that has led lets the candidates of other processes go first: when it
+// campaigns again it waits for as long as they take to ask, which is half a
+// second, or Options.Poll if that is longer, and a little more.
 func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.Context) error) error {
 	switch {
 	case l.invalid != nil:
@@ -48,23 +54,73 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 	case l.opts.Shared:
 		return errShared
 	}
-	pause := firstPause
+	pause, failure := firstPause, error(nil)
 	for {
+		if !l.terms.letOthers(ctx, key, max(l.opts.Poll, acquire.Slice)) {
+			return campaignOver(ctx, key, failure)
+		}
 		k, err := l.acquire(ctx, key, l.candidacy(ctx))
-		if err == nil {
-			pause = firstPause
+		switch {
+		case err == nil:
+			pause, failure = firstPause, nil
 			err = k.during(ctx, fn)
+			l.terms.ended(key)
 			if !k.wasLost() {
 				return err
 			}
-		} else if !worthwhile(ctx, err) {
+		case ctx.Err() != nil && failure != nil:
+			return campaignOver(ctx, key, failure)
+		case ctx.Err() != nil || !worthwhile(err):
 			return err
+		default:
+			failure = err
 		}
 		if !acquire.Sleep(ctx, jittered(pause)) {
-			return lockerr.AcquireError(ctx, "sessionlock", []hashkey.Key{key}, err)
+			return campaignOver(ctx, key, failure)
 		}
 		pause = min(2*pause, lastPause)
 	}
+}
+
+// campaignOver is the error of a campaign that ctx has ended. failure is why the
+// last attempt before came to nothing, if it did.
+func campaignOver(ctx context.Context, key hashkey.Key, failure error) error {
+	return lockerr.AcquireError(ctx, "sessionlock", []hashkey.Key{key}, failure)
+}
+
+// terms is when the terms of leaders ended that this process had.
+type terms struct {
+	mu   sync.Mutex
+	last map[hashkey.Key]time.Time // guarded by mu
+}
+
+// ended notes the end of a term.
+func (t *terms) ended(key hashkey.Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for other, when := range t.last {
+		if time.Since(when) > time.Hour {
+			delete(t.last, other)
+		}
+	}
+	if t.last == nil {
+		t.last = make(map[hashkey.Key]time.Time)
+	}
+	t.last[key] = time.Now()
+}
+
+// letOthers waits until the candidates of other processes have had the time to
+// ask for the lock, if this process had it a moment ago: each asks within the
+// pause between two of its questions. It reports whether ctx let it.
+func (t *terms) letOthers(ctx context.Context, key hashkey.Key, pause time.Duration) bool {
+	const more = 200 * time.Millisecond
+	t.mu.Lock()
+	last, ok := t.last[key]
+	t.mu.Unlock()
+	if wait := time.Until(last.Add(pause + more)); ok && wait > 0 {
+		return acquire.Sleep(ctx, wait)
+	}
+	return ctx.Err() == nil
 }
 
 // candidacy is how Lead asks for the lock. A process that is stopped keeps its
@@ -75,11 +131,11 @@ func (l *Locker) candidacy(ctx context.Context) request {
 	return request{lease: lease, pulse: min(pulse.Interval(ctx), lease/3)}
 }
 
-// worthwhile reports whether to campaign again after err: unless ctx has ended
-// or the server has refused for good.
-func worthwhile(ctx context.Context, err error) bool {
+// worthwhile reports whether to campaign again after err: unless the pool is
+// closed, or the server has refused for good.
+func worthwhile(err error) bool {
 	switch {
-	case ctx.Err() != nil:
+	case poolClosed(err):
 		return false
 	case errors.Is(err, ErrStandby): // it may be promoted
 		return true
@@ -88,6 +144,13 @@ func worthwhile(ctx context.Context, err error) bool {
 		return false
 	}
 	return passing(lockerr.SQLState(err))
+}
+
+// poolClosed reports whether err says that the pool is closed. Neither
+// database/sql nor pgxpool exports its error.
+func poolClosed(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "sql: database is closed") || strings.Contains(text, "closed pool")
 }
 
 // passing reports whether a condition of the server is one that passes, by the

@@ -5,8 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
@@ -19,6 +21,7 @@ import (
 type Lock struct {
 	locker  *Locker
 	key     hashkey.Key
+	granted time.Time
 	conn    *sql.Conn
 	session *pgsession.Session
 	saved   []setting // the session's settings as they were
@@ -37,7 +40,7 @@ type Lock struct {
 
 // newLock returns the lock that c holds, and begins to watch it.
 func newLock(c *conn, r request) *Lock {
-	k := &Lock{locker: c.locker, key: c.key, conn: c.conn, session: c.session, saved: c.saved, watched: make(chan struct{})}
+	k := &Lock{locker: c.locker, key: c.granted, granted: time.Now(), conn: c.conn, session: c.session, saved: c.saved, watched: make(chan struct{})}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlock = sync.OnceValue(k.unlockOnce)
 	go k.watch(r.pulse)
@@ -122,6 +125,13 @@ func (k *Lock) lose(loss error) {
 	k.end(ErrLost)
 }
 
+// cut ends the session of a callback that has outstayed MaxHold and Grace.
+func (k *Lock) cut() {
+	k.lose(errOutstayed)
+	k.session.Interrupt()
+	k.session.Cut()
+}
+
 // lost returns the error of a lock that was noticed as lost.
 func (k *Lock) lost() error {
 	k.lossMu.Lock()
@@ -149,12 +159,17 @@ func FromContext(ctx context.Context) *Lock {
 
 // during runs fn with a ctx that ends with the lock, and gives the lock back.
 func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(k.held, func() { cancel(k.Err()) })
-	defer stop()
+	if o := &k.locker.opts; o.MaxHold > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, k.granted.Add(o.MaxHold), ErrMaxHold)
+		defer cancel()
+		cut := time.AfterFunc(min(o.MaxHold, math.MaxInt64-o.grace())+o.grace(), k.cut)
+		defer cut.Stop()
+	}
 	mark := nesting.With(ctx, nesting.Session, k.locker.db, []hashkey.Key{k.key})
 	defer mark.Release()
+	stop := context.AfterFunc(k.held, func() { mark.End(k.Err()) })
+	defer stop()
 	defer k.unlock() // for a panic and runtime.Goexit; what it returns is seen below
 
 	err := fn(context.WithValue(mark, lockKey{}, k))

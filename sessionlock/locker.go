@@ -22,6 +22,7 @@ type Locker struct {
 	db      *sql.DB
 	conns   *sqlconn.Pool
 	queue   *admission.Queue
+	terms   *terms
 	opts    Options
 	invalid error // what is wrong with opts
 }
@@ -29,7 +30,7 @@ type Locker struct {
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	l := &Locker{db: db, conns: sqlconn.New(db), queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
+	l := &Locker{db: db, conns: sqlconn.New(db), terms: new(terms), queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
 	return l.With(Options{})
 }
 
@@ -88,21 +89,48 @@ func (l *Locker) TryLock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 // panics or ends its goroutine, the lock is given back too. fn has not run if
 // the error is one of those of [Locker.Lock].
 func (l *Locker) WithLock(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error) error {
-	return l.with(ctx, key, fn, false)
+	return l.with(ctx, key, fn, l.request(ctx, false))
 }
 
 // TryWithLock is [Locker.WithLock] for a lock that is free: if somebody else
 // holds it or waits for it, fn does not run, and the error is [ErrNotAcquired]
 // at once.
 func (l *Locker) TryWithLock(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error) error {
-	return l.with(ctx, key, fn, true)
+	return l.with(ctx, key, fn, l.request(ctx, true))
 }
 
-func (l *Locker) with(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error, try bool) error {
+// WithSlot is [Locker.WithLock] for a resource that n holders may have at once:
+// it holds one of the n slots of key, see [hashkey.Key.Slot]. All callers must
+// agree on n. Slot 0 is key's own lock, so a WithLock of key counts as one holder.
+//
+// A free slot is found in one message. A call that finds none waits for one of
+// them, half a second at a time, and then looks at all of them. So it is granted
+// within half a second of the release of any slot; callers of one Locker take
+// turns, first come, first served, and those of several processes do not.
+func (l *Locker) WithSlot(ctx context.Context, key hashkey.Key, n int, fn func(ctx context.Context, conn *sql.Conn) error) error {
+	return l.withSlot(ctx, key, n, fn, false)
+}
+
+// TryWithSlot is [Locker.WithSlot] for a slot that is free: if there is none, fn
+// does not run, and the error is [ErrNotAcquired] at once.
+func (l *Locker) TryWithSlot(ctx context.Context, key hashkey.Key, n int, fn func(ctx context.Context, conn *sql.Conn) error) error {
+	return l.withSlot(ctx, key, n, fn, true)
+}
+
+func (l *Locker) withSlot(ctx context.Context, key hashkey.Key, n int, fn func(ctx context.Context, conn *sql.Conn) error, try bool) error {
+	if n < 1 {
+		return errSlots
+	}
+	r := l.request(ctx, try)
+	r.slots = n
+	return l.with(ctx, key, fn, r)
+}
+
+func (l *Locker) with(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error, r request) error {
 	if fn == nil {
 		return errNilFunc
 	}
-	k, err := l.acquire(ctx, key, l.request(ctx, try))
+	k, err := l.acquire(ctx, key, r)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package sessionlock
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -11,23 +12,22 @@ import (
 
 // The columns of the answer to the statement of ask.
 const (
-	columnGranted = iota
+	columnSlot = iota // or NULL where the lock is not granted
 	columnPID
 	columnStandby
 	columnName
 	columnOld
 )
 
-// ask returns a select which, if condition is true, gives the session its
-// settings, and shows what they were, a row for each. The condition is
-// evaluated once, even if it calls a lock function: WITH … AS MATERIALIZED
-// says so.
-func ask(condition string, settings []setting) string {
-	return "with asked as materialized (select " + condition + " as granted) " +
-		"select asked.granted, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), " +
+// ask returns a select which, if slot is not NULL, gives the session its
+// settings, and shows what they were, a row for each. The expression is evaluated
+// once, even if it calls a lock function: WITH … AS MATERIALIZED says so.
+func ask(slot string, settings []setting) string {
+	return "with asked as materialized (select " + slot + " as slot) " +
+		"select asked.slot, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), " +
 		"s.name, pg_catalog.current_setting(s.name, true), " +
 		"case when s.name is not null then pg_catalog.set_config(s.name, s.value, false) end " +
-		"from asked left join " + table(settings) + " on asked.granted and " + known
+		"from asked left join " + table(settings) + " on asked.slot is not null and " + known
 }
 
 // mayLock is false where a lock would exclude nobody, or would stay behind in
@@ -35,39 +35,58 @@ func ask(condition string, settings []setting) string {
 // It is asked in the statement that locks, because a pooler may send the next
 // one elsewhere.
 func (l *Locker) mayLock(pid uint32) string {
-	condition := "not pg_catalog.pg_is_in_recovery()"
+	condition := "(not pg_catalog.pg_is_in_recovery()"
 	if !l.opts.Pooler {
 		condition += " and pg_catalog.pg_backend_pid() operator(pg_catalog.=) " + strconv.FormatUint(uint64(pid), 10)
 	}
-	return condition
+	return condition + ")"
 }
 
-// tryMessage asks for the lock without waiting. If it is refused, nothing has
-// changed on the session.
-func (l *Locker) tryMessage(key hashkey.Key, pid uint32, settings []setting) locksql.Message {
-	return locksql.Select(ask("case when "+l.mayLock(pid)+" then "+locksql.Call(locksql.TryLock, l.opts.Shared, key)+" end", settings))
+// take returns an expression that takes the first free of some locks for the
+// session, and is its number, or NULL where there is none.
+func take(shared bool, keys []hashkey.Key) string {
+	var b strings.Builder
+	b.WriteString("case ")
+	for i, key := range keys {
+		b.WriteString("when " + locksql.Call(locksql.TryLock, shared, key) + " then " + strconv.Itoa(i) + " ")
+	}
+	b.WriteString("end")
+	return b.String()
 }
 
-// waitMessage waits for the lock, for at most limit, and takes it for the
-// session then. If it is refused, nothing has changed on the session.
-func (l *Locker) waitMessage(key hashkey.Key, pid uint32, settings []setting, limit time.Duration) locksql.Message {
-	condition := "case when " + locksql.Waited + " and " + l.mayLock(pid) + " then " + locksql.Call(locksql.TryLock, l.opts.Shared, key) + " end"
-	return locksql.WaitBefore(l.mayLock(pid), l.opts.Shared, key, limit, ask(condition, settings))
+// tryMessage asks for the first free of some locks without waiting. If it is
+// refused, nothing has changed on the session.
+func (l *Locker) tryMessage(keys []hashkey.Key, pid uint32, settings []setting) locksql.Message {
+	return locksql.Select(ask("case when "+l.mayLock(pid)+" then "+take(l.opts.Shared, keys)+" end", settings))
 }
 
-// verdict returns what an answer that came without an error says: whether the
-// lock is granted, and the settings as they were, or why it cannot be.
-func (l *Locker) verdict(pid uint32, answer pgsession.Answer) (before []setting, granted bool, err error) {
+// waitMessage waits for the one-th of some locks, for at most limit, and takes it
+// for the session then. If that is not granted, it asks for all. If it is
+// refused, nothing has changed on the session.
+func (l *Locker) waitMessage(keys []hashkey.Key, one int, pid uint32, settings []setting, limit time.Duration) locksql.Message {
+	waited := "case when " + locksql.Call(locksql.TryLock, l.opts.Shared, keys[one]) + " then " + strconv.Itoa(one) + " end"
+	rest := "null"
+	if len(keys) > 1 {
+		rest = take(l.opts.Shared, keys)
+	}
+	slot := "case when not " + l.mayLock(pid) + " then null when " + locksql.Waited + " then " + waited + " else " + rest + " end"
+	return locksql.WaitBefore(l.mayLock(pid), l.opts.Shared, keys[one], limit, ask(slot, settings))
+}
+
+// verdict returns what an answer that came without an error says: which lock is
+// granted, or -1, and the settings as they were; or why none can be.
+func (l *Locker) verdict(pid uint32, answer pgsession.Answer) (before []setting, slot int, err error) {
 	rows := answer.Rows()
 	switch first := rows[0]; {
-	case string(first[columnGranted]) == "t":
-		return saved(rows), true, nil
+	case first[columnSlot] != nil:
+		slot, err = strconv.Atoi(string(first[columnSlot]))
+		return saved(rows), slot, err
 	case string(first[columnStandby]) == "t":
-		return nil, false, ErrStandby
+		return nil, -1, ErrStandby
 	case !l.opts.Pooler && string(first[columnPID]) != strconv.FormatUint(uint64(pid), 10):
-		return nil, false, ErrPooler
+		return nil, -1, ErrPooler
 	}
-	return nil, false, nil
+	return nil, -1, nil
 }
 
 // unlockMessage gives the lock back and puts saved settings back. What the

@@ -26,6 +26,23 @@ type Options struct {
 	// place in a queue. 0 means to queue.
 	Poll time.Duration
 
+	// MinHold keeps the lock taken for so long after the grant, however soon it
+	// is unlocked: for a short job that several machines, whose clocks differ,
+	// start at one time, and that must run once. Unlock returns at once, and
+	// the process gives the lock back later; if the process ends before, the
+	// lock is free then.
+	MinHold time.Duration
+
+	// MaxHold bounds a callback that hangs: the ctx of WithLock, WithSlot or
+	// Lead ends MaxHold after the grant, with the cause [ErrMaxHold]. If the
+	// callback has not returned Grace later, the session is ended, which frees
+	// the lock, and the call returns [ErrLost]; so one that obeys its ctx has
+	// Grace to stop before anybody else can hold the lock. 0 means no bound.
+	MaxHold time.Duration
+
+	// Grace is how long after MaxHold the session is ended. 0 means a second.
+	Grace time.Duration
+
 	// Check is how soon after its connection has broken a lock counts as
 	// lost. It costs no message: it is the socket that is looked at. A
 	// question to the server, for what the socket cannot show, is asked every
@@ -50,9 +67,14 @@ type Options struct {
 	// connected, and cleans that session afterwards: PgBouncer with
 	// pool_mode=session and its default server_reset_query.
 	Pooler bool
+
+	// Observe, if not nil, is told what becomes of locks: see [Event]. It may be
+	// called concurrently, and must not block.
+	Observe func(Event)
 }
 
 const (
+	defaultGrace      = time.Second
 	defaultCheck      = time.Second
 	defaultDeadClient = 30 * time.Second
 )
@@ -61,7 +83,8 @@ func (o *Options) validate() error {
 	for _, field := range []struct {
 		name  string
 		value time.Duration
-	}{{"Wait", o.Wait}, {"Poll", o.Poll}, {"Check", o.Check}, {"DeadClient", o.DeadClient}} {
+	}{{"Wait", o.Wait}, {"Poll", o.Poll}, {"MinHold", o.MinHold}, {"MaxHold", o.MaxHold}, {"Grace", o.Grace},
+		{"Check", o.Check}, {"DeadClient", o.DeadClient}} {
 		if field.value < 0 {
 			return fmt.Errorf("sessionlock: Options.%s is negative: %v", field.name, field.value)
 		}
@@ -74,6 +97,13 @@ func (o *Options) check() time.Duration {
 		return defaultCheck
 	}
 	return o.Check
+}
+
+func (o *Options) grace() time.Duration {
+	if o.Grace == 0 {
+		return defaultGrace
+	}
+	return o.Grace
 }
 
 func (o *Options) deadClient() time.Duration {

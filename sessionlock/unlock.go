@@ -27,6 +27,7 @@ const (
 var (
 	errConnClosed = errors.New("the connection was closed, by hand or because a statement found it broken")
 	errNotHeld    = errors.New("the session does not hold it any more")
+	errOutstayed  = errors.New("the callback has outstayed Options.MaxHold and Grace, and the session was ended")
 	errLeftOpen   = errors.New("a transaction or rows were left open, and the session was ended")
 )
 
@@ -42,10 +43,35 @@ var (
 // could not be cleaned: an unlock that failed, that the server answered with
 // false, or that found a transaction or rows left open on Conn, which is an
 // error.
+//
+// With Options.MinHold it may return nil before the lock is free.
 func (k *Lock) Unlock() error { return k.unlock() }
 
 func (k *Lock) unlockOnce() error {
 	k.end(ErrUnlocked) // of a lock that is lost it changes nothing
+	rest := k.locker.opts.MinHold - time.Since(k.granted)
+	if rest <= 0 || errors.Is(k.Err(), ErrLost) {
+		return k.release()
+	}
+	go func() {
+		time.Sleep(rest)
+		_ = k.release() // Observe is told
+	}()
+	return nil
+}
+
+// release gives the lock back, and tells Options.Observe.
+func (k *Lock) release() error {
+	err := k.giveBackLock()
+	e := Event{Kind: Released, Key: k.key, Held: time.Since(k.granted), Err: err}
+	if errors.Is(err, ErrLost) {
+		e.Kind = Lost
+	}
+	k.locker.observe(e)
+	return err
+}
+
+func (k *Lock) giveBackLock() error {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
 	over := sync.OnceFunc(interrupt.Start(ctx, k.session.PG(), leaving).Stop)

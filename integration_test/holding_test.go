@@ -1,0 +1,338 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+)
+
+// A callback that stops within Grace of its ctx's end is never overlapped. One
+// that ignores its ctx is, after MaxHold and Grace, and is told ErrLost.
+func TestSessionGrace(t *testing.T) {
+	t.Parallel()
+	const maxHold, grace = 200 * time.Millisecond, 1500 * time.Millisecond
+	for call, locks := range map[string]func(context.Context, *sessionlock.Locker, func(context.Context) error) error{
+		"WithLock": func(ctx context.Context, l *sessionlock.Locker, fn func(context.Context) error) error {
+			return l.WithLock(ctx, hashkey.Name("k"), func(ctx context.Context, _ *sql.Conn) error { return fn(ctx) })
+		},
+		"Lead": func(ctx context.Context, l *sessionlock.Locker, fn func(context.Context) error) error {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			return l.Lead(ctx, hashkey.Name("k"), func(ctx context.Context) error {
+				err := fn(ctx)
+				cancel() // no second term
+				return err
+			})
+		},
+	} {
+		for _, obeys := range []bool{true, false} {
+			t.Run(call+map[bool]string{true: "/obeys", false: "/ignores"}[obeys], func(t *testing.T) {
+				t.Parallel()
+				db := newDB(t)
+				l := sessionlock.New(db).With(sessionlock.Options{MaxHold: maxHold, Grace: grace})
+				inside, over := make(chan struct{}), make(chan struct{})
+				var left time.Time
+				var cause error
+				ended := make(chan error, 1)
+				go func() {
+					ended <- locks(t.Context(), l, func(ctx context.Context) error {
+						close(inside)
+						<-ctx.Done()
+						cause = context.Cause(ctx)
+						if obeys {
+							time.Sleep(100 * time.Millisecond)
+						} else {
+							<-over
+						}
+						left = time.Now()
+						return nil
+					})
+				}()
+				<-inside
+				began := time.Now()
+				k, err := sessionlock.New(openSame(t, db)).Lock(t.Context(), hashkey.Name("k"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				entered := time.Now()
+				unlock(t, k)
+				close(over)
+				err = <-ended
+				if !errors.Is(cause, sessionlock.ErrMaxHold) {
+					t.Errorf("the cause is %v", cause)
+				}
+				switch {
+				case obeys && (err != nil || entered.Before(left)):
+					t.Errorf("got %v; the next holder came %v after fn had left", err, entered.Sub(left))
+				case !obeys && entered.Sub(began) < maxHold+grace-100*time.Millisecond:
+					t.Errorf("the next holder came %v after fn had begun", entered.Sub(began))
+				case !obeys && call == "WithLock" && !errors.Is(err, sessionlock.ErrLost):
+					t.Errorf("got %v, want ErrLost", err)
+				}
+				noTrace(t, db)
+			})
+		}
+	}
+}
+
+// A short job that three machines start, whose clocks differ by a second, runs
+// once.
+func TestMinHold(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	var runs atomic.Int64
+	var refused atomic.Int64
+	var unlocked time.Duration
+	err := parallel(3, func(i int) error {
+		l := sessionlock.New(openSame(t, db)).With(sessionlock.Options{MinHold: 3 * time.Second})
+		time.Sleep(time.Duration(i) * 500 * time.Millisecond)
+		began := time.Now()
+		err := l.TryWithLock(t.Context(), hashkey.Name("job"), func(context.Context, *sql.Conn) error { runs.Add(1); return nil })
+		if errors.Is(err, sessionlock.ErrNotAcquired) {
+			refused.Add(1)
+			return nil
+		}
+		unlocked = time.Since(began)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if runs.Load() != 1 || refused.Load() != 2 || unlocked > 2500*time.Millisecond {
+		t.Errorf("it ran %d times, was refused %d times, and took %v", runs.Load(), refused.Load(), unlocked)
+	}
+	becomesFree(t, db, hashkey.Name("job"))
+	noTrace(t, db)
+}
+
+// A statement whose ctx ends is cancelled where the pool is made for that, and
+// the lock is held until fn returns. On another pool it takes the lock along, and
+// fn is told.
+func TestCancelStatements(t *testing.T) {
+	t.Parallel()
+	for _, cancels := range []bool{true, false} {
+		t.Run(map[bool]string{true: "cancels", false: "cuts"}[cancels], func(t *testing.T) {
+			t.Parallel()
+			watcher := newDB(t)
+			db := openSame(t, watcher)
+			if cancels {
+				db = openDB(t, dsnOf(t, watcher), sessionlock.CancelStatements)
+			}
+			key := hashkey.Name("k")
+			err := sessionlock.New(db).WithLock(t.Context(), key, func(ctx context.Context, conn *sql.Conn) error {
+				short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+				defer cancel()
+				if _, err := conn.ExecContext(short, `select pg_sleep(60)`); err == nil {
+					t.Error("the statement is executed")
+				}
+				if !cancels {
+					select {
+					case <-ctx.Done():
+						return nil
+					case <-time.After(patience):
+						t.Error("fn is not told")
+					}
+				}
+				_, err := sessionlock.New(watcher).TryLock(t.Context(), key)
+				wantError(t, err, sessionlock.ErrNotAcquired)
+				_, err = conn.ExecContext(ctx, `select 1`)
+				return err
+			})
+			if cancels != (err == nil) || !cancels && !errors.Is(err, sessionlock.ErrLost) {
+				t.Errorf("got %v", err)
+			}
+			noTrace(t, watcher, db)
+		})
+	}
+}
+
+// There are never more holders of session locks than slots, and a slot that is
+// free is found.
+func TestSessionSlots(t *testing.T) {
+	t.Parallel()
+	const slots, pools, callers, turns = 3, 3, 3, 6
+	db := newDB(t)
+	key := hashkey.Name("k")
+	lockers := make([]*sessionlock.Locker, pools)
+	for i := range lockers {
+		lockers[i] = sessionlock.New(openSame(t, db))
+	}
+	var mu sync.Mutex
+	inside, most := map[hashkey.Key]bool{}, 0
+	err := parallel(pools*callers, func(i int) error {
+		for range turns {
+			err := lockers[i%pools].WithSlot(t.Context(), key, slots, func(ctx context.Context, _ *sql.Conn) error {
+				slot := sessionlock.FromContext(ctx).Key()
+				mu.Lock()
+				if inside[slot] {
+					t.Errorf("two holders of %v", slot)
+				}
+				inside[slot] = true
+				most = max(most, len(inside))
+				mu.Unlock()
+				time.Sleep(3 * time.Millisecond)
+				mu.Lock()
+				delete(inside, slot)
+				mu.Unlock()
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if most != slots {
+		t.Errorf("%d holders at once, want %d", most, slots)
+	}
+	noTrace(t, db)
+	err = lockers[0].WithSlot(t.Context(), key, 1, func(context.Context, *sql.Conn) error {
+		return lockers[1].TryWithSlot(t.Context(), key, 1, func(context.Context, *sql.Conn) error { return nil })
+	})
+	wantError(t, err, sessionlock.ErrNotAcquired)
+	if err := lockers[0].WithSlot(t.Context(), key, 0, func(context.Context, *sql.Conn) error { return nil }); err == nil {
+		t.Error("no slots are no error")
+	}
+}
+
+// Events tell a lock's story, and Lead's campaigns and terms, with the reasons.
+func TestSessionEvents(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	other := openSame(t, db)
+	key := hashkey.Name("k")
+	var mu sync.Mutex
+	var events []sessionlock.Event
+	l := sessionlock.New(db).With(sessionlock.Options{Check: 20 * time.Millisecond, Observe: func(e sessionlock.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, e)
+	}})
+	story := func() (kinds string) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, e := range events {
+			if kinds += e.Kind.String() + " "; e.Key != key {
+				t.Errorf("event %v of %v", e.Kind, e.Key)
+			}
+			if failed := e.Kind == sessionlock.Failed || e.Kind == sessionlock.Lost; failed != (e.Err != nil) {
+				t.Errorf("%v with error %v", e.Kind, e.Err)
+			}
+		}
+		events = nil
+		return kinds
+	}
+	unlock(t, lock(t, l, key))
+	if got := story(); got != "waiting granted released " {
+		t.Errorf("a lock: %s", got)
+	}
+	k := lock(t, sessionlock.New(other), key)
+	if _, err := l.TryLock(t.Context(), key); err == nil {
+		t.Error("granted twice")
+	}
+	if got := story(); got != "waiting failed " {
+		t.Errorf("a refused try: %s", got)
+	}
+	unlock(t, k)
+	ctx, cancel := context.WithCancel(t.Context())
+	terms := 0
+	err := l.Lead(ctx, key, func(ctx context.Context) error {
+		if terms++; terms == 2 {
+			cancel()
+			return nil
+		}
+		terminate(t, other, backend(t, sessionlock.FromContext(ctx)))
+		<-ctx.Done()
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if got := story(); got != "waiting granted lost waiting granted released " {
+		t.Errorf("two terms: %s", got)
+	}
+	noTrace(t, db, other)
+}
+
+// Leaders that step down and campaign again take turns with the candidates of
+// other processes, by either way to wait.
+func TestLeadersTakeTurns(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]sessionlock.Options{"queue": {}, "poll": {Poll: 100 * time.Millisecond}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			var mu sync.Mutex
+			var leaders []int
+			_ = parallel(2, func(i int) error {
+				l := sessionlock.New(openSame(t, db)).With(o)
+				for ctx.Err() == nil {
+					_ = l.Lead(ctx, hashkey.Name("k"), func(ctx context.Context) error {
+						mu.Lock()
+						defer mu.Unlock()
+						if leaders = append(leaders, i); len(leaders) == 12 {
+							cancel()
+						}
+						return nil
+					})
+				}
+				return nil
+			})
+			again := 0
+			for i := range leaders[3:] { // both are there by then
+				if leaders[i+3] == leaders[i+2] {
+					again++
+				}
+			}
+			if again > 2 {
+				t.Errorf("the leaders were %v", leaders)
+			}
+			noTrace(t, db)
+		})
+	}
+}
+
+// A closed pool ends Lead, and what kept a candidate from asking is in the error
+// of a campaign that ctx ends.
+func TestLeadSaysWhy(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	closed := openSame(t, db)
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := sessionlock.New(closed).Lead(t.Context(), hashkey.Name("k"), func(context.Context) error { return nil }); err == nil {
+		t.Error("a closed pool is no error")
+	}
+	away := openUnchecked(t, "postgres://nobody@127.0.0.1:1/none?sslmode=disable")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := sessionlock.New(away).Lead(ctx, hashkey.Name("k"), func(context.Context) error { return nil })
+	var network *net.OpError
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &network) {
+		t.Errorf("got %v, want one that says that the connection was refused", err)
+	}
+}
+
+// openUnchecked opens a pool that need not work.
+func openUnchecked(t *testing.T, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("pgx", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}

@@ -1,0 +1,27 @@
+package sessionlock
+
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+)
+
+// CancelStatements has pgx ask the server to cancel a statement whose ctx ends,
+// rather than close the connection, and a lock that it holds with it. It is for
+// the config of a pool from which locks are taken, before the pool is made:
+//
+//	config, err := pgx.ParseConfig(url)
+//	…
+//	sessionlock.CancelStatements(config)
+//	db := stdlib.OpenDB(*config)
+//
+// If the server does not answer within five seconds, the connection is closed all
+// the same.
+func CancelStatements(config *pgx.ConnConfig) {
+	const patience = 5 * time.Second
+	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: patience}
+	}
+}

@@ -1,0 +1,65 @@
+package sessionlock
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// Event is something that has happened to a lock.
+//
+// A call that locks begins with Waiting, and goes on with Granted or Failed. A
+// lock that was granted ends with Released or Lost. Each campaign of
+// [Locker.Lead] is such a call, and each of its terms such a lock.
+type Event struct {
+	Kind EventKind
+	Key  hashkey.Key
+
+	// Waited is the time from Waiting to Granted or Failed, Held the time from
+	// Granted to Released or Lost. They are 0 in the events before.
+	Waited, Held time.Duration
+
+	// Err says why the call has failed, how the lock was lost, or what went
+	// wrong when it was given back.
+	Err error
+}
+
+// EventKind is what has happened.
+type EventKind int
+
+// The kinds of event.
+const (
+	Waiting  EventKind = iota // a call asks for the lock
+	Granted                   // the lock is held
+	Failed                    // the call has ended without the lock
+	Released                  // the lock was given back
+	Lost                      // the session is gone, or has no longer the lock
+)
+
+// String returns the kind in one word.
+func (k EventKind) String() string {
+	switch k {
+	case Waiting:
+		return "waiting"
+	case Granted:
+		return "granted"
+	case Failed:
+		return "failed"
+	case Released:
+		return "released"
+	case Lost:
+		return "lost"
+	}
+	return fmt.Sprintf("EventKind(%d)", int(k))
+}
+
+// MarshalText returns the text of String.
+func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// observe tells Options.Observe, if there is one.
+func (l *Locker) observe(e Event) {
+	if l.opts.Observe != nil {
+		l.opts.Observe(e)
+	}
+}
