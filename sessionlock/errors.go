@@ -39,6 +39,9 @@ var (
 	// same lock on the same pool, and would wait for itself.
 	ErrNested = lockerr.ErrNested
 
+	// ErrLockTableFull: the server has no room for another lock.
+	ErrLockTableFull = lockerr.ErrLockTableFull
+
 	// ErrUnsupportedServer: the server accepts advisory lock functions and
 	// locks nothing, as CockroachDB does.
 	ErrUnsupportedServer = lockerr.ErrUnsupportedServer

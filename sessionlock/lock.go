@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -26,6 +27,10 @@ type Lock struct {
 	session *pgsession.Session
 	saved   []setting // the session's settings as they were
 
+	common   *common       // nil where the lock is not Shareable
+	onCommon bool          // it lives on the common session
+	seat     *acquire.Call // of a Shareable lock that was waited for, until the unlock
+
 	held    context.Context // ends with the lock; the cause says how
 	end     context.CancelCauseFunc
 	watched chan struct{} // closed when the watch is over
@@ -40,10 +45,16 @@ type Lock struct {
 
 // newLock returns the lock that c holds, and begins to watch it.
 func newLock(c *conn, r request) *Lock {
-	k := &Lock{locker: c.locker, key: c.granted, granted: time.Now(), conn: c.conn, session: c.session, saved: c.saved, watched: make(chan struct{})}
+	k := makeLock(c.locker, c.granted, c.session)
+	k.conn, k.saved = c.conn, c.saved
+	go k.watch(r.pulse)
+	return k
+}
+
+func makeLock(l *Locker, key hashkey.Key, session *pgsession.Session) *Lock {
+	k := &Lock{locker: l, key: key, granted: time.Now(), session: session, watched: make(chan struct{})}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlock = sync.OnceValue(k.unlockOnce)
-	go k.watch(r.pulse)
 	return k
 }
 
@@ -59,9 +70,16 @@ func (k *Lock) Key() hashkey.Key { return k.key }
 // cancels the statement (pgconn.CancelRequestContextWatcherHandler). Bound a
 // statement with statement_timeout, or give it a ctx that does not end.
 //
+// It is nil for a lock with Options.Shareable.
+//
 // Do not close it. If that happens, the pool has a connection with a lock on
 // it, until the lock is noticed as lost, which ends the session.
-func (k *Lock) Conn() *sql.Conn { return k.conn }
+func (k *Lock) Conn() *sql.Conn {
+	if k.common != nil {
+		return nil
+	}
+	return k.conn
+}
 
 // Lost returns a channel that is closed when the lock is lost, as far as that
 // can be noticed, and at Unlock. Err then tells which.
@@ -103,7 +121,7 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 }
 
 func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
-	err = k.conn.Raw(func(any) error {
+	err = k.use(ctx, func() error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -117,6 +135,14 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 	return token, err
 }
 
+// use calls f while nobody else uses the session.
+func (k *Lock) use(ctx context.Context, f func() error) error {
+	if k.onCommon {
+		return k.common.use(ctx, f)
+	}
+	return k.conn.Raw(func(any) error { return f() })
+}
+
 // lose marks k as lost, unless it is unlocked already.
 func (k *Lock) lose(loss error) {
 	k.lossMu.Lock()
@@ -128,6 +154,10 @@ func (k *Lock) lose(loss error) {
 // cut ends the session of a callback that has outstayed MaxHold and Grace.
 func (k *Lock) cut() {
 	k.lose(errOutstayed)
+	if k.onCommon {
+		_ = k.common.free(k.session, k.key, k.locker.opts.Shared) // an error means that it is not held
+		return
+	}
 	k.session.Interrupt()
 	k.session.Cut()
 }

@@ -23,6 +23,7 @@ type Locker struct {
 	conns   *sqlconn.Pool
 	queue   *admission.Queue
 	terms   *terms
+	common  *common
 	opts    Options
 	invalid error // what is wrong with opts
 }
@@ -30,7 +31,7 @@ type Locker struct {
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	l := &Locker{db: db, conns: sqlconn.New(db), terms: new(terms), queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
+	l := &Locker{db: db, conns: sqlconn.New(db), terms: new(terms), common: newCommon(), queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
 	return l.With(Options{})
 }
 
@@ -134,5 +135,5 @@ func (l *Locker) with(ctx context.Context, key hashkey.Key, fn func(ctx context.
 	if err != nil {
 		return err
 	}
-	return k.during(ctx, func(ctx context.Context) error { return fn(ctx, k.conn) })
+	return k.during(ctx, func(ctx context.Context) error { return fn(ctx, k.Conn()) })
 }

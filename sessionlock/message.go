@@ -23,6 +23,9 @@ const (
 // settings, and shows what they were, a row for each. The expression is evaluated
 // once, even if it calls a lock function: WITH … AS MATERIALIZED says so.
 func ask(slot string, settings []setting) string {
+	if len(settings) == 0 {
+		return "select " + slot + ", pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), null, null"
+	}
 	return "with asked as materialized (select " + slot + " as slot) " +
 		"select asked.slot, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), " +
 		"s.name, pg_catalog.current_setting(s.name, true), " +

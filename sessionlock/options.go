@@ -68,6 +68,20 @@ type Options struct {
 	// pool_mode=session and its default server_reset_query.
 	Pooler bool
 
+	// Shareable has the lock live on a session that it shares with the other
+	// Shareable locks of the Locker, rather than on a connection of its own, so
+	// that one process can hold thousands. Its [Lock.Conn] is nil. If the session
+	// is gone, all of them are lost.
+	//
+	// Within the process they exclude each other as the locks of different
+	// sessions do, first come, first served. A lock that had to be waited for
+	// keeps the connection on which it was waited for: such locks and waiters
+	// take at most half of the pool.
+	//
+	// Check and DeadClient are those of the lock that is the first on the
+	// session. WithSlot does not look at Shareable.
+	Shareable bool
+
 	// Observe, if not nil, is told what becomes of locks: see [Event]. It may be
 	// called concurrently, and must not block.
 	Observe func(Event)

@@ -72,6 +72,13 @@ func (k *Lock) release() error {
 }
 
 func (k *Lock) giveBackLock() error {
+	if k.onCommon {
+		return k.common.remove(k)
+	}
+	if k.common != nil {
+		defer k.common.turns.give(k.key, k.locker.opts.Shared)
+		defer k.seat.End()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
 	over := sync.OnceFunc(interrupt.Start(ctx, k.session.PG(), leaving).Stop)

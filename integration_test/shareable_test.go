@@ -1,0 +1,200 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+)
+
+var shareable = sessionlock.Options{Shareable: true, Check: 50 * time.Millisecond}
+
+// Ten thousand locks of one process take one connection, one message each to take
+// and one to free, and all are lost together.
+func TestTenThousandShareableLocks(t *testing.T) {
+	t.Parallel()
+	n := stress(10_000)
+	server := pgtest.Dedicated(t, "max_locks_per_transaction = 256")
+	watcher := openDB(t, server.DSN())
+	var m meter
+	db := openMetered(t, server.DSN(), &m)
+	l := sessionlock.New(db).With(shareable)
+	locks := make([]*sessionlock.Lock, n)
+	taken := m.during(t, func() error {
+		return parallel(8, func(w int) error {
+			for i := w; i < n; i += 8 {
+				var err error
+				if locks[i], err = l.TryLock(t.Context(), hashkey.Int64(int64(i))); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if held := heldLocks(t, watcher); held != n || db.Stats().InUse != 1 || taken > n+5 {
+		t.Errorf("%d locks are held, on %d connections, by %d messages", held, db.Stats().InUse, taken)
+	}
+	freed := m.during(t, func() error {
+		for _, k := range locks[:n/2] {
+			if err := k.Unlock(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if held := heldLocks(t, watcher); held != n-n/2 || freed > n/2+5 {
+		t.Errorf("%d locks are left, after %d messages", held, freed)
+	}
+	if locks[n-1].Err() != nil || locks[0].Err() == nil || locks[0].Conn() != nil {
+		t.Errorf("errors are %v and %v, conn %v", locks[n-1].Err(), locks[0].Err(), locks[0].Conn())
+	}
+	exec(t, watcher, `select pg_terminate_backend(pid) from (select distinct pid from pg_locks where locktype = 'advisory') l`)
+	for _, k := range locks[n/2:] {
+		select {
+		case <-k.Lost():
+			wantError(t, k.Err(), sessionlock.ErrLost)
+		case <-time.After(patience):
+			t.Fatal("the loss is not told")
+		}
+		wantError(t, k.Unlock(), sessionlock.ErrLost)
+	}
+	k, err := l.Lock(t.Context(), hashkey.Int64(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock(t, k)
+	noTrace(t, watcher, db)
+}
+
+// A full lock table is an error, and the locks that are there stay.
+func TestShareableLockTableFull(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Dedicated(t, "max_locks_per_transaction = 10", "max_connections = 10")
+	db := openDB(t, server.DSN())
+	db.SetMaxOpenConns(4)
+	l := sessionlock.New(db).With(shareable)
+	var locks []*sessionlock.Lock
+	for {
+		k, err := l.TryLock(t.Context(), hashkey.Int64(int64(len(locks))))
+		if err != nil {
+			if !errors.Is(err, sessionlock.ErrLockTableFull) {
+				t.Fatalf("after %d locks: %v", len(locks), err)
+			}
+			break
+		}
+		locks = append(locks, k)
+	}
+	for _, k := range locks {
+		unlock(t, k) // an error says that it was lost
+	}
+	noTrace(t, db)
+}
+
+// No Shareable lock is granted twice, shared and exclusive ones exclude each
+// other, and turns go to who came first, within the process and beside another.
+func TestShareableLocksExclude(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	others := openSame(t, db)
+	const keys, callers, turns = 3, 12, 20
+	var readers, writers [keys]atomic.Int64
+	lockers := []*sessionlock.Locker{sessionlock.New(db).With(shareable), sessionlock.New(others).With(shareable), sessionlock.New(openSame(t, db))}
+	err := parallel(callers, func(i int) error {
+		l := lockers[i%len(lockers)]
+		for n := range turns {
+			k, o := (i+n)%keys, l.Options()
+			o.Shared = n%3 == 0
+			err := l.With(o).WithLock(t.Context(), hashkey.Int64(int64(k)), func(context.Context, *sql.Conn) error {
+				mine, theirs := &writers[k], &readers[k]
+				if o.Shared {
+					mine, theirs = theirs, mine
+				}
+				if n := mine.Add(1); n > 1 && !o.Shared || theirs.Load() > 0 {
+					t.Errorf("%d holders beside %d others, shared %t", n, theirs.Load(), o.Shared)
+				}
+				time.Sleep(time.Millisecond)
+				mine.Add(-1)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	noTrace(t, db, others)
+}
+
+// Who waits for one lock holds up no other.
+func TestShareableWaitHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	held := lock(t, sessionlock.New(openSame(t, db)), hashkey.Name("held"))
+	l := sessionlock.New(db).With(shareable)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.Lock(ctx, hashkey.Name("held"))
+		done <- err
+	}()
+	until(t, "it waits", func() bool { return waitingLocks(t, db) == 1 })
+	mine := lock(t, l, hashkey.Name("mine"))
+	for range 20 {
+		unlock(t, lock(t, l, hashkey.Name("free")))
+		short, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		_, err := l.Lock(short, hashkey.Name("mine"))
+		wantError(t, err, sessionlock.ErrNotAcquired, context.DeadlineExceeded)
+		_, err = l.TryLock(t.Context(), hashkey.Name("mine"))
+		wantError(t, err, sessionlock.ErrNotAcquired)
+		cancel()
+	}
+	cancel()
+	wantError(t, <-done, context.Canceled)
+	unlock(t, mine)
+	unlock(t, held)
+	noTrace(t, db)
+}
+
+// A Shareable lock has tokens, may lead, and is ended after MaxHold without the
+// others.
+func TestShareableHolds(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	l := sessionlock.New(db).With(shareable)
+	beside := lock(t, l, hashkey.Name("beside"))
+	first, err := beside.Token(t.Context())
+	if err != nil {
+		t.Error(err)
+	}
+	err = l.Lead(t.Context(), hashkey.Name("leader"), func(ctx context.Context) error {
+		token, err := sessionlock.FromContext(ctx).Token(ctx)
+		if token <= first {
+			t.Errorf("token %d after %d", token, first)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	o := shareable
+	o.MaxHold, o.Grace = 50*time.Millisecond, 50*time.Millisecond
+	err = l.With(o).WithLock(t.Context(), hashkey.Name("slow"), func(context.Context, *sql.Conn) error {
+		becomesFree(t, db, hashkey.Name("slow"))
+		return nil
+	})
+	wantError(t, err, sessionlock.ErrLost)
+	if err := beside.Err(); err != nil {
+		t.Errorf("the lock beside: %v", err)
+	}
+	unlock(t, beside)
+	noTrace(t, db)
+}
