@@ -102,7 +102,7 @@ func startIn(tb testing.TB, dir, dsn string, args ...string) *process {
 	return p
 }
 
-// code waits for the end of p and returns its exit code, -1 for a signal.
+// code waits for the end of p and returns its exit code, as a shell has it.
 func (p *process) code(tb testing.TB) int {
 	tb.Helper()
 	select {
@@ -111,7 +111,7 @@ func (p *process) code(tb testing.TB) int {
 		tb.Fatal("withlock does not end")
 	}
 	tb.Logf("stderr: %s", &p.stderr)
-	return p.cmd.ProcessState.ExitCode()
+	return shellCode(p.cmd.ProcessState)
 }
 
 // ends checks how p ends.
