@@ -27,6 +27,7 @@ type keeper struct {
 
 	sessions map[int]bool // the sessions that the work has had since it was told to stop
 	killing  bool
+	all      bool // nobody has left
 }
 
 func newKeeper(command int, report func(kind, value int)) *keeper {
@@ -173,7 +174,7 @@ func (k *keeper) members() (members []process, ok bool) {
 	for found := true; found; {
 		found = false
 		for i, p := range orphans {
-			if p.pid != 0 && (p.pid == k.command || sessions[p.session]) {
+			if p.pid != 0 && (k.all || p.pid == k.command || sessions[p.session]) {
 				found = true
 				add(p)
 				orphans[i].pid = 0

@@ -112,6 +112,7 @@ func (w *Work) Signal(s syscall.Signal) {
 // follow receives the guard's reports until the work is over. It sends the
 // result of starting the command to started.
 func (w *Work) follow(started chan<- error) {
+	k := newKeeper(0, func(int, int) {})
 	over := false
 	for {
 		kind, value, err := w.link.receive()
@@ -131,14 +132,15 @@ func (w *Work) follow(started chan<- error) {
 		case stopped:
 			w.stopped(syscall.Signal(value))
 		case ended:
-			w.status = syscall.WaitStatus(value)
-			w.interrupted = w.status.Signaled() && w.status.Signal() == syscall.SIGINT && w.terminal.isOf(w.pid)
+			k.ended, k.status = true, syscall.WaitStatus(value)
+			w.interrupted = k.status.Signaled() && k.status.Signal() == syscall.SIGINT && w.terminal.isOf(w.pid)
 		case workOver:
 			over = true
 		}
 	}
 	w.link.close()
-	w.bury(over)
+	w.bury(k, over)
+	w.status = k.status
 	select {
 	case started <- errNoGuard: // unless it was told before
 	default:
@@ -147,9 +149,11 @@ func (w *Work) follow(started chan<- error) {
 	close(w.done)
 }
 
-// bury reaps the guard, and ends the work if the guard has not.
-func (w *Work) bury(over bool) {
-	k := newKeeper(w.pid, func(int, int) {})
+// bury reaps the guard, and ends the work if the guard has not. Then the kernel
+// has killed the command, and which of its children had left is not to be known
+// any more: all are killed.
+func (w *Work) bury(k *keeper, over bool) {
+	k.command, k.all = w.pid, true
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
@@ -168,7 +172,6 @@ func (w *Work) bury(over bool) {
 	orders := make(chan order)
 	close(orders)
 	k.run(orders)
-	w.status = k.status
 }
 
 // stopped is called when the command was stopped.
