@@ -80,6 +80,14 @@ func (t *Terminal) Output() string {
 	return t.output.String()
 }
 
+// Foreground returns the process group that is in the foreground.
+func (t *Terminal) Foreground(tb testing.TB) int {
+	tb.Helper()
+	var group int32
+	control(tb, t.master, syscall.TIOCGPGRP, &group)
+	return int(group)
+}
+
 // Type presses keys: \x03 is Ctrl-C, \x1a is Ctrl-Z.
 func (t *Terminal) Type(tb testing.TB, keys string) {
 	tb.Helper()

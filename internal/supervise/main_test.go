@@ -3,6 +3,7 @@
 package supervise_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -13,14 +14,30 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/supervise"
 )
 
-// The test binary is two programs: with the first argument "caller" it is one
-// that supervises a command.
+// The test binary is three programs: with the first argument "caller" it is one
+// that supervises a command, and with "ticks" it is such a command.
 func TestMain(m *testing.M) {
 	supervise.Main()
 	if len(os.Args) > 3 && os.Args[1] == "caller" {
 		os.Exit(caller(os.Args[2], os.Args[3:]))
 	}
+	if len(os.Args) == 2 && os.Args[1] == "ticks" {
+		os.Exit(tick())
+	}
 	os.Exit(m.Run())
+}
+
+// tick writes its pid into the file parent, and a byte a moment into the file
+// ticks. A shell that starts a program for each moment would not do: it cannot
+// be stopped just when it starts one with vfork.
+func tick() int {
+	err := os.WriteFile("parent", fmt.Append(nil, os.Getpid()), 0o600)
+	file, openErr := os.Create("ticks")
+	for err = errors.Join(err, openErr); err == nil; time.Sleep(5 * time.Millisecond) {
+		_, err = file.WriteString("x")
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
 }
 
 // caller runs a command and keeps a file locked until the work is over.

@@ -97,19 +97,24 @@ func parseStat(pid int, stat string) (p process, ok bool) {
 // The signal has to have its default action for that. signal.Reset does not
 // give that back.
 func suspendSelf(group bool) {
-	var byDefault, before [128]byte // struct sigaction: zeros are SIG_DFL
-	setAction(&byDefault, &before)
+	var before, ignore, byDefault action
+	ignore[0] = 1 // SIG_IGN; zeros are SIG_DFL
+	setAction(&ignore, &before)
 	defer setAction(&before, nil)
-	if group {
+	if group { // all but this process, which would otherwise stop twice
 		_ = syscall.Kill(0, syscall.SIGTSTP) // cannot fail
 	}
+	setAction(&byDefault, nil)
 	// A signal to the calling thread has its effect before the call returns.
 	_ = syscall.Tgkill(os.Getpid(), syscall.Gettid(), syscall.SIGTSTP)
 }
 
+// action is a struct sigaction, or larger.
+type action [16]uintptr
+
 // setAction sets the action of SIGTSTP, and stores what it was before.
-func setAction(action, before *[128]byte) {
+func setAction(next, before *action) {
 	const maskSize = 8
 	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGTSTP),
-		uintptr(unsafe.Pointer(action)), uintptr(unsafe.Pointer(before)), maskSize, 0, 0)
+		uintptr(unsafe.Pointer(next)), uintptr(unsafe.Pointer(before)), maskSize, 0, 0)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -16,8 +17,8 @@ import (
 // terminal is none, and its methods do nothing.
 type terminal struct {
 	fd    int
-	own   int // the group of this process
-	eager bool
+	own   int         // the group of this process
+	eager atomic.Bool // the command is to have it whenever this process may give it
 }
 
 // terminalAt returns the terminal of this process, if it has one.
@@ -34,12 +35,12 @@ func terminalAt(stdin, stdout *os.File) *terminal {
 	t := &terminal{fd: fd, own: syscall.Getpgrp()}
 	var group int32
 	info, err := stdout.Stat()
-	t.eager = ioctl(int(stdin.Fd()), syscall.TIOCGPGRP, &group) == nil &&
-		(err != nil || info.Mode()&os.ModeNamedPipe == 0)
+	t.eager.Store(ioctl(int(stdin.Fd()), syscall.TIOCGPGRP, &group) == nil &&
+		(err != nil || info.Mode()&os.ModeNamedPipe == 0))
 	return t
 }
 
-func (t *terminal) isEager() bool { return t != nil && t.eager }
+func (t *terminal) isEager() bool { return t != nil && t.eager.Load() }
 
 // foreground returns the group that is in the foreground, 0 if there is none.
 func (t *terminal) foreground() int {
@@ -56,16 +57,17 @@ func (t *terminal) isOf(group int) bool { return t != nil && t.foreground() == g
 // isOurs reports whether the group of this process is in the foreground.
 func (t *terminal) isOurs() bool { return t != nil && t.isOf(t.own) }
 
-// begin is called when the command begins, or is continued.
-func (t *terminal) begin(group int) {
-	if t.isEager() {
-		t.give(group)
+// wanted is called when the command wants the terminal.
+func (t *terminal) wanted() {
+	if t != nil {
+		t.eager.Store(true)
 	}
 }
 
-// give puts a group into the foreground, if that is this process's to give.
+// give puts a group into the foreground, if it is to have that and it is this
+// process's to give.
 func (t *terminal) give(group int) {
-	if t.isOurs() {
+	if t.isEager() && t.isOurs() {
 		g := int32(group)
 		_ = ioctl(t.fd, syscall.TIOCSPGRP, &g) // fails if the group is gone
 	}
@@ -88,17 +90,21 @@ func (t *terminal) take(group int) {
 	_ = ioctl(t.fd, syscall.TIOCSPGRP, &own) // fails if the terminal is gone
 }
 
-// suspend stops this process, or its whole group, and returns when it is
-// continued, or could not be.
-func suspend(group bool) {
+// suspend stops this process, or its whole group. It returns when it has been
+// continued, or false if it was not stopped.
+func suspend(group bool) (continued bool) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	began := time.Now()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGCONT)
+	defer signal.Stop(signals)
 	suspendSelf(group)
-	// A command that the terminal stops again each time it is continued must
-	// not keep the machine busy.
-	const pause = 50 * time.Millisecond
-	time.Sleep(pause - min(pause, time.Since(began)))
+	select {
+	case <-signals:
+		return true
+	case <-time.After(100 * time.Millisecond): // more than the runtime takes to tell
+		return false
+	}
 }
 
 func ioctl(fd int, request uintptr, group *int32) error {

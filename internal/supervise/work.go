@@ -41,19 +41,34 @@ var errNoGuard = errors.New("its guard has ended")
 // meanwhile: all children of this process are reaped.
 func Start(c Command) (*Work, error) {
 	adoptOrphans()
+	w := &Work{terminal: terminalAt(c.Stdin, c.Stdout), done: make(chan struct{})}
+	if err := w.postGuard(c); err != nil {
+		return nil, err
+	}
+	started := make(chan error, 1)
+	go w.follow(started)
+	if err := <-started; err != nil {
+		<-w.done
+		return nil, err
+	}
+	return w, nil
+}
+
+// postGuard starts the guard, which starts the command.
+func (w *Work) postGuard(c Command) error {
 	ours, theirs, err := newLink()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer syscall.Close(theirs)
 	keep := -1
 	if c.Keep >= 0 {
 		if keep, err = syscall.Dup(c.Keep); err != nil {
-			return nil, err
+			ours.close()
+			return err
 		}
 		defer syscall.Close(keep)
 	}
-	w := &Work{link: ours, terminal: terminalAt(c.Stdin, c.Stdout), done: make(chan struct{})}
 	role := roleGuard
 	if w.terminal.isEager() {
 		role = roleGatedGuard
@@ -66,15 +81,9 @@ func Start(c Command) (*Work, error) {
 	})
 	if err != nil {
 		ours.close()
-		return nil, err
 	}
-	started := make(chan error, 1)
-	go w.follow(started)
-	if err := <-started; err != nil {
-		<-w.done
-		return nil, err
-	}
-	return w, nil
+	w.link = ours
+	return err
 }
 
 // Done is closed when the work is over: no process of it is left.
@@ -95,12 +104,15 @@ func (w *Work) Interrupted() bool { return w.interrupted }
 // and so does SIGKILL, until the work is over. What a terminal would send to
 // the foreground goes to the command's process group. Everything else goes to
 // the command alone: a program that does not expect SIGUSR1 dies of it.
+//
+// The caller has to pass on SIGCONT: after Ctrl-Z and fg the command waits for
+// that.
 func (w *Work) Signal(s syscall.Signal) {
 	switch s {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGKILL:
 		w.link.send(signalAll, int(s))
 	case syscall.SIGCONT:
-		w.terminal.begin(w.pid) // the shell may have put the caller into the foreground
+		w.terminal.give(w.pid) // the shell may have put the caller into the foreground
 		w.link.send(signalGroup, int(s))
 	case syscall.SIGTSTP, syscall.SIGWINCH:
 		w.link.send(signalGroup, int(s))
@@ -122,7 +134,7 @@ func (w *Work) follow(started chan<- error) {
 		switch kind {
 		case forked:
 			w.pid = value
-			w.terminal.begin(w.pid)
+			w.terminal.give(w.pid)
 			w.link.send(openGate, 0)
 		case running:
 			w.pid = value
@@ -177,20 +189,25 @@ func (w *Work) bury(k *keeper, over bool) {
 // stopped is called when the command was stopped.
 //
 // If it wants the terminal and may have it, it gets it. Otherwise a shell whose
-// job the caller is must see it stop too. The command goes on when the shell
-// continues the caller, or at once where no shell could.
+// job the caller is must see it stop too. The command goes on when the caller
+// does: Signal is told of the SIGCONT. Where no shell could continue the caller
+// the command goes on at once.
 func (w *Work) stopped(by syscall.Signal) {
-	wants := by == syscall.SIGTTIN || by == syscall.SIGTTOU
 	front := w.terminal.isOf(w.pid)
-	if by == syscall.SIGSTOP && !front {
-		return // no keyboard sends that: the command alone is meant
+	switch by {
+	case syscall.SIGSTOP:
+		if !front {
+			return // no keyboard sends that: the command alone is meant
+		}
+	case syscall.SIGTTIN, syscall.SIGTTOU:
+		w.terminal.wanted()
+		if w.terminal.isOurs() {
+			w.Signal(syscall.SIGCONT)
+			return
+		}
 	}
-	if !wants || !w.terminal.isOurs() {
-		w.terminal.take(w.pid)
-		suspend(front)
+	w.terminal.take(w.pid)
+	if !suspend(front) {
+		w.Signal(syscall.SIGCONT)
 	}
-	if wants || front {
-		w.terminal.give(w.pid)
-	}
-	w.Signal(syscall.SIGCONT)
 }
