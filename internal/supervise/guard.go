@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"syscall"
 )
 
@@ -97,8 +96,7 @@ func (g *starter) fork(attr *syscall.ProcAttr) (pid int, err error) {
 		return 0, err
 	}
 	defer syscall.Close(theirs)
-	args := []string{"withlock", roleGate, strconv.Itoa(theirs), "-1", g.path}
-	if pid, err = forkSelf(append(args, g.args...), attr); err != nil {
+	if pid, err = forkSelf(roleArgs(roleGate, theirs, -1, g.path, g.args), attr); err != nil {
 		ours.close()
 	}
 	g.gate = ours

@@ -23,3 +23,6 @@ func processes() (all []process, ok bool) { return nil, false }
 
 // suspendSelf stops this process.
 func suspendSelf(bool) { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) } // cannot fail
+
+// inheritedIgnored returns nothing: what the Go runtime tells is known.
+func inheritedIgnored() signalSet { return 0 }

@@ -148,7 +148,7 @@ func TestSuspendInAContainer(t *testing.T) {
 
 // Ctrl-C ends a loop around the caller, as around the command itself.
 func TestInterruptEndsALoop(t *testing.T) {
-	const loop = `for i in 1 2 3; do $caller 'echo rou""nd; sleep 1000'; done; echo do""ne`
+	const loop = `for i in 1 2 3; do $caller 'echo rou""nd; exec sleep 1000'; done; echo do""ne`
 	for _, name := range []string{"sh", "bash"} {
 		t.Run(name+" script", func(t *testing.T) {
 			t.Parallel()

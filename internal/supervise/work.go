@@ -5,7 +5,6 @@ package supervise
 import (
 	"errors"
 	"os"
-	"strconv"
 	"syscall"
 )
 
@@ -73,8 +72,7 @@ func (w *Work) postGuard(c Command) error {
 	if w.terminal.isEager() {
 		role = roleGatedGuard
 	}
-	args := []string{"withlock", role, strconv.Itoa(theirs), strconv.Itoa(keep), c.Path}
-	w.guard, err = forkSelf(append(args, c.Args...), &syscall.ProcAttr{
+	w.guard, err = forkSelf(roleArgs(role, theirs, keep, c.Path, c.Args), &syscall.ProcAttr{
 		Env:   c.Env,
 		Files: []uintptr{c.Stdin.Fd(), c.Stdout.Fd(), c.Stderr.Fd()},
 		Sys:   &syscall.SysProcAttr{Setpgid: true}, // a signal to the caller's group does not reach it
