@@ -28,35 +28,6 @@ func TestKilled(t *testing.T) {
 	p.ends(t, 128+int(syscall.SIGKILL))
 }
 
-// The guard keeps the session, and with it the lock, until it has done its work.
-func TestKilledKeepsTheLock(t *testing.T) {
-	dsn := newDatabase(t)
-	db := openDB(t, dsn)
-	p := start(t, dsn, "job", "--", "sh", "-c", family)
-	child, guard := p.pid(t, "child"), guardOf(t, p)
-	if err := syscall.Kill(guard, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	p.signal(t, syscall.SIGKILL)
-	until(t, "withlock is gone", func() bool { return !alive(p.cmd.Process.Pid) })
-	for range 50 {
-		if tryLock(t, db, job) {
-			t.Error("the lock is free, and the command's child alive")
-			break
-		}
-	}
-	if !alive(child) {
-		t.Error("the command's child has not lived on, as the test wants it to")
-	}
-	if err := syscall.Kill(guard, syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "the lock is free", func() bool { return tryLock(t, db, job) })
-	if alive(child) {
-		t.Error("the lock is free, and the command's child alive")
-	}
-}
-
 // If its guard is killed as well, there is the parent-death signal.
 func TestKilledWithItsGuard(t *testing.T) {
 	if runtime.GOOS != "linux" {

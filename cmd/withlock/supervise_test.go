@@ -135,7 +135,7 @@ func startAs(t *testing.T, dsn string, program ...string) func(args ...string) *
 // A stderr that nobody reads changes no exit code, and COMMAND has its grace.
 func TestBrokenStderr(t *testing.T) {
 	t.Run("conflict", func(t *testing.T) {
-		p := startAs(t, "postgres://127.0.0.1:1/none", "bash", "-c", `"$0" "$@" 2> >(exec <&-; exec sleep 1000) & wait $!; echo $? >code.new; mv code.new code`)("job", "true")
+		p := startAs(t, "postgres://127.0.0.1:1/none", "bash", "-c", `"$0" "$@" 2> >(exec <&- 2>/dev/null; exec sleep 5) & wait $!; echo $? >code.new; mv code.new code`)("job", "true")
 		if code := p.pid(t, "code"); code != exitNoDatabase {
 			t.Errorf("exit code %d", code)
 		}
@@ -154,7 +154,7 @@ func TestBrokenStderr(t *testing.T) {
 		}
 		cmd := exec.Command(self)
 		cmd.Args = []string{"withlock", "job", "--", "sh", "-c",
-			`trap "sleep 0.3; touch clean; exit" TERM; echo $$ >parent; while :; do sleep 0.01; done`}
+			`exec 2>/dev/null; trap "sleep 0.3; touch clean; exit" TERM; echo $$ >parent; while :; do sleep 0.01; done`}
 		cmd.Stderr = w
 		p := startCommand(t, t.TempDir(), dsn, cmd)
 		p.pid(t, "parent")
