@@ -71,7 +71,7 @@ func staticData() (all [][]byte) {
 	}
 	defer memory.Close()
 	const most = 1 << 20 // the linker puts what is large, and cannot be the array, at the end
-	var end uint64 // of the mapping before
+	var end uint64       // of the mapping before
 	writable := false
 	for line := range strings.Lines(string(maps)) {
 		var from, to uint64

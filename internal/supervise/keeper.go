@@ -41,6 +41,7 @@ func (k *keeper) run(orders <-chan order) {
 	signal.Notify(children, syscall.SIGCHLD)
 	defer signal.Stop(children)
 	const shortest, longest = time.Millisecond, 32 * time.Millisecond
+	const killLongest = 256 * time.Millisecond // what cannot be killed must not cost much
 	for pause := shortest; ; {
 		if none := k.reap(); none && k.ended || k.isOver() {
 			return
@@ -51,7 +52,10 @@ func (k *keeper) run(orders <-chan order) {
 		var again <-chan time.Time // no event tells of setsid, or of a fork
 		if k.ended || k.killing {
 			again = time.After(pause)
-			pause = min(2*pause, longest)
+			if pause *= 2; !k.killing {
+				pause = min(pause, longest)
+			}
+			pause = min(pause, killLongest)
 		}
 		select {
 		case <-again:
