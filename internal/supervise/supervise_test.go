@@ -207,6 +207,29 @@ func TestCallerKilled(t *testing.T) {
 	})
 }
 
+// The guard keeps the lock from the moment of the caller's end: it is looked at
+// without a pause.
+func TestCallerKilledKeepsTheLock(t *testing.T) {
+	onLinux(t)
+	r := start(t, `for i in 1 2 3 4 5 6 7 8 9; do setsid sh -c 'echo $$ >child'$i'; exec sleep 1000' & done; wait`)
+	var pids []int
+	for i := 1; i < 10; i++ {
+		pids = append(pids, r.pid(t, fmt.Sprint("child", i)))
+	}
+	r.signal(t, syscall.SIGKILL)
+	for end := time.Now().Add(patience); !free(t, r.dir); {
+		if time.Now().After(end) {
+			t.Fatal("the lock is not free")
+		}
+	}
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprint("/proc/", pid, "/stat"))
+		if err == nil && !strings.Contains(string(stat), ") Z ") {
+			t.Fatalf("the lock is free, and a child lives: %s", stat)
+		}
+	}
+}
+
 // If the guard is killed, the caller ends the work.
 func TestGuardKilled(t *testing.T) {
 	forEachChild(t, func(t *testing.T, text string) {
