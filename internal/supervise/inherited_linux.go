@@ -34,19 +34,14 @@ func inheritedIgnored() (ignored signalSet) {
 		signal.Notify(nobody, syscall.Signal(first+i))
 	}
 	defer signal.Stop(nobody)
-	for _, data := range staticData() {
-		at := bytes.Index(data, mark) - first*size
-		if at < 0 {
-			continue
+	data := staticData()
+	at := bytes.Index(data, mark) - first*size
+	for s := 1; s < 32 && at >= 0; s++ {
+		if binary.NativeEndian.Uint32(data[at+s*size+lowHalf(size):]) == 1 {
+			ignored |= 1 << s
 		}
-		for s := 1; s < 32; s++ {
-			if binary.NativeEndian.Uint32(data[at+s*size+lowHalf(size):]) == 1 {
-				ignored |= 1 << s
-			}
-		}
-		return ignored
 	}
-	return 0
+	return ignored
 }
 
 // lowHalf returns where in a word of a size the low 32 bits are.
@@ -58,9 +53,9 @@ func lowHalf(size int) int {
 	return size - 4
 }
 
-// staticData returns copies of the memory that holds the program's variables:
-// what is mapped from its file to be written to, and what follows.
-func staticData() (all [][]byte) {
+// staticData returns a copy of the memory that holds the program's variables:
+// what is mapped from its file to be written to, and what follows without a gap.
+func staticData() (all []byte) {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
 		return nil
@@ -72,27 +67,24 @@ func staticData() (all [][]byte) {
 	defer memory.Close()
 	const most = 1 << 20 // the linker puts what is large, and cannot be the array, at the end
 	var end uint64       // of the mapping before
-	writable := false
 	for line := range strings.Lines(string(maps)) {
 		var from, to uint64
 		var mode string
 		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); err != nil {
-			continue
+			return all
 		}
-		adjacent, goesOn := from == end, writable
-		end, writable = to, mode == "rw-p"
-		if !adjacent || !writable {
-			continue
-		}
-		data := make([]byte, min(to-from, most))
-		if _, err := memory.ReadAt(data, int64(from)); err != nil {
-			writable = false
-			continue
-		}
-		if goesOn {
-			all[len(all)-1] = append(all[len(all)-1], data...)
-		} else {
-			all = append(all, data)
+		fromFile := strings.Contains(line, "/")
+		goesOn := len(all) > 0 && from == end
+		end = to
+		switch {
+		case mode == "rw-p" && (fromFile || goesOn):
+			data := make([]byte, min(to-from, most))
+			if _, err := memory.ReadAt(data, int64(from)); err != nil {
+				return all
+			}
+			all = append(all, data...)
+		case len(all) > 0:
+			return all
 		}
 	}
 	return all
