@@ -65,8 +65,10 @@ func staticData() (all []byte) {
 		return nil
 	}
 	defer memory.Close()
-	const most = 1 << 20 // the linker puts what is large, and cannot be the array, at the end
-	var end uint64       // of the mapping before
+	// The array is in what follows, or begins on the last page from the file. The
+	// linker puts what is larger behind it. To read all would take too long.
+	const page, most = 4 << 10, 384 << 10
+	var end uint64 // of the mapping before
 	for line := range strings.Lines(string(maps)) {
 		var from, to uint64
 		var mode string
@@ -78,6 +80,9 @@ func staticData() (all []byte) {
 		end = to
 		switch {
 		case mode == "rw-p" && (fromFile || goesOn):
+			if fromFile {
+				from = max(from, to-page)
+			}
 			data := make([]byte, min(to-from, most))
 			if _, err := memory.ReadAt(data, int64(from)); err != nil {
 				return all
