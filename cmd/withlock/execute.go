@@ -4,43 +4,54 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"syscall"
 	"time"
 
+	"github.com/pgadvisory/pgadvisory/internal/supervise"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
-// execute runs the command and returns its exit code when its whole process
-// group is gone. A lock that is lost on the way ends the command, and is a
-// failure.
-func (p *program) execute(ctx context.Context, lock *sessionlock.Lock, path string, env []string, signals <-chan os.Signal) (int, error) {
-	c, err := p.start(lock, path, env)
-	if err != nil {
-		return 0, failuref(exitNotExecutable, "%s: cannot be executed: %v", p.command[0], err)
+// execute runs the command and returns how it ended, when all of its work is
+// over. A lock that is lost on the way ends the work, and is a failure.
+func (p *program) execute(ctx context.Context, lock *sessionlock.Lock, path string, env []string, signals chan os.Signal) (ending, error) {
+	socket := socketOf(lock)
+	work, err := supervise.Start(supervise.Command{
+		Path: path, Args: p.command, Env: env,
+		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
+		Keep: socket,
+	})
+	if socket >= 0 {
+		_ = syscall.Close(socket) // the guard has it
 	}
-	lost := p.supervise(ctx, c, lock.Lost(), signals)
-	code := exitCode(c.status)
+	if err != nil {
+		code := exitNotExecutable
+		if errors.Is(err, fs.ErrNotExist) {
+			code = exitNotFound // its interpreter, as the file is there
+		}
+		return ending{}, failuref(code, "%s: cannot be executed: %v", p.command[0], err)
+	}
+	catch(signals, syscall.SIGTSTP) // while withlock waits, it stops alone
+	lost := p.supervise(ctx, work, lock.Lost(), signals)
+	end := endingOf(work)
 	if p.verbose {
-		say(p.stderr, "the command ended with exit code %d", code)
+		say(p.stderr, "the command ended with exit code %d", end.code)
 	}
 	if lost {
-		return code, failuref(exitLost, "")
+		return end, failuref(exitLost, "")
 	}
-	return code, nil
+	return end, nil
 }
 
-// supervise returns when the command's group is gone, and reports whether the
-// lock was lost before. Until then it passes signals on, and stops the command
-// when the lock is lost or ctx ends.
-//
-// SIGHUP only is passed on: to many programs it means to read their
-// configuration again. After the others whoever is left when killAfter is over
-// is killed.
-func (p *program) supervise(ctx context.Context, c *command, lockLost <-chan struct{}, signals <-chan os.Signal) (lost bool) {
+// supervise returns when the work is over, and reports whether the lock was lost
+// before. Until then it passes signals on, and stops the work when the lock is
+// lost or ctx ends.
+func (p *program) supervise(ctx context.Context, work *supervise.Work, lockLost <-chan struct{}, signals <-chan os.Signal) (lost bool) {
 	var kill <-chan time.Time
 	stop := func(signal syscall.Signal) {
-		c.signal(signal)
+		work.Signal(signal)
 		if kill == nil {
 			kill = time.After(p.killAfter)
 		}
@@ -48,32 +59,49 @@ func (p *program) supervise(ctx context.Context, c *command, lockLost <-chan str
 	ended := ctx.Done()
 	for {
 		select {
-		case <-c.gone:
+		case <-work.Done():
 			return lost
 		case s := <-signals:
-			if s == syscall.SIGHUP {
-				c.signal(syscall.SIGHUP)
-				continue
+			switch s {
+			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
+				stop(s.(syscall.Signal))
+			default: // to many programs SIGHUP means to read their configuration again
+				work.Signal(s.(syscall.Signal))
 			}
-			stop(s.(syscall.Signal))
 		case <-lockLost:
 			lockLost, lost = nil, true
-			say(p.stderr, "%s was lost: somebody else may have it; stopping the command", p.label())
 			stop(syscall.SIGTERM)
+			say(p.stderr, "%s was lost: somebody else may have it; stopping the command", p.label())
 		case <-ended:
 			ended = nil
 			stop(syscall.SIGTERM)
 		case <-kill:
-			c.signal(syscall.SIGKILL)
 			kill = nil
+			work.Signal(syscall.SIGKILL)
 		}
 	}
 }
 
-// exitCode returns what a shell would have in $?.
-func exitCode(status syscall.WaitStatus) int {
-	if status.Signaled() {
-		return exitSignal + int(status.Signal())
+// endingOf returns how the command ended, with what a shell would have in $?.
+func endingOf(work *supervise.Work) ending {
+	status := work.Status()
+	if !status.Signaled() {
+		return ending{code: status.ExitStatus()}
 	}
-	return status.ExitStatus()
+	return ending{
+		code:   exitSignal + int(status.Signal()),
+		signal: status.Signal(),
+		group:  work.Interrupted(),
+	}
 }
+
+// die ends this process as the command ended, where a shell makes a difference
+// between that and an exit code: a loop ends at Ctrl-C. It returns otherwise.
+func (e ending) die() {
+	if e.signal == syscall.SIGINT {
+		supervise.DieOf(e.signal, e.group)
+	}
+}
+
+// asHelper does not return if this process is a part of another withlock.
+func asHelper() { supervise.Main() }

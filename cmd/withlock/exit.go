@@ -3,6 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
+	"time"
 )
 
 // Exit codes of withlock's own. Those below 126 are from sysexits.h, the other
@@ -19,13 +22,21 @@ const (
 // failure is an error that the program ends with.
 type failure struct {
 	code   int
-	reason string // "" where there is nothing to say
+	reason string         // "" where there is nothing to say
+	signal syscall.Signal // what has ended the program, 0 if none
+}
+
+// ending is how the program is to end.
+type ending struct {
+	code   int
+	signal syscall.Signal // what has ended the command or the program, 0 if none
+	group  bool           // the terminal would have sent it to the group of this process as well
 }
 
 func (f *failure) Error() string { return f.reason }
 
 func failuref(code int, format string, args ...any) *failure {
-	return &failure{code, fmt.Sprintf(format, args...)}
+	return &failure{code: code, reason: fmt.Sprintf(format, args...)}
 }
 
 func usageError(format string, args ...any) *failure { return failuref(exitUsage, format, args...) }
@@ -34,7 +45,24 @@ func noDatabase(format string, args ...any) *failure {
 	return failuref(exitNoDatabase, format, args...)
 }
 
-// say writes a line of withlock's own. stdout belongs to the command.
+// say writes a line of withlock's own. stdout belongs to the command. That a
+// pipe is full, which nobody reads, holds the program up for a moment only.
 func say(stderr *os.File, format string, args ...any) {
-	fmt.Fprintf(stderr, "withlock: "+format+"\n", args...)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		fmt.Fprintf(stderr, "withlock: "+format+"\n", args...)
+	}()
+	select {
+	case <-written:
+	case <-time.After(time.Second):
+	}
+}
+
+// surviveBrokenPipes makes a write to a pipe that nobody reads an error. By
+// default a Go program dies of it, if the pipe is stdout or stderr.
+func surviveBrokenPipes() {
+	if !signal.Ignored(syscall.SIGPIPE) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	}
 }

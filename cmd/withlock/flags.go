@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,7 +41,7 @@ func flagSet(o *options) *flag.FlagSet {
 		fs.BoolVar(&o.try, name, false, "")
 	}
 	for _, name := range []string{"w", "wait"} {
-		fs.DurationVar(&o.wait, name, 0, "")
+		fs.Var((*duration)(&o.wait), name, "")
 	}
 	for _, name := range []string{"s", "shared"} {
 		fs.BoolVar(&o.shared, name, false, "")
@@ -48,7 +50,8 @@ func flagSet(o *options) *flag.FlagSet {
 		fs.IntVar(&o.conflictCode, name, 1, "")
 	}
 	fs.StringVar(&o.scheme, "key", "name", "")
-	fs.DurationVar(&o.killAfter, "kill-after", 5*time.Second, "")
+	o.killAfter = 5 * time.Second
+	fs.Var((*duration)(&o.killAfter), "kill-after", "")
 	fs.BoolVar(&o.pooler, "pooler", false, "")
 	for _, name := range []string{"v", "verbose"} {
 		fs.BoolVar(&o.verbose, name, false, "")
@@ -56,6 +59,23 @@ func flagSet(o *options) *flag.FlagSet {
 	fs.BoolVar(&o.list, "list", false, "")
 	fs.BoolVar(&o.version, "version", false, "")
 	return fs
+}
+
+// duration is a flag.Value, as that of flag.Duration but for its errors.
+type duration time.Duration
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+func (d *duration) Set(text string) error {
+	parsed, err := time.ParseDuration(text)
+	if _, numberErr := strconv.ParseFloat(text, 64); err != nil && numberErr == nil {
+		return fmt.Errorf("a unit is missing, such as in %ss or %sm", text, text)
+	}
+	if err != nil {
+		return errors.New("no duration, such as 30s or 5m")
+	}
+	*d = duration(parsed)
+	return nil
 }
 
 // parse reads the command line. Its error is flag.ErrHelp or a failure.

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/pgadvisory/pgadvisory/inspect"
@@ -29,7 +31,9 @@ func (p *program) list(ctx context.Context) error {
 	for _, lock := range locks {
 		fmt.Fprintln(table, strings.Join(row(lock), "\t"))
 	}
-	if err := table.Flush(); err != nil {
+	if err := table.Flush(); errors.Is(err, syscall.EPIPE) {
+		return failuref(exitSignal+int(syscall.SIGPIPE), "")
+	} else if err != nil {
 		return failuref(1, "%v", err)
 	}
 	return nil

@@ -12,8 +12,8 @@ import (
 )
 
 func main() {
-	if code, ok := asHelper(os.Args); ok {
-		os.Exit(code)
-	}
-	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+	asHelper()
+	end := run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	end.die()
+	os.Exit(end.code)
 }

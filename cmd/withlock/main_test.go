@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -26,7 +27,8 @@ type served struct{ m *testing.M }
 
 func (s served) Run() int { return pgtest.Main(s.m) }
 
-// statusMain runs a command that is to have an exit code: status CODE COMMAND…
+// statusMain runs a command that is to have an exit code, as a shell has it:
+// status CODE COMMAND…
 func statusMain() {
 	want, err := strconv.Atoi(os.Args[1])
 	if err != nil {
@@ -40,8 +42,16 @@ func statusMain() {
 		fmt.Fprintln(os.Stderr, "status:", err)
 		os.Exit(1)
 	}
-	if got := cmd.ProcessState.ExitCode(); got != want {
+	if got := shellCode(cmd.ProcessState); got != want {
 		fmt.Fprintf(os.Stderr, "status: exit code %d, want %d\n", got, want)
 		os.Exit(1)
 	}
+}
+
+// shellCode returns what a shell would have in $?.
+func shellCode(state *os.ProcessState) int {
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitSignal + int(status.Signal())
+	}
+	return state.ExitCode()
 }

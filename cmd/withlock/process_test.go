@@ -82,11 +82,20 @@ func startIn(tb testing.TB, dir, dsn string, args ...string) *process {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(self), dir: dir, ended: make(chan struct{})}
-	p.cmd.Args = append([]string{"withlock"}, args...)
+	cmd := exec.Command(self)
+	cmd.Args = append([]string{"withlock"}, args...)
+	return startCommand(tb, dir, dsn, cmd)
+}
+
+// startCommand starts a command that becomes withlock.
+func startCommand(tb testing.TB, dir, dsn string, cmd *exec.Cmd) *process {
+	tb.Helper()
+	p := &process{cmd: cmd, dir: dir, ended: make(chan struct{})}
 	p.cmd.Dir = dir
 	p.cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn)
-	p.cmd.Stderr = &p.stderr
+	if p.cmd.Stderr == nil {
+		p.cmd.Stderr = &p.stderr
+	}
 	p.cmd.WaitDelay = patience // of a command that lives on with its stderr
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -102,7 +111,7 @@ func startIn(tb testing.TB, dir, dsn string, args ...string) *process {
 	return p
 }
 
-// code waits for the end of p and returns its exit code, -1 for a signal.
+// code waits for the end of p and returns its exit code, as a shell has it.
 func (p *process) code(tb testing.TB) int {
 	tb.Helper()
 	select {
@@ -111,7 +120,7 @@ func (p *process) code(tb testing.TB) int {
 		tb.Fatal("withlock does not end")
 	}
 	tb.Logf("stderr: %s", &p.stderr)
-	return p.cmd.ProcessState.ExitCode()
+	return shellCode(p.cmd.ProcessState)
 }
 
 // ends checks how p ends.

@@ -22,59 +22,60 @@ type program struct {
 	db                    *sql.DB
 }
 
-// run is the program, and returns its exit code. The three streams are files
+// run is the program, and returns how it is to end. The three streams are files
 // because they become the command's own, with nothing in between that would
 // have to copy.
 //
 // env is the command's environment, and where the connection string is looked
 // for. The PG* variables are pgx's to read, from the process's.
-func run(ctx context.Context, args, env []string, stdin, stdout, stderr *os.File) int {
+func run(ctx context.Context, args, env []string, stdin, stdout, stderr *os.File) ending {
+	surviveBrokenPipes()
 	o, err := parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(stdout, help)
-		return 0
+		return ending{}
 	case err != nil:
 		say(stderr, "%v (see withlock --help)", err)
-		return exitUsage
+		return ending{code: exitUsage}
 	case o.version:
 		fmt.Fprintln(stdout, version())
-		return 0
+		return ending{}
 	}
 	p := &program{options: o, env: env, stdin: stdin, stdout: stdout, stderr: stderr}
-	code, err := p.run(ctx)
+	end, err := p.run(ctx)
 	if failed := (*failure)(nil); errors.As(err, &failed) {
 		if failed.reason != "" {
 			say(stderr, "%s", failed.reason)
 		}
-		return failed.code
+		return ending{code: failed.code, signal: failed.signal}
 	}
-	return code
+	return end
 }
 
-func (p *program) run(ctx context.Context) (int, error) {
+func (p *program) run(ctx context.Context) (ending, error) {
 	path := ""
 	if !p.options.list {
 		var err error
 		if path, err = lookPath(p.command[0]); err != nil {
-			return 0, err
+			return ending{}, err
 		}
 	}
 	db, err := open(p.options, p.env)
 	if err != nil {
-		return 0, err
+		return ending{}, err
 	}
 	defer db.Close()
 	p.db = db
 	if p.options.list {
-		return 0, p.list(ctx)
+		return ending{}, p.list(ctx)
 	}
 	return p.locked(ctx, path)
 }
 
 // locked takes the lock, runs the command and gives the lock back. It returns
-// the command's exit code, or a failure.
-func (p *program) locked(ctx context.Context, path string) (int, error) {
+// how the command ended, or a failure.
+func (p *program) locked(ctx context.Context, path string) (ending, error) {
 	signals := catchSignals()
 	waiting, stop := interruptible(ctx, signals)
 	lock, token, err := p.take(waiting)
@@ -86,13 +87,13 @@ func (p *program) locked(ctx context.Context, path string) (int, error) {
 		if lock != nil {
 			_ = lock.Unlock() // the command has not run, and nothing depends on it
 		}
-		return 0, p.refusal(ctx, err)
+		return ending{}, p.refusal(ctx, err)
 	}
 	if p.verbose {
 		say(p.stderr, "locked %s", p.key)
 	}
-	code, err := p.execute(ctx, lock, path, p.environment(token), signals)
-	return code, errors.Join(err, p.release(lock))
+	end, err := p.execute(ctx, lock, path, p.environment(token), signals)
+	return end, errors.Join(err, p.release(lock))
 }
 
 // take returns the lock and its fencing token. With an error there may be a
@@ -113,7 +114,7 @@ func (p *program) refusal(ctx context.Context, err error) *failure {
 	var signal interrupted
 	switch {
 	case errors.As(err, &signal):
-		return failuref(exitSignal+int(signal.signal), "")
+		return &failure{code: exitSignal + int(signal.signal), signal: signal.signal}
 	case ctx.Err() != nil:
 		return failuref(1, "%v", context.Cause(ctx))
 	case errors.Is(err, errConflict):

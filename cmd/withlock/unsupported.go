@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"syscall"
 
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
@@ -15,8 +16,14 @@ import (
 // needs no command, --list above all, works.
 var errUnsupported = failuref(exitNotExecutable, "running commands is not supported on %s; --list is", runtime.GOOS)
 
-func asHelper([]string) (code int, ok bool) { return 0, false }
+var passedOn = []os.Signal{syscall.SIGTERM, syscall.SIGINT}
 
-func (p *program) execute(context.Context, *sessionlock.Lock, string, []string, <-chan os.Signal) (int, error) {
-	return 0, errUnsupported
+func asHelper() {}
+
+func ends(os.Signal) bool { return true }
+
+func (ending) die() {}
+
+func (p *program) execute(context.Context, *sessionlock.Lock, string, []string, chan os.Signal) (ending, error) {
+	return ending{}, errUnsupported
 }

@@ -1,0 +1,70 @@
+//go:build unix
+
+package supervise
+
+import (
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// The program starts itself in more roles, which its first argument tells. The
+// arguments after it are the ignored signals, two descriptors, a file, and the
+// arguments to execute it with.
+const (
+	roleGuard      = "--internal-guard"
+	roleGatedGuard = "--internal-guard-at-gate" // the command waits at a gate
+	roleGate       = "--internal-gate"
+)
+
+// Main plays another role, if the program was started in one, and ends the
+// process. A program that uses this package calls it first.
+//
+// What was ignored when the process began is ignored from then on.
+func Main() {
+	role, numbers, ok := parseRole(os.Args)
+	if !ok {
+		ignored = inheritedIgnored()
+		keepIgnored()
+		return
+	}
+	ignored = signalSet(numbers[0])
+	keepIgnored()
+	path, args := os.Args[5], os.Args[6:]
+	if role == roleGate {
+		gate(numbers[1], path, args)
+	} else {
+		guard(numbers[1], numbers[2], role == roleGatedGuard, path, args)
+	}
+	os.Exit(0)
+}
+
+func parseRole(args []string) (role string, numbers [3]int, ok bool) {
+	if len(args) < 6 || args[1] != roleGuard && args[1] != roleGatedGuard && args[1] != roleGate {
+		return "", numbers, false
+	}
+	for i := range numbers {
+		n, err := strconv.Atoi(args[2+i])
+		if err != nil {
+			return "", numbers, false
+		}
+		numbers[i] = n
+	}
+	return args[1], numbers, true
+}
+
+// roleArgs returns the arguments of a process in another role.
+func roleArgs(role string, link, keep int, path string, args []string) []string {
+	return append([]string{"withlock", role,
+		strconv.Itoa(int(ignored)), strconv.Itoa(link), strconv.Itoa(keep), path}, args...)
+}
+
+// forkSelf starts this program in another role. Descriptors that are not closed
+// on exec stay open in it.
+func forkSelf(args []string, attr *syscall.ProcAttr) (pid int, err error) {
+	self, err := executable()
+	if err != nil {
+		return 0, err
+	}
+	return syscall.ForkExec(self, args, attr)
+}

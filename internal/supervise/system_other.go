@@ -1,0 +1,28 @@
+//go:build unix && !linux
+
+package supervise
+
+import (
+	"os"
+	"syscall"
+)
+
+const canSee = false
+
+func executable() (string, error) { return os.Executable() }
+
+// commandAttributes are those of a process that leads a group of its own.
+func commandAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
+// adoptOrphans does nothing: init reaps orphans.
+func adoptOrphans() {}
+
+func sessionOf(int) int { return 0 }
+
+func processes() (all []process, ok bool) { return nil, false }
+
+// suspendSelf stops this process.
+func suspendSelf(bool) { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) } // cannot fail
+
+// inheritedIgnored returns nothing: what the Go runtime tells is known.
+func inheritedIgnored() signalSet { return 0 }

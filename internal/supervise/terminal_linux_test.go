@@ -1,0 +1,209 @@
+package supervise_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/ptytest"
+)
+
+// terminal starts a program on a terminal. In its environment $caller runs a
+// shell text under a caller, and $ticks is such a text: see tick.
+func terminal(t *testing.T, program ...string) (*ptytest.Terminal, *run) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd := exec.Command(program[0], program[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "PS1=$ ", "caller="+self+" caller lock /bin/sh -c", "ticks=exec "+self+" ticks")
+	term := ptytest.Start(t, cmd)
+	return term, &run{dir: dir, cmd: cmd}
+}
+
+func shell(t *testing.T) (*ptytest.Terminal, *run) {
+	t.Helper()
+	term, r := terminal(t, "bash", "--norc", "--noprofile", "-i")
+	term.Await(t, "$ ", 1)
+	return term, r
+}
+
+func (r *run) size() int64 {
+	info, err := os.Stat(filepath.Join(r.dir, "ticks"))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// goesOn waits until the command has done more than it has now.
+func (r *run) goesOn(t *testing.T) {
+	t.Helper()
+	size := r.size()
+	until(t, "the command goes on", func() bool { return r.size() > size+3 })
+}
+
+func state(pid int) string {
+	output, _ := exec.Command("ps", "-o", "stat=", "-p", fmt.Sprint(pid)).Output() // fails if there is none
+	return strings.TrimSpace(string(output))
+}
+
+func (r *run) isStopped(t *testing.T) {
+	t.Helper()
+	pid := r.pid(t, "parent")
+	until(t, "the command is stopped", func() bool { return strings.HasPrefix(state(pid), "T") })
+	size := r.size()
+	time.Sleep(50 * time.Millisecond) // what must not happen in this time is progress
+	if r.size() != size {
+		t.Error("the command goes on")
+	}
+}
+
+// Ctrl-Z stops the caller and the command together, and fg and bg continue both.
+func TestSuspend(t *testing.T) {
+	for name, line := range map[string]string{
+		"foreground": `$caller "$ticks"`,
+		"pipe":       `$caller "$ticks" | cat`,
+		"file":       `$caller "$ticks" </dev/null`,
+		"script":     `sh -c '$caller "$ticks"; echo after'`,
+		"background": `$caller "$ticks" & fg`,
+		"late fg":    "$caller \"$ticks\" &\nsleep 0.3; fg",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			term, r := shell(t)
+			term.Type(t, line+"\n")
+			r.goesOn(t)
+			if name == "late fg" {
+				time.Sleep(time.Second)
+			}
+			fg := func() {
+				t.Helper()
+				term.Type(t, "fg\n")
+				until(t, "the shell gives the terminal away", func() bool { return term.Foreground(t) != term.Cmd.Process.Pid })
+				r.goesOn(t)
+			}
+			for i := range 3 {
+				term.Type(t, "\x1a")
+				term.Await(t, "Stopped", 2*i+1)
+				r.isStopped(t)
+				term.Type(t, "bg\n")
+				r.goesOn(t)
+				fg()
+				term.Type(t, "\x1a")
+				term.Await(t, "Stopped", 2*i+2)
+				r.isStopped(t)
+				fg()
+			}
+			term.Type(t, "\x03")
+			until(t, "the work is over", func() bool { return free(t, r.dir) })
+			term.Type(t, "echo a''live\n")
+			term.Await(t, "alive", 1)
+		})
+	}
+}
+
+// Where no shell could continue them, Ctrl-Z is ignored.
+func TestSuspendWithoutAShell(t *testing.T) {
+	for name, program := range map[string][]string{
+		"session leader":     {"sh", "-c", `exec $caller "$ticks"`},
+		"shell without jobs": {"sh", "-c", `$caller "$ticks"; true`},
+		"pipe":               {"sh", "-c", `$caller "$ticks" | cat`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			term, r := terminal(t, program...)
+			for range 3 {
+				r.goesOn(t)
+				term.Type(t, "\x1a")
+				time.Sleep(50 * time.Millisecond)
+			}
+			r.goesOn(t)
+			term.Type(t, "\x03")
+			until(t, "the work is over", func() bool { return free(t, r.dir) })
+		})
+	}
+}
+
+// As the first process of a container as well.
+func TestSuspendInAContainer(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("a process namespace takes root")
+	}
+	term, r := terminal(t, "unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", `exec $caller "$ticks"`)
+	r.goesOn(t)
+	term.Type(t, "\x1a")
+	time.Sleep(50 * time.Millisecond)
+	r.goesOn(t)
+	term.Type(t, "\x03")
+	until(t, "the work is over", func() bool { return free(t, r.dir) })
+}
+
+// Ctrl-C ends a loop around the caller, as around the command itself.
+func TestInterruptEndsALoop(t *testing.T) {
+	const loop = `for i in 1 2 3; do $caller 'echo rou""nd; exec sleep 1000'; done; echo do""ne`
+	for _, name := range []string{"sh", "bash"} {
+		t.Run(name+" script", func(t *testing.T) {
+			t.Parallel()
+			term, r := terminal(t, name, "-c", loop)
+			term.Await(t, "round", 1)
+			term.Type(t, "\x03")
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				_ = r.cmd.Wait()
+			}()
+			select {
+			case <-ended:
+			case <-time.After(patience):
+				t.Fatal("the loop goes on")
+			}
+			if output := term.Output(); strings.Count(output, "round") != 1 || strings.Contains(output, "done") {
+				t.Errorf("terminal: %s", output)
+			}
+		})
+	}
+	t.Run("typed", func(t *testing.T) {
+		t.Parallel()
+		term, _ := shell(t)
+		term.Type(t, strings.TrimSuffix(loop, `; echo do""ne`)+"\n")
+		term.Await(t, "round", 1)
+		term.Type(t, "\x03")
+		term.Await(t, "$ ", 2)
+		term.Type(t, "echo a''live\n")
+		term.Await(t, "alive", 1)
+		if output := term.Output(); strings.Count(output, "round") != 1 {
+			t.Errorf("terminal: %s", output)
+		}
+	})
+}
+
+// A command finds itself in the foreground from its first moment, can read, and
+// the terminal is the shell's afterwards.
+func TestForeground(t *testing.T) {
+	term, _ := terminal(t, "bash", "-c", `for i in 1 2 3 4 5; do
+		$caller 'test $(ps -o tpgid= -p $$) = $$ && echo fro""nt'
+	done
+	$caller 'read line; echo "go""t $line"'; read line; echo "mi""ne $line"`)
+	term.Await(t, "front", 5)
+	term.Type(t, "words\n")
+	term.Await(t, "got words", 1)
+	term.Type(t, "more\n")
+	term.Await(t, "mine more", 1)
+}
+
+// A command whose stdin is no terminal gets the terminal when it reads from it.
+func TestReadsTheTerminalItself(t *testing.T) {
+	term, _ := shell(t)
+	term.Type(t, `$caller 'read line </dev/tty; echo "go""t $line"' </dev/null | cat`+"\n")
+	time.Sleep(100 * time.Millisecond)
+	term.Type(t, "words\n")
+	term.Await(t, "got words", 1)
+}

@@ -1,0 +1,211 @@
+//go:build unix
+
+package supervise
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// Command is what Start executes.
+type Command struct {
+	Path                  string
+	Args, Env             []string
+	Stdin, Stdout, Stderr *os.File
+
+	// Keep is a descriptor that stays open until the work is over, even if this
+	// process is killed. The command does not inherit it. -1 is none.
+	Keep int
+}
+
+// Work is a command that was started, and all that descends from it.
+type Work struct {
+	pid, guard int
+	link       *link
+	terminal   *terminal // nil where there is none
+	done       chan struct{}
+
+	// Written before done is closed.
+	status      syscall.WaitStatus
+	interrupted bool
+}
+
+var errNoGuard = errors.New("its guard has ended")
+
+// Start executes a command in a process group of its own. After an error no
+// process of it is left; a syscall.Errno is what the system says about the file.
+//
+// Only one Work can run at a time, and the caller starts no other processes
+// meanwhile: all children of this process are reaped.
+func Start(c Command) (*Work, error) {
+	adoptOrphans()
+	w := &Work{terminal: terminalAt(c.Stdin, c.Stdout), done: make(chan struct{})}
+	if err := w.postGuard(c); err != nil {
+		return nil, err
+	}
+	started := make(chan error, 1)
+	go w.follow(started)
+	if err := <-started; err != nil {
+		<-w.done
+		return nil, err
+	}
+	return w, nil
+}
+
+// postGuard starts the guard, which starts the command.
+func (w *Work) postGuard(c Command) error {
+	ours, theirs, err := newLink()
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(theirs)
+	keep := -1
+	if c.Keep >= 0 {
+		if keep, err = syscall.Dup(c.Keep); err != nil {
+			ours.close()
+			return err
+		}
+		defer syscall.Close(keep)
+	}
+	role := roleGuard
+	if w.terminal.isEager() {
+		role = roleGatedGuard
+	}
+	w.guard, err = forkSelf(roleArgs(role, theirs, keep, c.Path, c.Args), &syscall.ProcAttr{
+		Env:   c.Env,
+		Files: []uintptr{c.Stdin.Fd(), c.Stdout.Fd(), c.Stderr.Fd()},
+		Sys:   &syscall.SysProcAttr{Setpgid: true}, // a signal to the caller's group does not reach it
+	})
+	if err != nil {
+		ours.close()
+	}
+	w.link = ours
+	return err
+}
+
+// Done is closed when the work is over: no process of it is left.
+func (w *Work) Done() <-chan struct{} { return w.done }
+
+// Status returns how the command ended. It is known when Done is closed.
+func (w *Work) Status() syscall.WaitStatus { return w.status }
+
+// Interrupted reports whether the command was in the foreground of the terminal
+// and died of SIGINT. Had the caller's process group been there, it would have
+// been sent SIGINT as well. It is known when Done is closed.
+func (w *Work) Interrupted() bool { return w.interrupted }
+
+// Signal passes a signal on. It returns at once, and does nothing when the work
+// is over.
+//
+// What asks to end (SIGTERM, SIGINT, SIGQUIT, SIGHUP) goes to all of the work,
+// and so does SIGKILL, until the work is over. What a terminal would send to
+// the foreground goes to the command's process group. Everything else goes to
+// the command alone: a program that does not expect SIGUSR1 dies of it.
+//
+// The caller has to pass on SIGCONT: after Ctrl-Z and fg the command waits for
+// that.
+func (w *Work) Signal(s syscall.Signal) {
+	switch s {
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGKILL:
+		w.link.send(signalAll, int(s))
+	case syscall.SIGCONT:
+		w.terminal.give(w.pid) // the shell may have put the caller into the foreground
+		w.link.send(signalGroup, int(s))
+	case syscall.SIGTSTP, syscall.SIGWINCH:
+		w.link.send(signalGroup, int(s))
+	default:
+		w.link.send(signalCommand, int(s))
+	}
+}
+
+// follow receives the guard's reports until the work is over. It sends the
+// result of starting the command to started.
+func (w *Work) follow(started chan<- error) {
+	k := newKeeper(0, func(int, int) {})
+	over := false
+	for {
+		kind, value, err := w.link.receive()
+		if err != nil {
+			break
+		}
+		switch kind {
+		case forked:
+			w.pid = value
+			w.terminal.give(w.pid)
+			w.link.send(openGate, 0)
+		case running:
+			w.pid = value
+			started <- nil
+		case failed:
+			started <- syscall.Errno(value)
+		case stopped:
+			w.stopped(syscall.Signal(value))
+		case ended:
+			k.ended, k.status = true, syscall.WaitStatus(value)
+			w.interrupted = k.status.Signaled() && k.status.Signal() == syscall.SIGINT && w.terminal.isOf(w.pid)
+		case workOver:
+			over = true
+		}
+	}
+	w.link.close()
+	w.bury(k, over)
+	w.status = k.status
+	select {
+	case started <- errNoGuard: // unless it was told before
+	default:
+	}
+	w.terminal.take(w.pid)
+	close(w.done)
+}
+
+// bury reaps the guard, and ends the work if the guard has not. Then the kernel
+// has killed the command, and which of its children had left is not to be known
+// any more: all are killed.
+func (w *Work) bury(k *keeper, over bool) {
+	k.command, k.all = w.pid, true
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil || pid == w.guard {
+			break
+		}
+		k.note(pid, status)
+	}
+	if over || w.pid == 0 {
+		k.reap()
+		return
+	}
+	orders := make(chan order)
+	close(orders)
+	k.run(orders)
+}
+
+// stopped is called when the command was stopped.
+//
+// If it wants the terminal and may have it, it gets it. Otherwise a shell whose
+// job the caller is must see it stop too. The command goes on when the caller
+// does: Signal is told of the SIGCONT. Where no shell could continue the caller
+// the command goes on at once.
+func (w *Work) stopped(by syscall.Signal) {
+	front := w.terminal.isOf(w.pid)
+	switch by {
+	case syscall.SIGSTOP:
+		if !front {
+			return // no keyboard sends that: the command alone is meant
+		}
+	case syscall.SIGTTIN, syscall.SIGTTOU:
+		w.terminal.wanted()
+		if w.terminal.isOurs() {
+			w.Signal(syscall.SIGCONT)
+			return
+		}
+	}
+	w.terminal.take(w.pid)
+	if !suspend(front) {
+		w.Signal(syscall.SIGCONT)
+	}
+}
