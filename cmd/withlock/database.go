@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
 // answerTimeout is what the server gets to connect and to answer. Of several
@@ -44,6 +45,7 @@ func open(o *options, env []string) (*sql.DB, error) {
 	}
 	config.RuntimeParams["application_name"] = applicationName(o.name)
 	config.ConnectTimeout = min(cmp.Or(config.ConnectTimeout, answerTimeout), answerTimeout/2)
+	sessionlock.CancelStatements(config)
 	db := stdlib.OpenDB(*config)
 	db.SetMaxIdleConns(1)
 	return db, nil

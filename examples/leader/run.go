@@ -1,16 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"database/sql"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -34,10 +33,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // lead waits to be the leader, and ticks when it is, until ctx ends.
 func lead(ctx context.Context, dsn string, every time.Duration, stdout io.Writer) error {
-	db, err := sql.Open("pgx", cmp.Or(dsn, "postgres://"))
+	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return err
 	}
+	sessionlock.CancelStatements(config)
+	db := stdlib.OpenDB(*config)
 	defer db.Close()
 	c := clock{db: db, every: every, out: stdout}
 	return sessionlock.New(db).Lead(ctx, hashkey.Name("examples/leader"), c.run)

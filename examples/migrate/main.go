@@ -7,9 +7,7 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"database/sql"
 	"flag"
 	"fmt"
 	"io"
@@ -17,7 +15,9 @@ import (
 	"os/signal"
 	"syscall"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
 func main() {
@@ -43,10 +43,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // serve migrates the database, and then does what the service is for.
 func serve(ctx context.Context, dsn string, stdout io.Writer) error {
-	db, err := sql.Open("pgx", cmp.Or(dsn, "postgres://"))
+	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return err
 	}
+	sessionlock.CancelStatements(config)
+	db := stdlib.OpenDB(*config)
 	defer db.Close()
 	from, to, err := migrateUp(ctx, db)
 	if err != nil {
