@@ -167,6 +167,7 @@ func TestSessionSlots(t *testing.T) {
 	}
 	var mu sync.Mutex
 	inside, most := map[hashkey.Key]bool{}, 0
+	full, all := make(chan struct{}), sync.Once{}
 	err := parallel(pools*callers, func(i int) error {
 		for range turns {
 			err := lockers[i%pools].WithSlot(t.Context(), key, slots, func(ctx context.Context, _ *sql.Conn) error {
@@ -176,9 +177,15 @@ func TestSessionSlots(t *testing.T) {
 					t.Errorf("two holders of %v", slot)
 				}
 				inside[slot] = true
-				most = max(most, len(inside))
+				if most = max(most, len(inside)); most == slots {
+					all.Do(func() { close(full) })
+				}
 				mu.Unlock()
-				time.Sleep(3 * time.Millisecond)
+				select {
+				case <-full: // once all slots are taken
+				case <-time.After(patience):
+					t.Error("a slot is never taken")
+				}
 				mu.Lock()
 				delete(inside, slot)
 				mu.Unlock()

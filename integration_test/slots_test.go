@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,17 +39,24 @@ func TestSlots(t *testing.T) {
 			for i := range lockers {
 				lockers[i] = xactlock.New(openSame(t, db)).With(o)
 			}
-			var inside, most atomic.Int64
+			var inside atomic.Int64
+			full, all := make(chan struct{}), sync.Once{}
 			err := parallel(pools*callers, func(i int) error {
 				for range turns {
 					err := lockers[i%pools].WithSlot(t.Context(), key, slots, func(context.Context, *sql.Tx) error {
-						for n := inside.Add(1); ; {
-							if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
-								break
-							}
+						defer inside.Add(-1)
+						n := inside.Add(1)
+						if n > slots {
+							t.Errorf("%d holders at once", n)
 						}
-						time.Sleep(3 * time.Millisecond)
-						inside.Add(-1)
+						if n == slots {
+							all.Do(func() { close(full) })
+						}
+						select {
+						case <-full: // once all slots are taken
+						case <-time.After(patience):
+							t.Error("a slot is never taken")
+						}
 						return nil
 					})
 					if err != nil {
@@ -59,9 +67,6 @@ func TestSlots(t *testing.T) {
 			})
 			if err != nil {
 				t.Error(err)
-			}
-			if n := most.Load(); n != slots {
-				t.Errorf("%d holders at once, want %d", n, slots)
 			}
 			noTrace(t, db)
 		})

@@ -12,25 +12,27 @@ import (
 
 // The columns of the answer to the statement of ask.
 const (
-	columnSlot = iota // or NULL where the lock is not granted
+	columnGranted = iota
 	columnPID
 	columnStandby
 	columnName
 	columnOld
+	_ // what set_config returns
+	columnSlot
 )
 
 // ask returns a select which, if slot is not NULL, gives the session its
 // settings, and shows what they were, a row for each. The expression is evaluated
 // once, even if it calls a lock function: WITH … AS MATERIALIZED says so.
 func ask(slot string, settings []setting) string {
+	const asked = "with asked as materialized (select slot, slot is not null as granted from (select "
+	const columns = " as slot offset 0) as one) select asked.granted, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), "
 	if len(settings) == 0 {
-		return "select " + slot + ", pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), null, null"
+		return asked + slot + columns + "null, null, null, asked.slot from asked"
 	}
-	return "with asked as materialized (select " + slot + " as slot) " +
-		"select asked.slot, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), " +
-		"s.name, pg_catalog.current_setting(s.name, true), " +
-		"case when s.name is not null then pg_catalog.set_config(s.name, s.value, false) end " +
-		"from asked left join " + table(settings) + " on asked.slot is not null and " + known
+	return asked + slot + columns + "s.name, pg_catalog.current_setting(s.name, true), " +
+		"case when s.name is not null then pg_catalog.set_config(s.name, s.value, false) end, asked.slot " +
+		"from asked left join " + table(settings) + " on asked.granted and " + known
 }
 
 // mayLock is false where a lock would exclude nobody, or would stay behind in
@@ -81,7 +83,7 @@ func (l *Locker) waitMessage(keys []hashkey.Key, one int, pid uint32, settings [
 func (l *Locker) verdict(pid uint32, answer pgsession.Answer) (before []setting, slot int, err error) {
 	rows := answer.Rows()
 	switch first := rows[0]; {
-	case first[columnSlot] != nil:
+	case string(first[columnGranted]) == "t":
 		slot, err = strconv.Atoi(string(first[columnSlot]))
 		return saved(rows), slot, err
 	case string(first[columnStandby]) == "t":

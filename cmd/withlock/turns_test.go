@@ -13,7 +13,10 @@ import (
 // Of copies that start together, one at a time runs its command.
 func TestTurns(t *testing.T) {
 	t.Parallel()
-	const rounds, copies = 50, 4
+	rounds, copies := 50, 4
+	if testing.Short() {
+		rounds = 10
+	}
 	dsn := newDatabase(t)
 	dir := t.TempDir()
 	for round := range rounds {
