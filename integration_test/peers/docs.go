@@ -61,6 +61,7 @@ func (r *results) functions(p plan, figures map[string]string) template.FuncMap 
 		"crowd":       func() string { return shown(r.crowdTable(p)) },
 		"exec":        func() string { return shown(r.execTable(p)) },
 		"growth":      func() string { return shown(r.growthTable()) },
+		"sessions":    func() string { return shown(r.sessionTable()) },
 		"allocations": func() string { return shown(r.allocationTable()) },
 		"verdicts":    func() string { return shown(r.verdictTable(p)) },
 		"figure":      func(name string) string { return figures[name] },

@@ -16,7 +16,7 @@ func (r *results) report(w io.Writer, p plan) {
 	for _, hold := range p.holds {
 		tables = append(tables, r.hotTable(hold))
 	}
-	tables = append(tables, r.crowdTable(p), r.execTable(p), r.growthTable(), r.allocationTable(), r.verdictTable(p))
+	tables = append(tables, r.crowdTable(p), r.execTable(p), r.growthTable(), r.allocationTable(), r.sessionTable(), r.verdictTable(p))
 	for _, t := range tables {
 		if len(t.rows) > 0 {
 			t.text(w)

@@ -16,10 +16,11 @@ type results struct {
 	exec        []oneStatement
 	growth      growth
 	allocations []allocations
+	sessions    sessions
 }
 
 // parts are the names that -only takes.
-var parts = []string{"messages", "uncontended", "hot", "crowd", "exec", "growth", "allocs"}
+var parts = []string{"messages", "uncontended", "hot", "crowd", "exec", "growth", "allocs", "sessions"}
 
 // measure runs the parts that are wanted.
 func (b *bench) measure(ctx context.Context, wanted func(part string) bool) (r results, err error) {
@@ -31,6 +32,7 @@ func (b *bench) measure(ctx context.Context, wanted func(part string) bool) (r r
 		"crowd":       func() error { r.crowd, err = b.measureCrowd(ctx); return err },
 		"exec":        func() error { r.exec, err = b.measureExec(ctx); return err },
 		"growth":      func() error { r.growth, err = b.measureGrowth(ctx); return err },
+		"sessions":    func() error { r.sessions, err = b.measureSessions(ctx); return err },
 		"allocs":      func() error { r.allocations, err = b.measureAllocations(ctx); return err },
 	}
 	for _, part := range parts {

@@ -33,6 +33,7 @@ func tinyPlan() plan {
 		growth:      []int{1, 20},
 		allocRounds: 1,
 		allocTurns:  10,
+		sessions:    sessionPlan{handOvers: 2, turns: moment, timeouts: 2, shareable: 10},
 	}
 }
 

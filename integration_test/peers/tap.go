@@ -4,13 +4,16 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // A tap sees what clients write. One Write of pgx is one message, or several
 // that do not wait for each other's answers: one round trip.
 type tap struct {
+	dials atomic.Int64
+
 	mu     sync.Mutex
-	writes [][]byte
+	writes [][]byte // guarded by mu
 }
 
 // on returns a dialFunc whose connections the tap is on.
@@ -20,6 +23,7 @@ func (t *tap) on(dial dialFunc) dialFunc {
 		if err != nil {
 			return nil, err
 		}
+		t.dials.Add(1)
 		return &tappedConn{conn, t}, nil
 	}
 }

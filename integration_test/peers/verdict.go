@@ -63,7 +63,8 @@ func (r *results) verdicts(p plan) []verdict {
 	}
 	exec := r.statement(shortDelay)
 	all = append(all, atLeast(8).judge("Exec / WithTx, one hot key, one statement, 0.5 ms", ratio(of(exec, nameExec), of(exec, nameOurs))))
-	return append(all, r.judgeMemory()...)
+	all = append(all, r.judgeMemory()...)
+	return append(all, r.sessions.judge()...)
 }
 
 func (r *results) judgeUncontended() []verdict {
