@@ -377,7 +377,7 @@ func TestCallerKilledWhereNobodyReaps(t *testing.T) {
 	})
 	began := time.Now()
 	until(t, "the lock is free", func() bool { return free(t, dir) })
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 3*time.Second { // a guard that waits for who does not reap takes five
 		t.Errorf("it took %v", took)
 	}
 }
