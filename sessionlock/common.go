@@ -102,6 +102,12 @@ func (c *common) ask(p *pool, settings []setting) (granted bool, err error) {
 	defer cancel()
 	answer, err := c.session.Send(ctx, asking, p.locker.tryMessage([]hashkey.Key{p.key}, pid, settings))
 	if err != nil {
+		if !c.session.Closed() && !p.locker.opts.Shared {
+			// Somebody has cancelled it, perhaps just after the grant. A lock
+			// that is shared may be another holder's as well, and stays until
+			// the last lock of the session is freed.
+			_, _ = c.session.Send(ctx, leaving, locksql.Forsake(false, p.key)) // an error leaves a session that is seen to be closed
+		}
 		return false, err
 	}
 	saved, slot, err := p.locker.verdict(pid, answer)
