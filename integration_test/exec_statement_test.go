@@ -347,7 +347,7 @@ func TestExecAfterAlterTable(t *testing.T) {
 			owner := openDB(t, direct)
 			db := openDB(t, direct, func(config *pgx.ConnConfig) { config.DefaultQueryExecMode = mode })
 			db.SetMaxOpenConns(1)
-			exec(t, owner, `create table t (n int)`)
+			exec(t, owner, `create table t (n int, m int)`)
 			l := xactlock.New(db)
 			call := func() error {
 				_, err := l.Exec(t.Context(), hashkey.Name("k"), `update t set n = n returning *`)
