@@ -90,7 +90,8 @@ func TestExecsForOneKeyTakeHalfOfThePool(t *testing.T) {
 			var m meter
 			db := newCounters(t, &m, func(c *pgx.ConnConfig) { c.DefaultQueryExecMode = mode })
 			l := xactlock.New(db)
-			const goroutines, each = 64, 50
+			const goroutines = 64
+			each := stress(50)
 			var most atomic.Int64
 			m.during(t, func() error {
 				return parallel(goroutines, func(int) error {
@@ -132,7 +133,7 @@ func TestExecFailsAmongOthers(t *testing.T) {
 			db := newCounters(t, new(meter), func(c *pgx.ConnConfig) { c.DefaultQueryExecMode = mode })
 			l := xactlock.New(db)
 			others := newCrowd(t, l, hashkey.Name("k"), 16)
-			for i := range 25 {
+			for i := range stress(30) {
 				until(t, "messages are shared", func() bool { return others.done.Load() > int64(100*(i+1)) })
 				for _, test := range []struct {
 					query, code string
@@ -190,7 +191,7 @@ func TestExecGivesUpAmongOthers(t *testing.T) {
 	key := hashkey.Name("k")
 	others := newCrowd(t, l, key, 16)
 	var done, not, unknown int
-	for i := range 10 {
+	for i := range stress(30) {
 		until(t, "messages are shared", func() bool { return others.done.Load() > int64(200*(i+1)) })
 		slowCtx, endSlow := context.WithCancel(bounded(t))
 		defer endSlow()
@@ -285,7 +286,7 @@ func TestExecsTerminated(t *testing.T) {
 					return nil
 				})
 			}()
-			for i := range 20 {
+			for i := range stress(40) {
 				until(t, "messages are shared", func() bool { return done.Load() > int64(200*(i+1)) })
 				if err := cut(p, control); err != nil {
 					t.Fatal(err)

@@ -221,7 +221,8 @@ func TestKeysAreSorted(t *testing.T) {
 // take turns on each of them.
 func TestOverlappingKeysDoNotDeadlock(t *testing.T) {
 	t.Parallel()
-	const goroutines, turns, most = 8, 10, 5
+	const goroutines, most = 8, 5
+	turns := stress(50)
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		exec(t, db, `create table counters (k int, n int)`)
 		exec(t, db, `insert into counters select k, 0 from generate_series(1, $1::int) k`, most)

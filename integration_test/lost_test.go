@@ -59,7 +59,7 @@ func TestCauseIsTold(t *testing.T) {
 			},
 		} {
 			t.Run(name+"/"+call, func(t *testing.T) {
-				for i := range 30 {
+				for i := range stress(60) {
 					ctx, cancel := context.WithDeadlineCause(t.Context(), time.Now().Add(time.Duration(3+i%5)*time.Millisecond), cause)
 					err := wait(ctx)
 					cancel()

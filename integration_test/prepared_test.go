@@ -160,7 +160,8 @@ func TestPreparedStatementsThroughPgBouncer(t *testing.T) {
 	exec(t, db, `create table t (n int)`)
 	exec(t, db, `insert into t values (0)`)
 	pool := openDB(t, pgtest.Bouncer(t, direct, "transaction"))
-	const goroutines, each = 16, 30
+	const goroutines = 16
+	each := stress(100)
 	err := parallel(goroutines, func(i int) error {
 		for range each {
 			err := xactlock.New(pool).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {

@@ -57,7 +57,8 @@ func TestLockOutlivesCommitAtSerializable(t *testing.T) {
 // after the other.
 func TestHoldersAtSerializableDoNotOverlap(t *testing.T) {
 	t.Parallel()
-	const goroutines, turns, moreLocks = 6, 20, 3000
+	const goroutines, moreLocks = 6, 3000
+	turns := stress(40)
 	for path, o := range paths {
 		if o.Isolation != sql.LevelSerializable {
 			continue

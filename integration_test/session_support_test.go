@@ -229,15 +229,6 @@ func (p *relay) cut() {
 	p.conns = nil
 }
 
-// stress returns how many times a stress test does something: in full, or with
-// -short a tenth of it.
-func stress(n int) int {
-	if testing.Short() {
-		return n / 10
-	}
-	return n
-}
-
 // two returns two pools on one database: ours, which takes the lock, and
 // another, which looks on.
 func two(tb testing.TB) (db, other *sql.DB) {

@@ -61,8 +61,11 @@ func alterDatabase(t *testing.T, dsn, setting, value string) {
 
 func readModifyWrite(t *testing.T, dsn string, o xactlock.Options) {
 	t.Helper()
-	const goroutines, turns = 16, 8
+	const goroutines, turns = 8, 16
 	pools := []*sql.DB{openDB(t, dsn), openDB(t, dsn)}
+	for _, db := range pools {
+		db.SetMaxOpenConns(goroutines / 2)
+	}
 	exec(t, pools[0], `create table counter (n int)`)
 	exec(t, pools[0], `insert into counter values (0)`)
 	key := hashkey.Name("counter")

@@ -275,3 +275,12 @@ func dsnOf(tb testing.TB, db *sql.DB) string {
 	}
 	return dsn
 }
+
+// stress returns how many times a stress test does something: in full, or with
+// -short a tenth of it.
+func stress(n int) int {
+	if testing.Short() {
+		return n / 10
+	}
+	return n
+}

@@ -97,7 +97,7 @@ func TestTransactionDoesNotOutliveTheCall(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		traffic(t, dsnOf(t, db))
-		for i := range 50 {
+		for i := range stress(100) {
 			var kept *sql.Tx
 			if err := l.WithTx(t.Context(), hashkey.Name("k"), func(_ context.Context, tx *sql.Tx) error { kept = tx; return nil }); err != nil {
 				t.Fatal(err)
@@ -128,7 +128,7 @@ func TestTransactionIsUsedWhileItEnds(t *testing.T) {
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		traffic(t, dsnOf(t, db))
 		var users sync.WaitGroup
-		for i := range 100 {
+		for i := range stress(200) {
 			started := make(chan struct{})
 			_ = l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
 				users.Go(func() {
@@ -174,7 +174,7 @@ func TestTransactionLeavesNothingOpen(t *testing.T) {
 			traffic(t, dsn)
 			l := xactlock.New(db)
 			var left []*sql.Rows
-			for i := range 60 {
+			for i := range stress(100) {
 				err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
 					const open, count = `select 'left open'`, `select count(*) from pg_prepared_statements where statement = $1`
 					if n := number(t, tx, count, open); n != 0 {

@@ -276,7 +276,7 @@ func TestStatementDoesNotOutliveTheCall(t *testing.T) {
 	db.SetMaxOpenConns(2)
 	l := xactlock.New(db)
 	err := parallel(4, func(i int) error {
-		for n := range 50 {
+		for n := range stress(100) {
 			left := make(chan struct{})
 			err := l.WithTx(t.Context(), hashkey.Int64(int64(i)), func(ctx context.Context, tx *sql.Tx) error {
 				began := make(chan struct{})

@@ -2,7 +2,6 @@ package sessionlock
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -12,27 +11,28 @@ import (
 
 // The columns of the answer to the statement of ask.
 const (
-	columnGranted = iota
+	columnName = iota
+	columnOld
+	columnSlot
 	columnPID
 	columnStandby
-	columnName
-	columnOld
-	_ // what set_config returns
-	columnSlot
 )
+
+// server is what an answer says of the server: columnPID and columnStandby.
+const server = "pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()"
 
 // ask returns a select which, if slot is not NULL, gives the session its
 // settings, and shows what they were, a row for each. The expression is evaluated
 // once, even if it calls a lock function: WITH … AS MATERIALIZED says so.
 func ask(slot string, settings []setting) string {
-	const asked = "with asked as materialized (select slot, slot is not null as granted from (select "
-	const columns = " as slot offset 0) as one) select asked.granted, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), "
+	const asked = "with asked as materialized (select slot from (select "
+	const one = " as slot offset 0) as one) select "
 	if len(settings) == 0 {
-		return asked + slot + columns + "null, null, null, asked.slot from asked"
+		return asked + slot + one + "null, null, asked.slot, " + server + " from asked"
 	}
-	return asked + slot + columns + "s.name, pg_catalog.current_setting(s.name, true), " +
-		"case when s.name is not null then pg_catalog.set_config(s.name, s.value, false) end, asked.slot " +
-		"from asked left join " + table(settings) + " on asked.granted and " + known
+	return asked + slot + one + "s.name, pg_catalog.current_setting(s.name, true), asked.slot, " + server + ", " +
+		"case when s.name is not null then " + set + " end " +
+		"from asked left join " + table(settings) + " on asked.slot is not null and " + known
 }
 
 // mayLock is false where a lock would exclude nobody, or would stay behind in
@@ -47,48 +47,43 @@ func (l *Locker) mayLock(pid uint32) string {
 	return condition + ")"
 }
 
-// take returns an expression that takes the first free of some locks for the
-// session, and is its number, or NULL where there is none.
-func take(shared bool, keys []hashkey.Key) string {
-	var b strings.Builder
-	b.WriteString("case ")
-	for i, key := range keys {
-		b.WriteString("when " + locksql.Call(locksql.TryLock, shared, key) + " then " + strconv.Itoa(i) + " ")
-	}
-	b.WriteString("end")
-	return b.String()
-}
-
 // tryMessage asks for the first free of some locks without waiting. If it is
 // refused, nothing has changed on the session.
 func (l *Locker) tryMessage(keys []hashkey.Key, pid uint32, settings []setting) locksql.Message {
-	return locksql.Select(ask("case when "+l.mayLock(pid)+" then "+take(l.opts.Shared, keys)+" end", settings))
+	return locksql.Select(ask("case when "+l.mayLock(pid)+" then "+locksql.TakeFirst(l.opts.Shared, keys)+" end", settings))
 }
 
 // waitMessage waits for the one-th of some locks, for at most limit, and takes it
 // for the session then. If that is not granted, it asks for all. If it is
 // refused, nothing has changed on the session.
 func (l *Locker) waitMessage(keys []hashkey.Key, one int, pid uint32, settings []setting, limit time.Duration) locksql.Message {
-	waited := "case when " + locksql.Call(locksql.TryLock, l.opts.Shared, keys[one]) + " then " + strconv.Itoa(one) + " end"
-	rest := "null"
-	if len(keys) > 1 {
-		rest = take(l.opts.Shared, keys)
+	from := " from " + table(settings) + " where " + known
+	w := locksql.SessionWait{
+		Condition: l.mayLock(pid),
+		Shared:    l.opts.Shared,
+		Keys:      keys,
+		One:       one,
+		Limit:     limit,
+		Before:    "select s.name, pg_catalog.current_setting(s.name, true)" + from,
+		Settings:  set + from,
+		After:     "select null, null, " + locksql.Slot + ", " + server,
 	}
-	slot := "case when not " + l.mayLock(pid) + " then null when " + locksql.Waited + " then " + waited + " else " + rest + " end"
-	return locksql.WaitBefore(l.mayLock(pid), l.opts.Shared, keys[one], limit, ask(slot, settings))
+	return w.Message()
 }
 
 // verdict returns what an answer that came without an error says: which lock is
 // granted, or -1, and the settings as they were; or why none can be.
 func (l *Locker) verdict(pid uint32, answer pgsession.Answer) (before []setting, slot int, err error) {
 	rows := answer.Rows()
-	switch first := rows[0]; {
-	case string(first[columnGranted]) == "t":
-		slot, err = strconv.Atoi(string(first[columnSlot]))
+	last := rows[len(rows)-1]
+	if value := string(last[columnSlot]); value != "" && value != "-1" {
+		slot, err = strconv.Atoi(value)
 		return saved(rows), slot, err
-	case string(first[columnStandby]) == "t":
+	}
+	switch {
+	case string(last[columnStandby]) == "t":
 		return nil, -1, ErrStandby
-	case !l.opts.Pooler && string(first[columnPID]) != strconv.FormatUint(uint64(pid), 10):
+	case !l.opts.Pooler && string(last[columnPID]) != strconv.FormatUint(uint64(pid), 10):
 		return nil, -1, ErrPooler
 	}
 	return nil, -1, nil

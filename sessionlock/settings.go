@@ -53,6 +53,9 @@ const known = "pg_catalog.current_setting(s.name, true) is not null and " +
 	"case when s.name operator(pg_catalog.=) 'client_connection_check_interval' " +
 	"then pg_catalog.strpos(pg_catalog.version(), 'linux') operator(pg_catalog.>) 0 else true end"
 
+// set sets s.
+const set = "pg_catalog.set_config(s.name, s.value, false)"
+
 // table returns settings as a FROM item s(name, value).
 func table(settings []setting) string {
 	rows := make([]string, len(settings))
@@ -68,7 +71,7 @@ func table(settings []setting) string {
 // next change of the default.
 func putBack(saved []setting) string {
 	return "select case when pg_catalog.set_config(s.name, null, false) operator(pg_catalog.<>) s.value " +
-		"then pg_catalog.set_config(s.name, s.value, false) end from " + table(saved)
+		"then " + set + " end from " + table(saved)
 }
 
 // quote writes a string constant.
@@ -76,7 +79,7 @@ func quote(value string) string {
 	return "'" + strings.ReplaceAll(value, "'", "''") + "'"
 }
 
-// saved returns the settings of an answer to the statement of ask.
+// saved returns the settings that an answer shows, as they were.
 func saved(rows [][][]byte) []setting {
 	rows = slices.DeleteFunc(slices.Clone(rows), func(row [][]byte) bool { return row[columnName] == nil })
 	settings := make([]setting, len(rows))

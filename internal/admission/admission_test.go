@@ -222,30 +222,38 @@ func TestSeats(t *testing.T) {
 	}
 }
 
-// While all seats are with holders, one call may wait.
+// While all seats are with holders for long, one call may wait. Where the holders
+// come and go, they and those who wait never use more than half of the pool.
 func TestSeatBesideHolders(t *testing.T) {
-	q := newQueue(4)
-	first, second := newcomer(t, q), newcomer(t, q)
-	if !first.TryReserve() || !second.TryReserve() {
-		t.Fatal("no seat")
-	}
-	first.Granted()
-	extra, late := newcomer(t, q), newcomer(t, q)
-	if extra.TryReserve() {
-		t.Error("a seat beside a holder and a waiter, of two")
-	}
-	second.Granted()
-	if !extra.TryReserve() || late.TryReserve() {
-		t.Error("want one seat beside two holders")
-	}
-	extra.Granted() // the seat is not for holders
-	if !late.TryReserve() {
-		t.Error("a holder has kept the seat for waiters")
-	}
-	first.End()
-	if !newcomer(t, q).TryReserve() {
-		t.Error("no seat when a holder has ended")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(4)
+		first, second := newcomer(t, q), newcomer(t, q)
+		if !first.TryReserve() || !second.TryReserve() {
+			t.Fatal("no seat")
+		}
+		first.Granted()
+		second.Granted()
+		if newcomer(t, q).TryReserve() {
+			t.Error("a seat beside holders who have just come")
+		}
+		extra, late := newcomer(t, q), newcomer(t, q)
+		if !extra.Reserve(t.Context()) {
+			t.Error("no seat beside holders who stay")
+		}
+		if late.Reserve(t.Context()) {
+			t.Error("two seats beside holders")
+		}
+		late.Asked()
+		extra.Granted() // the seat is not for holders
+		if !late.Reserve(t.Context()) {
+			t.Error("a holder has kept the seat for waiters")
+		}
+		first.End()
+		late.End()
+		if !newcomer(t, q).TryReserve() {
+			t.Error("no seat when a holder has ended")
+		}
+	})
 }
 
 // Those who wait for a seat have it in turn, a slice each.
@@ -291,7 +299,7 @@ func TestAskers(t *testing.T) {
 			t.Fatal("no seat")
 		}
 		holder.Granted()
-		if !extra.TryReserve() {
+		if !extra.Reserve(t.Context()) {
 			t.Fatal("no seat beside the holder")
 		}
 		var order, want []int

@@ -10,7 +10,7 @@ import (
 // connection of half of the pool. A call that was granted its lock keeps its
 // seat until it ends. A call that waits gives it up after each slice, if another
 // call has none: so all keys have their turns on the server, however many there
-// are.
+// are. Where all seats are with holders for long, one call may wait beside them.
 type seats struct {
 	size func() int // of the pool; 0 where it has no limit
 
@@ -25,6 +25,7 @@ type seats struct {
 // seat is what a ticket has.
 type seat struct {
 	taken   kind          // guarded by the queue's mu
+	patient bool          // guarded by the queue's mu: it has waited for long
 	place   *list.Element // guarded by the queue's mu: in the queue for a seat
 	offered chan struct{} // closed when the call has a seat; made when it queues for one
 	asking  bool          // has the asker's token
@@ -36,7 +37,7 @@ const (
 	none kind = iota
 	waits
 	holds
-	extra // while all seats are with holders, one call may wait in it
+	extra // the one beside the holders
 )
 
 // poolWithoutLimit is what a pool without a limit counts as. It leaves half of a
@@ -67,7 +68,7 @@ func (s *seats) give(t *Ticket) {
 	case s.waiters+s.holders < half:
 		s.waiters++
 		t.seat.taken = waits
-	case s.waiters == 0 && !s.extra:
+	case t.seat.patient && s.waiters == 0 && !s.extra:
 		s.extra = true
 		t.seat.taken = extra
 	}
@@ -126,8 +127,9 @@ func (t *Ticket) TryReserve() bool {
 	return t.queue.seats.take(t)
 }
 
-// patience is how long a call waits for a seat before it asks the server again:
-// all seats may be taken for long, while this call's key has become free.
+// patience is how long a call waits for a seat before it may have the extra one,
+// or ask the server again: all seats may be taken for long, while this call's key
+// has become free.
 const patience = 100 * time.Millisecond
 
 // Reserve waits for a seat, but not for ever, and reports whether the call may
@@ -154,6 +156,10 @@ func (t *Ticket) Reserve(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	case <-patient.C:
+		q.mu.Lock()
+		t.seat.patient = true
+		q.seats.offer() // perhaps the extra seat
+		q.mu.Unlock()
 	}
 	select {
 	case <-t.seat.offered:

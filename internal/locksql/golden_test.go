@@ -85,7 +85,13 @@ func texts() string {
 	write("verdict: the session tries", locksql.SessionVerdict(locksql.TryLock, false, two))
 	write("verdict: the session waits", locksql.WaitForSession(false, two, time.Second))
 	write("verdict: MaxHold", locksql.MaxHold(time.Second))
-	message("session: wait before a select", locksql.WaitBefore("condition", true, one[0], 500*time.Millisecond, "select "+locksql.Waited))
+	wait := locksql.SessionWait{
+		Condition: "condition", Shared: true, Keys: one, Limit: 500 * time.Millisecond,
+		Before: "select before", Settings: "settings from somewhere", After: "select " + locksql.Slot,
+	}
+	message("session: wait", wait.Message())
+	wait.Keys, wait.One = two, 1
+	message("session: wait for one of two", wait.Message())
 	message("session: forsake", locksql.Forsake(false, two...))
 	write("plain: try slots", locksql.TrySlotsIn(false, one[0], 2))
 	write("plain: wait for slots", locksql.WaitSlotsIn(false, one[0], 2, 1, 500*time.Millisecond))

@@ -1,33 +1,86 @@
 package locksql
 
 import (
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
 
-// WaitBefore returns the message that waits for the lock of key, for at most
-// limit, which is not 0, and then sends one select, in one transaction. The
-// select may take the session's lock, which it gets at once where Waited is true:
-// the transaction has the lock until the end of the message. Nothing is locked
-// unless condition is true. A wait that ends is no error, so that the server logs
-// nothing.
+// SessionWait is a wait for the lock of a session.
+type SessionWait struct {
+	Condition string // nothing is locked or changed unless it is true
+	Shared    bool
+	Keys      []hashkey.Key // the session is to get one of them
+	One       int           // the index of the one to wait for
+	Limit     time.Duration // not 0
+
+	Before   string // a select that is sent before the wait
+	Settings string // "expressions from …", which give the session its settings if it gets a lock
+	After    string // a select that is sent after the wait
+}
+
+// Slot is, in SessionWait.After, the index of the key that the session has got, or
+// -1.
+const Slot = "pg_catalog.current_setting('pgadvisory.slot')::integer"
+
+// Message returns the message, which is one transaction. A wait that ends is no
+// error, so that the server logs nothing; it is then that the other keys are asked
+// for, without waiting. If none is granted, nothing has changed on the session.
 //
 // A session's lock whose wait ended in an error can be held all the same. So it
 // is the transaction's lock that is waited for, which a rollback frees in any
-// case.
-func WaitBefore(condition string, shared bool, key hashkey.Key, limit time.Duration, query string) Message {
+// case. The session gets its lock at once then.
+//
+// The settings are set before the wait, and go with the subtransaction if it ends:
+// what is done after the grant keeps the next holder waiting.
+func (w *SessionWait) Message() Message {
 	var m Message
 	m.Statements = append(m.Statements, beginReadCommitted)
-	m.limit(0)
-	m.quietly(shared, []hashkey.Key{key}, limit, condition)
-	m = m.Select(query)
+	m.add("SELECT", "select "+
+		"pg_catalog.set_config('statement_timeout', '0', true), "+
+		"pg_catalog.set_config('lock_timeout', '"+milliseconds(w.Limit)+"', true), "+
+		"case when "+hasTransactionTimeout+" then pg_catalog.set_config('transaction_timeout', '0', true) end, "+
+		"pg_catalog.set_config('pgadvisory.slot', '-1', true)")
+	m = m.Select(w.Before)
+	m.add("DO", w.block())
+	m = m.Select(w.After)
 	m.add("COMMIT", "commit")
 	return m
 }
 
-// Waited is true in the select of WaitBefore if the lock was granted.
-const Waited = quietlyGranted
+func (w *SessionWait) block() string {
+	settings := ""
+	if w.Settings != "" {
+		settings = "perform " + w.Settings + "; "
+	}
+	one := w.Keys[w.One]
+	var b strings.Builder
+	b.WriteString("do $pgadvisory$ declare slot integer; begin if " + w.Condition + " then begin " + settings +
+		"perform " + Call(XactLock, w.Shared, one) + "; " +
+		"perform " + Call(Lock, w.Shared, one) + "; " +
+		"slot := " + strconv.Itoa(w.One) + "; " +
+		"exception when lock_not_available then ")
+	if len(w.Keys) > 1 {
+		b.WriteString("slot := " + TakeFirst(w.Shared, w.Keys) + "; if slot is not null then " + settings + "end if; ")
+	}
+	b.WriteString("end; if slot is not null then perform pg_catalog.set_config('pgadvisory.slot', slot::pg_catalog.text, true); " +
+		"end if; end if; end $pgadvisory$")
+	return b.String()
+}
+
+// TakeFirst returns an expression that takes the first free of some locks for the
+// session, and is its index, or NULL where there is none.
+func TakeFirst(shared bool, keys []hashkey.Key) string {
+	var b strings.Builder
+	b.WriteString("case ")
+	for i, key := range keys {
+		b.WriteString("when " + Call(TryLock, shared, key) + " then " + strconv.Itoa(i) + " ")
+	}
+	b.WriteString("end")
+	return b.String()
+}
 
 // Forsake frees the session's lock of key, if a message that failed has left it,
 // and ends the transaction that may be open.

@@ -51,14 +51,12 @@ func (a Answer) PID() string {
 	return ""
 }
 
-// Rows returns the rows of the first statement that asks for rows.
-func (a Answer) Rows() [][][]byte {
-	for i, s := range a.statements {
-		if s.Answer == locksql.Rows && i < len(a.Results) {
-			return a.Results[i].Rows
-		}
+// Rows returns the rows of all statements that ask for rows, in their order.
+func (a Answer) Rows() (all [][][]byte) {
+	for _, r := range a.Results {
+		all = append(all, r.Rows...)
 	}
-	return nil
+	return all
 }
 
 // Fate is what is known of one statement of a message.

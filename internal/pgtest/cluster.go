@@ -25,6 +25,7 @@ var baseSettings = []string{
 	"max_connections = 200",
 	"fsync = off",
 	"full_page_writes = off",
+	"autovacuum = off", // each of its workers begins a session
 }
 
 // A cluster is a data directory and the server that may run on it.

@@ -18,8 +18,15 @@ const sessionsTimeout = 30 * time.Second
 // scratch holds the databases that one test after the other uses.
 type scratch struct {
 	mu   sync.Mutex
-	free []string
-	all  []string
+	free []*scratchDatabase
+	all  []*scratchDatabase
+}
+
+// scratchDatabase is one of them. The connection that clears it stays open, as a
+// connection costs more than all that is done on it.
+type scratchDatabase struct {
+	name string
+	conn *pgx.Conn // nil before the first time
 }
 
 // Scratch is [Server.Database] for packages with hundreds of tests: the
@@ -31,7 +38,7 @@ type scratch struct {
 // a minute later fails the test.
 func (s *Server) Scratch(tb testing.TB) string {
 	tb.Helper()
-	name, err := s.takeScratch()
+	d, err := s.takeScratch()
 	if err != nil {
 		tb.Fatalf("pgtest: create a database: %v", err)
 	}
@@ -39,30 +46,32 @@ func (s *Server) Scratch(tb testing.TB) string {
 		if s.down.Load() {
 			return
 		}
-		if err := s.clear(name); err != nil {
+		if err := s.clear(d); err != nil {
 			tb.Errorf("pgtest: clear the test's database: %v", err)
 			return // not to be used again
 		}
 		s.scratch.mu.Lock()
 		defer s.scratch.mu.Unlock()
-		s.scratch.free = append(s.scratch.free, name)
+		s.scratch.free = append(s.scratch.free, d)
 	})
-	return withDatabase(s.dsn, name)
+	return withDatabase(s.dsn, d.name)
 }
 
-func (s *Server) takeScratch() (string, error) {
+func (s *Server) takeScratch() (*scratchDatabase, error) {
 	s.scratch.mu.Lock()
 	defer s.scratch.mu.Unlock()
 	if last := len(s.scratch.free) - 1; last >= 0 {
-		name := s.scratch.free[last]
+		d := s.scratch.free[last]
 		s.scratch.free = s.scratch.free[:last]
-		return name, nil
+		return d, nil
 	}
 	name, err := s.createDatabase()
-	if err == nil {
-		s.scratch.all = append(s.scratch.all, name)
+	if err != nil {
+		return nil, err
 	}
-	return name, err
+	d := &scratchDatabase{name: name}
+	s.scratch.all = append(s.scratch.all, d)
+	return d, nil
 }
 
 const clearSQL = `
@@ -84,22 +93,13 @@ from pg_catalog.pg_stat_activity
 where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`
 
 // clear empties a database, once its sessions are gone.
-func (s *Server) clear(name string) error {
+func (s *Server) clear(d *scratchDatabase) error {
 	ctx, cancel := context.WithTimeout(context.Background(), sessionsTimeout)
 	defer cancel()
-	config, err := pgx.ParseConfig(withDatabase(s.dsn, name))
+	conn, err := s.cleaner(ctx, d)
 	if err != nil {
 		return err
 	}
-	// The settings to be cleared must not be in force meanwhile.
-	config.RuntimeParams["search_path"] = "pg_catalog"
-	config.RuntimeParams["statement_timeout"] = "0"
-	config.RuntimeParams["lock_timeout"] = "0"
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
 	for {
 		var sessions string
 		if err := conn.QueryRow(ctx, sessionsSQL).Scan(&sessions); err != nil {
@@ -118,11 +118,29 @@ func (s *Server) clear(name string) error {
 	return err
 }
 
+// cleaner returns d's own connection.
+func (s *Server) cleaner(ctx context.Context, d *scratchDatabase) (*pgx.Conn, error) {
+	if d.conn != nil && d.conn.Ping(ctx) == nil { // a test may have ended all sessions
+		return d.conn, nil
+	}
+	config, err := pgx.ParseConfig(withDatabase(s.dsn, d.name))
+	if err != nil {
+		return nil, err
+	}
+	// The settings to be cleared must not be in force meanwhile.
+	config.RuntimeParams["search_path"] = "pg_catalog"
+	config.RuntimeParams["statement_timeout"] = "0"
+	config.RuntimeParams["lock_timeout"] = "0"
+	config.RuntimeParams["idle_session_timeout"] = "0"
+	d.conn, err = pgx.ConnectConfig(ctx, config)
+	return d.conn, err
+}
+
 // dropScratch drops the databases, on a server that goes on.
 func (s *Server) dropScratch() error {
 	var errs []error
-	for _, name := range s.scratch.all {
-		errs = append(errs, s.dropDatabase(name))
+	for _, d := range s.scratch.all {
+		errs = append(errs, s.dropDatabase(d.name))
 	}
 	return errors.Join(errs...)
 }
