@@ -222,8 +222,56 @@ func TestSeats(t *testing.T) {
 	}
 }
 
-// While all seats are with holders for long, one call may wait. Where the holders
-// come and go, they and those who wait never use more than half of the pool.
+// However many keys are busy, those who wait and those who hold what they waited
+// for use half of the pool.
+func TestBusyKeysUseHalfOfThePool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, keys, callers, turns = 12, 12, 5, 10
+		q := newQueue(size)
+		var use, most int
+		var mu sync.Mutex
+		using := func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			use += n
+			most = max(most, use)
+		}
+		var locks [keys]chan struct{}
+		for i := range locks {
+			locks[i] = make(chan struct{}, 1)
+		}
+		turn := func(key int) {
+			ticket := new(admission.Ticket)
+			defer ticket.End()
+			if err := ticket.Enter(t.Context(), q, lines(false, 1, hashkey.Int64(int64(key)))); err != nil {
+				t.Error(err)
+			}
+			for !ticket.Reserve(t.Context()) {
+				ticket.Asked()
+			}
+			using(1)
+			defer using(-1)
+			locks[key] <- struct{}{}
+			defer func() { <-locks[key] }()
+			ticket.Granted()
+			time.Sleep(3 * time.Millisecond)
+		}
+		var all sync.WaitGroup
+		for i := range keys * callers {
+			all.Go(func() {
+				for range turns {
+					turn(i % keys)
+				}
+			})
+		}
+		all.Wait()
+		if most != size/2 {
+			t.Errorf("at most %d connections were in use, want %d", most, size/2)
+		}
+	})
+}
+
+// While all seats are with holders for long, one call may wait.
 func TestSeatBesideHolders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(4)
