@@ -166,8 +166,8 @@ func TestSessionPromotedMeanwhile(t *testing.T) {
 	dsn := newDatabase(t)
 	p, through := newProxy(t, dsn)
 	db, other := openDB(t, dsn, through), openDB(t, dsn)
-	const asks = "select asked.granted, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), "
-	standby := fmt.Sprintf("%-*s", len(asks), "select false, pg_catalog.pg_backend_pid(), true,")
+	const asks = "asked.slot, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()"
+	standby := fmt.Sprintf("%-*s", len(asks), "null, pg_catalog.pg_backend_pid(), true")
 	p.rewrite.Store(&[2]string{asks, standby})
 	key := hashkey.Name("meanwhile")
 	_, err := sessionlock.New(db).Lock(t.Context(), key)
