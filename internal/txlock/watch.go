@@ -53,12 +53,16 @@ func (w *watch) start(all *Watchers, conn Conn, ctx *nesting.Context, most time.
 }
 
 // stop ends the watch, and reports whether the session was seen to be gone. With
-// look it looks once more.
+// look it looks once more. Later calls report the same.
 func (w *watch) stop(look bool) (lost bool) {
+	if w.watchers == nil {
+		return w.lost
+	}
 	if w.cut != nil {
 		w.cut.Stop()
 	}
 	w.watchers.remove(w)
+	w.watchers = nil
 
 	w.mu.Lock() // waits for who looks at the session, or ends it
 	defer w.mu.Unlock()
