@@ -266,41 +266,6 @@ func TestSessionNotNested(t *testing.T) {
 	noTrace(t, db)
 }
 
-// Connections that have died in the pool, as all do when the server restarts,
-// are no failure of the call that finds them there. pgx does not find them
-// first: it looks only at those that were idle for a while, and here at none.
-func TestSessionDeadInPool(t *testing.T) {
-	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
-	db, other := openMetered(t, dsn, new(meter)), openDB(t, dsn)
-	for name, o := range map[string]sessionlock.Options{"queue": {}, "poll": {Poll: time.Second}} {
-		pids := make(map[int]bool)
-		conns := make([]*sql.Conn, 3)
-		for i := range conns {
-			conn, err := db.Conn(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			conns[i] = conn
-			pids[number(t, connQueryer{conn}, `select pg_backend_pid()`)] = true
-		}
-		for _, conn := range conns {
-			if err := conn.Close(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for pid := range pids {
-			kill(t, other, pid)
-		}
-		k := lock(t, sessionlock.New(db).With(o), hashkey.Name("dead"))
-		if pids[backend(t, k)] {
-			t.Errorf("%s: the lock is held by a session that is gone", name)
-		}
-		unlock(t, k)
-	}
-	noTrace(t, db, other)
-}
-
 // Tokens grow from holder to holder, whoever it is, and stay the same for one.
 func TestSessionToken(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -196,5 +198,23 @@ func TestShareableHolds(t *testing.T) {
 		t.Errorf("the lock beside: %v", err)
 	}
 	unlock(t, beside)
+	noTrace(t, db)
+}
+
+// Locks that come and go leave one watch of their session behind, and not one
+// each.
+func TestShareableLocksLeaveNoWatch(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	l := sessionlock.New(db).With(sessionlock.Options{Shareable: true, Check: time.Minute})
+	for range 100 {
+		unlock(t, lock(t, l, hashkey.Name("k")))
+	}
+	const ofOtherTests = 30
+	until(t, "there is no watch", func() bool {
+		all := make([]byte, 16<<20)
+		all = all[:runtime.Stack(all, true)]
+		return strings.Count(string(all), "sessionlock.(*common).watch(") < ofOtherTests
+	})
 	noTrace(t, db)
 }

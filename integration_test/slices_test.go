@@ -4,14 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -197,129 +194,6 @@ func TestSessionWaitersLeaveThePoolAlone(t *testing.T) {
 	all.Wait()
 	for _, k := range locks {
 		unlock(t, k)
-	}
-	noTrace(t, db)
-}
-
-// Waits that time out and tries that are refused cost no connection.
-func TestSessionErrorsCostNoConnection(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	held := sessionlock.New(openSame(t, db))
-	db.SetMaxOpenConns(4)
-	key := hashkey.Name("k")
-	k := lock(t, held, key)
-	l := sessionlock.New(db)
-	keepsConnections(t, db, 4, func() {
-		err := parallel(4, func(int) error {
-			for range stress(1000) / 4 {
-				if _, err := l.With(sessionlock.Options{Wait: 20 * time.Millisecond}).Lock(t.Context(), key); !errors.Is(err, context.DeadlineExceeded) {
-					return expect(context.DeadlineExceeded, err)
-				}
-				if _, err := l.TryLock(t.Context(), key); !errors.Is(err, sessionlock.ErrNotAcquired) {
-					return expect(sessionlock.ErrNotAcquired, err)
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	unlock(t, k)
-	noTrace(t, db)
-}
-
-// keepsConnections fails the test if f has the pool make connections. The pool
-// has n from before.
-func keepsConnections(t *testing.T, db *sql.DB, n int, f func()) {
-	t.Helper()
-	db.SetMaxIdleConns(n)
-	if err := parallel(n, func(int) error { _, err := db.Exec(`select pg_sleep(0.2)`); return err }); err != nil {
-		t.Fatal(err)
-	}
-	pids := func() map[int]bool {
-		all := make(map[int]bool)
-		var mu sync.Mutex
-		err := parallel(n, func(int) error {
-			var pid int
-			err := db.QueryRow(`select pg_backend_pid() from pg_sleep(0.2)`).Scan(&pid)
-			mu.Lock()
-			defer mu.Unlock()
-			all[pid] = true
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return all
-	}
-	before := pids()
-	f()
-	for pid := range pids() {
-		if !before[pid] {
-			t.Errorf("session %d is new", pid)
-		}
-	}
-}
-
-// Callers whose Wait is shorter than it takes to connect make progress from a
-// cold pool, and no dial is in vain.
-func TestSessionShortWaitsFromAColdPool(t *testing.T) {
-	t.Parallel()
-	direct := newDatabase(t)
-	holders := sessionlock.New(openDB(t, direct))
-	var dials atomic.Int64
-	db := openDB(t, direct, func(config *pgx.ConnConfig) {
-		dial := config.DialFunc
-		config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-			dials.Add(1)
-			time.Sleep(10 * time.Millisecond)
-			return dial(ctx, network, address)
-		}
-	})
-	key := hashkey.Name("k")
-	l := sessionlock.New(db).With(sessionlock.Options{Wait: 5 * time.Millisecond})
-	ctx, cancel := context.WithCancel(t.Context())
-	busy := make(chan error, 1)
-	go func() {
-		for ctx.Err() == nil {
-			if err := holders.WithLock(t.Context(), key, func(context.Context, *sql.Conn) error { time.Sleep(time.Millisecond); return nil }); err != nil {
-				busy <- err
-				return
-			}
-			time.Sleep(2 * time.Millisecond)
-		}
-		busy <- nil
-	}()
-	var granted atomic.Int64
-	all := make(chan error, 1)
-	go func() {
-		all <- parallel(16, func(int) error {
-			for granted.Load() < 50 && t.Context().Err() == nil {
-				k, err := l.Lock(t.Context(), key)
-				if err == nil {
-					granted.Add(1)
-					err = k.Unlock()
-				} else if errors.Is(err, sessionlock.ErrNotAcquired) {
-					err = nil
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}()
-	until(t, "fifty are granted", func() bool { return granted.Load() >= 50 })
-	cancel()
-	for _, c := range []chan error{all, busy} {
-		if err := <-c; err != nil {
-			t.Error(err)
-		}
-	}
-	if n := dials.Load(); n > 20 {
-		t.Errorf("%d dials for a pool of at most 20", n)
 	}
 	noTrace(t, db)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -154,14 +155,23 @@ func TestSlotIsFound(t *testing.T) {
 // What cannot be is refused.
 func TestInvalidSlots(t *testing.T) {
 	t.Parallel()
-	l := xactlock.New(newDB(t))
-	for _, n := range []int{0, -1} {
-		if err := l.WithSlot(t.Context(), hashkey.Name("k"), n, unreachable(t)); err == nil {
-			t.Errorf("%d slots are no error", n)
+	db, key := newDB(t), hashkey.Name("k")
+	for _, test := range []struct {
+		n int
+		o xactlock.Options
+	}{
+		{0, xactlock.Options{}},
+		{-1, xactlock.Options{}},
+		{2, xactlock.Options{Plain: true, Isolation: sql.LevelRepeatableRead}},
+		{2, xactlock.Options{Plain: true, Isolation: sql.LevelSerializable}},
+	} {
+		l := xactlock.New(db).With(test.o)
+		for _, call := range []func(context.Context, hashkey.Key, int, xactlock.Func) error{l.WithSlot, l.TryWithSlot} {
+			err := call(t.Context(), key, test.n, unreachable(t))
+			if err == nil || !strings.Contains(err.Error(), "slots") || errors.Is(err, xactlock.ErrNotAcquired) {
+				t.Errorf("%d slots, %+v: got %v", test.n, test.o, err)
+			}
 		}
 	}
-	o := xactlock.Options{Plain: true, Isolation: sql.LevelSerializable}
-	if err := l.With(o).WithSlot(t.Context(), hashkey.Name("k"), 2, unreachable(t)); err == nil {
-		t.Error("slots of a plain transaction at SERIALIZABLE are no error")
-	}
+	noTrace(t, db)
 }

@@ -5,10 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -125,52 +128,64 @@ func TestHolderIsToldUnderAStatement(t *testing.T) {
 	}
 }
 
-// An fn that stops within Grace of its ctx's end is never overlapped. One that
-// ignores its ctx is, after MaxHold and Grace, and its call returns ErrLost.
-func TestGrace(t *testing.T) {
+// A restart of the server is told to all who hold a lock, whether a statement runs
+// or not.
+func TestHolderIsToldOfARestart(t *testing.T) {
 	t.Parallel()
-	const maxHold, grace = 200 * time.Millisecond, 1500 * time.Millisecond
-	for _, obeys := range []bool{true, false} {
-		name := "ignores"
-		if obeys {
-			name = "obeys"
+	server := pgtest.Dedicated(t)
+	watcher := openDB(t, server.DSN())
+	db := openSame(t, watcher)
+	// hold holds a lock until its ctx ends, under a statement or without.
+	hold := func(ctx context.Context, inside func(), statement func() error) error {
+		inside()
+		if statement != nil && statement() == nil {
+			t.Error("the statement is executed")
 		}
-		t.Run(name, func(t *testing.T) {
-			onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-				o := l.Options()
-				o.MaxHold, o.Grace = maxHold, grace
-				inside, over := make(chan struct{}), make(chan struct{})
-				var left time.Time
-				ended := make(chan error, 1)
-				go func() {
-					ended <- l.With(o).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-						close(inside)
-						<-ctx.Done()
-						if obeys {
-							time.Sleep(100 * time.Millisecond)
-						} else {
-							<-over
-						}
-						left = time.Now()
-						return nil
-					})
-				}()
-				<-inside
-				began := time.Now()
-				next := xactlock.New(openSame(t, db))
-				if err := next.WithTx(t.Context(), hashkey.Name("k"), nothing); err != nil {
-					t.Error(err)
+		isTold(t, ctx)
+		return nil
+	}
+	const sleep = `select pg_sleep(600)`
+	holders := make(map[string]func(inside func(), runs bool) error)
+	for path, o := range paths {
+		holders[path] = func(inside func(), runs bool) error {
+			return xactlock.New(db).With(o).WithTx(t.Context(), hashkey.Name(fmt.Sprint(path, runs)), func(ctx context.Context, tx *sql.Tx) error {
+				if !runs {
+					return hold(ctx, inside, nil)
 				}
-				entered := time.Now()
-				close(over)
-				err := <-ended
-				switch {
-				case obeys && (!errors.Is(err, context.DeadlineExceeded) || errors.Is(err, xactlock.ErrLost) || entered.Before(left)):
-					t.Errorf("got %v; the next holder came %v after fn had left", err, entered.Sub(left))
-				case !obeys && (!errors.Is(err, xactlock.ErrLost) || entered.Sub(began) < maxHold+grace-100*time.Millisecond):
-					t.Errorf("got %v; the next holder came %v after fn had begun", err, entered.Sub(began))
+				return hold(ctx, inside, func() error { _, err := tx.Exec(sleep); return err })
+			})
+		}
+	}
+	for name, shares := range map[string]bool{"session": false, "shareable": true} {
+		holders[name] = func(inside func(), runs bool) error {
+			o := sessionlock.Options{Shareable: shares}
+			return sessionlock.New(db).With(o).WithLock(t.Context(), hashkey.Name(fmt.Sprint(name, runs)), func(ctx context.Context, conn *sql.Conn) error {
+				if !runs || shares {
+					return hold(ctx, inside, nil)
+				}
+				return hold(ctx, inside, func() error { _, err := conn.ExecContext(context.Background(), sleep); return err })
+			})
+		}
+	}
+	var all, there sync.WaitGroup
+	for name, holder := range holders {
+		for _, runs := range []bool{false, true} {
+			there.Add(1)
+			all.Go(func() {
+				inside := sync.OnceFunc(there.Done)
+				defer inside() // or the test would hang
+				if err := holder(inside, runs); !errors.Is(err, xactlock.ErrLost) {
+					t.Errorf("%s, a statement runs %t: got %v, want ErrLost", name, runs, err)
 				}
 			})
-		})
+		}
 	}
+	there.Wait()
+	until(t, "the statements run", func() bool {
+		return number(t, watcher, `select count(*) from pg_stat_activity where wait_event = 'PgSleep'`) == len(paths)+1
+	})
+	server.Restart(t)
+	all.Wait()
+	until(t, "the test's own connections are new", func() bool { return watcher.Ping() == nil })
+	noTrace(t, watcher, db)
 }

@@ -29,8 +29,9 @@ type common struct {
 
 	conn    *sql.Conn // guarded by busy; nil where there is no lock
 	session *pgsession.Session
-	saved   []setting // the session's settings as they were
-	number  int       // of the locks that the session has, or is about to have
+	saved   []setting     // the session's settings as they were
+	number  int           // of the locks that the session has, or is about to have
+	over    chan struct{} // closed at the end of the session's watch; nil where there is none
 
 	mu    sync.Mutex
 	locks map[*Lock]bool // guarded by mu
@@ -159,7 +160,10 @@ func (c *common) close(lost error) {
 		pgsession.Forget(c.conn)
 	}
 	_ = c.conn.Close() // fails on a connection that is forgotten
-	c.conn, c.session, c.number = nil, nil, 0
+	if c.over != nil {
+		close(c.over)
+	}
+	c.conn, c.session, c.number, c.over = nil, nil, 0, nil
 }
 
 // lose tells all locks of the session that they are lost. The caller uses the
@@ -181,28 +185,30 @@ func (c *common) lose(err error) {
 	}
 }
 
-// watch tells the locks of session when it is gone.
-func (c *common) watch(session *pgsession.Session, o *Options, pulse time.Duration) {
+// watch tells the locks of the session when it is gone, until over is closed.
+func (c *common) watch(over <-chan struct{}, o *Options, pulse time.Duration) {
 	ticker := time.NewTicker(min(o.check(), pulse))
 	defer ticker.Stop()
 	asked := time.Now()
-	for range ticker.C {
+	for {
+		select {
+		case <-over:
+			return
+		case <-ticker.C:
+		}
 		ask := time.Since(asked) >= pulse
-		over := false
 		_ = c.use(context.Background(), func() error {
-			if over = c.session != session; over {
+			select {
+			case <-over: // just now
 				return nil
+			default:
 			}
 			if err := c.look(ask, pulse/2); err != nil {
-				session.Discard()
+				c.session.Discard()
 				c.lose(err)
-				over = true
 			}
 			return nil
 		})
-		if over {
-			return
-		}
 		if ask {
 			asked = time.Now()
 		}
@@ -310,20 +316,15 @@ func (c *common) add(l *Locker, session *pgsession.Session, key hashkey.Key, r r
 	k.common, k.onCommon = c, true
 	close(k.watched) // the session is watched, and not each of its locks
 	c.mu.Lock()
-	watched := false
-	for other := range c.locks {
-		if watched = other.session == session; watched {
-			break
-		}
-	}
 	c.locks[k] = true
 	c.mu.Unlock()
-	if !watched {
-		go c.watch(session, &l.opts, r.pulse)
-	}
 	_ = c.use(context.Background(), func() error {
-		if c.session != session { // it was lost before the lock was there to be told
+		switch {
+		case c.session != session: // it was lost before the lock was there to be told
 			k.lose(errDead)
+		case c.over == nil:
+			c.over = make(chan struct{})
+			go c.watch(c.over, &l.opts, r.pulse)
 		}
 		return nil
 	})

@@ -89,11 +89,18 @@ func (c *plainConn) message(o acquire.Opening) string {
 	return locksql.TryIn(t.Shared, t.Keys, true)
 }
 
+// beginPatience is how long BEGIN may take once ctx has ended. It waits for no
+// lock, and a driver may close the connection under a message whose ctx ends.
+const beginPatience = time.Second
+
 // begin begins the transaction. Its context must not end under a running fn, but
-// BeginTx must end with the wait.
+// BeginTx must end soon after the wait.
 func (c *plainConn) begin(ctx context.Context) error {
 	txCtx, endTx := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, endTx)
+	stop := context.AfterFunc(ctx, func() {
+		acquire.Sleep(txCtx, beginPatience)
+		endTx()
+	})
 	tx, err := c.conn.BeginTx(txCtx, &sql.TxOptions{Isolation: c.level(), ReadOnly: c.job.opts.ReadOnly})
 	if err != nil {
 		endTx()

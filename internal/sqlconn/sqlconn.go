@@ -4,45 +4,108 @@ package sqlconn
 import (
 	"context"
 	"database/sql"
+	"sync/atomic"
 	"time"
 )
 
 // Pool is a *sql.DB, for callers who may wait for less long than it takes to
 // connect.
 type Pool struct {
-	db    *sql.DB
-	dials chan struct{} // holds a token while a connection is made that may outlive its caller
+	db      *sql.DB
+	dials   chan struct{} // holds a token while a connection is made that may outlive its caller
+	entered atomic.Int64  // callers who are in db.Conn under their own ctx
 }
 
 // New returns the Pool of db.
 func New(db *sql.DB) *Pool { return &Pool{db: db, dials: make(chan struct{}, 1)} }
 
 const (
-	// enough is how long a caller must have for the connection to be made
-	// under its own ctx.
+	// enough is how long a caller must have for the connection to be made, or
+	// tried, under its own ctx.
 	enough = 5 * time.Second
 	// dialPatience bounds a dial that outlives its caller.
 	dialPatience = 30 * time.Second
+	// pingPatience is how long a connection that was idle may be tried once its
+	// caller's ctx has ended.
+	pingPatience = time.Second
 )
 
 // Conn is db.Conn. But a connection that is made for a caller whose ctx ends
 // soon is made to its end, for the next caller: else callers who have less time
 // than a dial takes would never get one, and would keep the server busy. There is
-// one such dial at a time.
+// one such dial at a time. And an idle connection is not closed because ctx ends
+// while the driver tries whether it is alive.
 func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	deadline, ok := ctx.Deadline()
-	if !ok || time.Until(deadline) > enough || !p.dialsNext() {
+	if !ok || time.Until(deadline) > enough {
+		defer p.enter()()
 		return p.db.Conn(ctx)
+	}
+	if conn, ok, err := p.withoutDial(ctx); ok {
+		return conn, err
 	}
 	select {
 	case p.dials <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if !p.dialsNext() { // it has been done meanwhile
+	if conn, ok, err := p.withoutDial(ctx); ok { // it has been done meanwhile
 		<-p.dials
-		return p.db.Conn(ctx)
+		return conn, err
 	}
+	return p.dial(ctx)
+}
+
+// enter counts the caller in p.entered, until it calls the function that is
+// returned.
+func (p *Pool) enter() (leave func()) {
+	p.entered.Add(1)
+	return func() { p.entered.Add(-1) }
+}
+
+// withoutDial is db.Conn for a caller who will not have to make a connection:
+// there is an idle one besides those that other callers are about to take, or the
+// pool is full. It reports whether that is so.
+func (p *Pool) withoutDial(ctx context.Context) (conn *sql.Conn, ok bool, err error) {
+	defer p.enter()()
+	s := p.db.Stats()
+	switch {
+	case int64(s.Idle) >= p.entered.Load():
+		conn, err = p.idle(ctx)
+		return conn, true, err
+	case s.MaxOpenConnections > 0 && s.OpenConnections >= s.MaxOpenConnections:
+		conn, err = p.db.Conn(ctx)
+		return conn, true, err
+	}
+	return nil, false, nil
+}
+
+// idle takes an idle connection. pgx tries one that was not used for a second,
+// and closes it if ctx ends meanwhile.
+func (p *Pool) idle(ctx context.Context) (*sql.Conn, error) {
+	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(pingPatience)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-patient.Done():
+		}
+	})
+	conn, err := p.db.Conn(patient)
+	if stop() {
+		return conn, err
+	}
+	if err == nil {
+		_ = conn.Close() // into the pool
+	}
+	return nil, ctx.Err()
+}
+
+// dial makes a connection, to its end. The caller has the token.
+func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 	type result struct {
 		conn *sql.Conn
 		err  error
@@ -67,12 +130,6 @@ func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-}
-
-// dialsNext reports whether the next caller will have to make a connection.
-func (p *Pool) dialsNext() bool {
-	s := p.db.Stats()
-	return s.Idle == 0 && (s.MaxOpenConnections == 0 || s.OpenConnections < s.MaxOpenConnections)
 }
 
 // Open returns how many connections the pool has.

@@ -14,9 +14,9 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 )
 
-// slow takes a while to connect.
+// slow takes a while to connect, and to try a connection.
 type slow struct {
-	takes        time.Duration
+	takes, tries time.Duration
 	begun, ended atomic.Int64
 }
 
@@ -25,7 +25,7 @@ func (s *slow) Connect(ctx context.Context) (driver.Conn, error) {
 	select {
 	case <-time.After(s.takes):
 		s.ended.Add(1)
-		return conn{}, nil
+		return &conn{tries: s.tries}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -33,9 +33,23 @@ func (s *slow) Connect(ctx context.Context) (driver.Conn, error) {
 
 func (s *slow) Driver() driver.Driver { return nil }
 
-type conn struct{ driver.Conn }
+type conn struct {
+	driver.Conn
+	tries time.Duration
+}
 
-func (conn) Close() error { return nil }
+func (*conn) Close() error { return nil }
+
+// ResetSession tries whether the connection is alive, as pgx does, which takes
+// an end of ctx for the end of the connection.
+func (c *conn) ResetSession(ctx context.Context) error {
+	select {
+	case <-time.After(c.tries):
+		return nil
+	case <-ctx.Done():
+		return driver.ErrBadConn
+	}
+}
 
 // Callers who have less time than it takes to connect get a connection in the
 // end, and none is made in vain.
@@ -95,4 +109,44 @@ func TestEnoughTime(t *testing.T) {
 			t.Errorf("it took %v", d)
 		}
 	})
+}
+
+// An idle connection outlives a caller who has less time than it takes to try
+// it, and a driver that does not come back does not keep the caller.
+func TestIdleIsTried(t *testing.T) {
+	for name, test := range map[string]struct {
+		tries, lasts time.Duration
+		dials        int64
+	}{
+		"slow":   {100 * time.Millisecond, 100 * time.Millisecond, 1},
+		"silent": {time.Hour, 1010 * time.Millisecond, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &slow{tries: test.tries}
+				db := sql.OpenDB(server)
+				defer db.Close()
+				p := sqlconn.New(db)
+				for i := range 2 {
+					began := time.Now()
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+					c, err := p.Conn(ctx)
+					cancel()
+					if i == 0 && err == nil {
+						_ = c.Close()
+					} else if d := time.Since(began); i == 0 || !errors.Is(err, context.DeadlineExceeded) || d != test.lasts {
+						t.Errorf("got %v after %v", err, d)
+					}
+				}
+				c, err := p.Conn(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = c.Close()
+				if n := server.ended.Load(); n != test.dials {
+					t.Errorf("%d connections were made, want %d", n, test.dials)
+				}
+			})
+		})
+	}
 }
