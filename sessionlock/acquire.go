@@ -28,26 +28,21 @@ func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock
 	if l.invalid != nil {
 		return nil, l.invalid
 	}
-	l.observe(Event{Kind: Waiting, Key: key})
-	call := new(acquire.Call)
+	l.opts.observe(Event{Kind: Waiting, Key: key})
+	call := l.call(key, r)
 	k, err := l.ask(ctx, call, key, r)
-	if err == nil && k.common != nil && !k.onCommon {
-		k.seat = call // it has the connection on which it was waited for
-	} else {
-		call.End()
-	}
 	if err != nil {
-		l.observe(Event{Kind: Failed, Key: key, Waited: call.Waited, Err: err})
+		call.End()
+		l.opts.observe(Event{Kind: Failed, Key: key, Waited: call.Waited, Err: err})
 		return nil, err
 	}
-	l.observe(Event{Kind: Granted, Key: key, Waited: call.Waited})
+	l.opts.observe(Event{Kind: Granted, Key: key, Waited: call.Waited})
 	return k, nil
 }
 
-func (l *Locker) ask(ctx context.Context, call *acquire.Call, key hashkey.Key, r request) (*Lock, error) {
-	call.Request = acquire.Request{
+func (l *Locker) call(key hashkey.Key, r request) *acquire.Call {
+	call := &acquire.Call{Request: acquire.Request{
 		Package: "sessionlock",
-		Pool:    &pool{locker: l, key: key, slots: r.slots, settings: pinned(l.opts.deadClient(), r.lease)},
 		Queue:   l.queue,
 		Owner:   l.db,
 		Kind:    nesting.Session,
@@ -58,18 +53,34 @@ func (l *Locker) ask(ctx context.Context, call *acquire.Call, key hashkey.Key, r
 		Try:      r.try,
 		Poll:     l.opts.Poll,
 		Persists: true,
-	}
+	}}
 	if !r.try {
 		call.Wait = r.wait
 	}
+	return call
+}
+
+// pool returns the pool as one call uses it. With a lease, the server ends the
+// session that has the lock after such a silence.
+func (l *Locker) pool(key hashkey.Key, slots int, lease time.Duration) *pool {
+	return &pool{
+		owner: l.db, conns: l.conns, opts: &l.opts,
+		key: key, slots: slots, settings: pinnedSettings(l.opts.deadClient(), lease),
+	}
+}
+
+// ask ends the call, unless its seat is to be kept by the lock.
+func (l *Locker) ask(ctx context.Context, call *acquire.Call, key hashkey.Key, r request) (*Lock, error) {
 	if l.opts.Shareable && r.slots == 0 {
 		return l.askShareable(ctx, call, key, r)
 	}
+	call.Pool = l.pool(key, r.slots, r.lease)
 	c, err := call.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return newLock(c.(*conn), r), nil
+	call.End()
+	return pin(c.(*conn), r.pulse, nil), nil
 }
 
 // askShareable waits for a Shareable lock: first until no other lock of this
@@ -77,8 +88,8 @@ func (l *Locker) ask(ctx context.Context, call *acquire.Call, key hashkey.Key, r
 func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashkey.Key, r request) (k *Lock, err error) {
 	lease := max(l.opts.deadClient(), time.Second)
 	r.pulse = min(r.pulse, lease/3)
-	own := &pool{locker: l, key: key, settings: pinned(l.opts.deadClient(), lease)}
-	call.Pool = &commonPool{own}
+	own := l.pool(key, 0, lease)
+	call.Pool = &commonPool{own, l.common}
 	waitCtx, cancel, err := call.Begin(ctx)
 	if err != nil {
 		return nil, err
@@ -90,9 +101,10 @@ func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashk
 		}
 		return nil, call.NotAcquired(waitCtx, nil)
 	}
+	give := func() { l.common.turns.give(key, l.opts.Shared) }
 	defer func() {
 		if k == nil {
-			l.common.turns.give(key, l.opts.Shared)
+			give()
 		}
 	}()
 	granted, err := call.Acquire(ctx)
@@ -101,9 +113,11 @@ func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashk
 	}
 	c := granted.(*commonConn)
 	if c.own == nil {
-		return l.common.add(l, c.session, key, r), nil
+		call.End()
+		return l.common.add(own, c.session, r.pulse), nil
 	}
-	k = newLock(c.own, r)
-	k.common = l.common
-	return k, nil
+	return pin(c.own, r.pulse, func() { // it has the connection on which it was waited for
+		call.End()
+		give()
+	}), nil
 }

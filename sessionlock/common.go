@@ -27,7 +27,7 @@ type common struct {
 	turns turns
 	busy  chan struct{} // holds a token while the session is in use
 
-	conn    *sql.Conn // guarded by busy; nil where there is no lock
+	pinned  *sql.Conn // guarded by busy; nil where there is no lock
 	session *pgsession.Session
 	saved   []setting     // the session's settings as they were
 	number  int           // of the locks that the session has, or is about to have
@@ -41,7 +41,10 @@ func newCommon() *common {
 	return &common{busy: make(chan struct{}, 1), locks: make(map[*Lock]bool)}
 }
 
-// use calls f while nobody else uses the session.
+// conn is nil: the session is not one lock's own.
+func (c *common) conn() *sql.Conn { return nil }
+
+// use calls f while nothing else uses the session.
 func (c *common) use(ctx context.Context, f func() error) error {
 	select {
 	case c.busy <- struct{}{}:
@@ -85,7 +88,7 @@ func (c *common) open(ctx context.Context, p *pool) error {
 	if err != nil {
 		return err
 	}
-	c.conn, c.session = own.(*conn).conn, own.(*conn).session
+	c.pinned, c.session = own.(*conn).conn, own.(*conn).session
 	if !c.session.Usable() {
 		c.session.Discard() // somebody left a transaction open in the pool
 		c.lose(errDead)
@@ -101,9 +104,9 @@ func (c *common) ask(p *pool, settings []setting) (granted bool, err error) {
 	pid := c.session.PG().PID()
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	answer, err := c.session.Send(ctx, asking, p.locker.tryMessage([]hashkey.Key{p.key}, pid, settings))
+	answer, err := c.session.Send(ctx, asking, p.opts.tryMessage([]hashkey.Key{p.key}, pid, settings))
 	if err != nil {
-		if !c.session.Closed() && !p.locker.opts.Shared {
+		if !c.session.Closed() && !p.opts.Shared {
 			// Somebody has cancelled it, perhaps just after the grant. A lock
 			// that is shared may be another holder's as well, and stays until
 			// the last lock of the session is freed.
@@ -111,7 +114,7 @@ func (c *common) ask(p *pool, settings []setting) (granted bool, err error) {
 		}
 		return false, err
 	}
-	saved, slot, err := p.locker.verdict(pid, answer)
+	saved, slot, err := p.opts.verdict(pid, answer)
 	if err != nil || slot < 0 {
 		return false, err
 	}
@@ -122,8 +125,8 @@ func (c *common) ask(p *pool, settings []setting) (granted bool, err error) {
 	return true, nil
 }
 
-// free gives key back, and with the last lock the connection.
-func (c *common) free(session *pgsession.Session, key hashkey.Key, shared bool) error {
+// freeOne gives key back, and with the last lock the connection.
+func (c *common) freeOne(session *pgsession.Session, key hashkey.Key, shared bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
 	return c.use(ctx, func() error {
@@ -153,23 +156,23 @@ func (c *common) free(session *pgsession.Session, key hashkey.Key, shared bool) 
 // close gives the connection back, or has the pool forget it. The caller uses the
 // session.
 func (c *common) close(lost error) {
-	if c.conn == nil {
+	if c.pinned == nil {
 		return
 	}
 	if lost != nil {
-		pgsession.Forget(c.conn)
+		pgsession.Forget(c.pinned)
 	}
-	_ = c.conn.Close() // fails on a connection that is forgotten
+	_ = c.pinned.Close() // fails on a connection that is forgotten
 	if c.over != nil {
 		close(c.over)
 	}
-	c.conn, c.session, c.number, c.over = nil, nil, 0, nil
+	c.pinned, c.session, c.number, c.over = nil, nil, 0, nil
 }
 
 // lose tells all locks of the session that they are lost. The caller uses the
 // session.
 func (c *common) lose(err error) {
-	if c.conn == nil {
+	if c.pinned == nil {
 		return
 	}
 	session := c.session
@@ -233,13 +236,7 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 	answer, err := c.session.Send(ctx, checking, locksql.Select("select pg_catalog.count(*) from pg_catalog.pg_locks"+
 		" where locktype operator(pg_catalog.=) 'advisory' and granted and pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()"))
 	if err != nil {
-		if ctx.Err() != nil {
-			return errSilence
-		}
-		if lockerr.IsAnswer(err) && !c.session.Closed() {
-			return nil // refused, which is an answer
-		}
-		return err
+		return silence(ctx, c.session, err)
 	}
 	if n, err := strconv.Atoi(first(answer)); err == nil && n < c.distinct() {
 		return errNotHeld
@@ -261,12 +258,15 @@ func (c *common) distinct() int {
 }
 
 // commonPool is the pool as a call for a Shareable lock uses it.
-type commonPool struct{ *pool }
+type commonPool struct {
+	*pool
+	common *common
+}
 
 // Conn is [acquire.Pool]'s. It takes no connection: the question is asked on the
 // common session.
 func (p *commonPool) Conn(ctx context.Context) (acquire.Conn, error) {
-	return &commonConn{pool: p.pool, common: p.locker.common}, ctx.Err()
+	return &commonConn{pool: p.pool, common: p.common}, ctx.Err()
 }
 
 // commonConn is the common session, for one call, or a connection of its own where
@@ -302,7 +302,7 @@ func (c *commonConn) Release(ctx context.Context) {
 		c.own.Release(ctx)
 	}
 	if c.session != nil {
-		_ = c.common.free(c.session, c.key, c.locker.opts.Shared) // an error means that it is not held
+		_ = c.common.freeOne(c.session, c.key, c.opts.Shared) // an error means that it is not held
 		c.session = nil
 	}
 }
@@ -310,11 +310,9 @@ func (c *commonConn) Release(ctx context.Context) {
 // Closed is [acquire.Conn]'s.
 func (c *commonConn) Closed() bool { return c.dead || c.own != nil && c.own.Closed() }
 
-// add returns the lock of key that session has.
-func (c *common) add(l *Locker, session *pgsession.Session, key hashkey.Key, r request) *Lock {
-	k := makeLock(l, key, session)
-	k.common, k.onCommon = c, true
-	close(k.watched) // the session is watched, and not each of its locks
+// add returns the lock of p.key that session has.
+func (c *common) add(p *pool, session *pgsession.Session, pulse time.Duration) *Lock {
+	k := newLock(c, p, p.key, session)
 	c.mu.Lock()
 	c.locks[k] = true
 	c.mu.Unlock()
@@ -324,23 +322,22 @@ func (c *common) add(l *Locker, session *pgsession.Session, key hashkey.Key, r r
 			k.lose(errDead)
 		case c.over == nil:
 			c.over = make(chan struct{})
-			go c.watch(c.over, &l.opts, r.pulse)
+			go c.watch(c.over, p.opts, pulse)
 		}
 		return nil
 	})
 	return k
 }
 
-// remove gives the lock back, and its turn to the next in this process.
-func (c *common) remove(k *Lock) error {
+func (c *common) free(k *Lock) error {
 	c.mu.Lock()
 	delete(c.locks, k)
 	c.mu.Unlock()
-	defer c.turns.give(k.key, k.locker.opts.Shared)
+	defer c.turns.give(k.key, k.opts.Shared)
 	if errors.Is(k.Err(), ErrLost) {
 		return k.lost()
 	}
-	switch err := c.free(k.session, k.key, k.locker.opts.Shared); {
+	switch err := c.freeOne(k.session, k.key, k.opts.Shared); {
 	case err == nil:
 		return nil
 	case errors.Is(err, errNotHeld), errors.Is(err, errDead), !lockerr.IsAnswer(err):
@@ -348,4 +345,8 @@ func (c *common) remove(k *Lock) error {
 	default:
 		return fmt.Errorf("sessionlock: %s: unlock: %w", k.key, err)
 	}
+}
+
+func (c *common) cut(k *Lock) {
+	_ = c.freeOne(k.session, k.key, k.opts.Shared) // an error means that it is not held
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 
@@ -12,11 +11,14 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
+	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 )
 
 // pool is the *sql.DB as one call uses it: an [acquire.Pool].
 type pool struct {
-	locker   *Locker
+	owner    any // the *sql.DB
+	conns    *sqlconn.Pool
+	opts     *Options
 	key      hashkey.Key
 	slots    int       // >0: any of so many slots of key
 	settings []setting // of a session that holds the lock
@@ -33,7 +35,7 @@ func (p *pool) keys() []hashkey.Key {
 
 // Conn is [acquire.Pool]'s.
 func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
-	sqlConn, err := p.locker.conns.Conn(ctx)
+	sqlConn, err := p.conns.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +54,7 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 }
 
 // OpenConnections is [acquire.Pool]'s.
-func (p *pool) OpenConnections() int { return p.locker.conns.Open() }
+func (p *pool) OpenConnections() int { return p.conns.Open() }
 
 // checkServer returns why the locks of the server exclude nobody, as far as it
 // has said so itself when the session began.
@@ -78,9 +80,6 @@ type conn struct {
 	dead    bool
 }
 
-// errDead is in the error of a session that ended in the pool.
-var errDead = errors.New("the session ended")
-
 // Open is [acquire.Conn]'s.
 func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	rawErr := c.conn.Raw(func(any) error {
@@ -96,21 +95,21 @@ func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err e
 	return c.holds, err
 }
 
-func (c *conn) ask(ctx context.Context, o acquire.Opening) (granted bool, err error) {
-	s, l := c.session, c.locker
+func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err error) {
+	s, o := c.session, c.opts
 	if !s.Usable() {
 		s.Discard() // somebody left a transaction open in the pool
 		return false, errDead
 	}
 	pid, keys := s.PG().PID(), c.keys()
-	message, policy := l.tryMessage(keys, pid, c.settings), asking
-	if o.Wait {
-		message, policy = l.waitMessage(keys, rand.N(len(keys)), pid, c.settings, o.Limit), waiting
+	message, policy := o.tryMessage(keys, pid, c.settings), asking
+	if how.Wait {
+		message, policy = o.waitMessage(keys, rand.N(len(keys)), pid, c.settings, how.Limit), waiting
 	}
 	answer, err := s.Send(ctx, policy, message)
 	slot := -1
 	if err == nil {
-		c.saved, slot, err = l.verdict(pid, answer)
+		c.saved, slot, err = o.verdict(pid, answer)
 	}
 	if slot >= 0 {
 		c.granted = keys[slot]
@@ -120,7 +119,7 @@ func (c *conn) ask(ctx context.Context, o acquire.Opening) (granted bool, err er
 	}
 	// The session may have got the lock all the same, just before the message
 	// failed.
-	if _, err := s.Send(context.WithoutCancel(ctx), leaving, locksql.Forsake(l.opts.Shared, keys...)); err != nil {
+	if _, err := s.Send(context.WithoutCancel(ctx), leaving, locksql.Forsake(o.Shared, keys...)); err != nil {
 		s.Discard()
 	}
 	return false, err
@@ -133,7 +132,7 @@ func (c *conn) Release(ctx context.Context) {
 	}
 	if c.holds {
 		_ = c.conn.Raw(func(any) error {
-			message := unlockMessage(c.locker.opts.Shared, c.granted, c.saved)
+			message := unlockMessage(c.opts.Shared, c.granted, c.saved)
 			if _, err := c.session.Send(context.WithoutCancel(ctx), leaving, message); err != nil {
 				c.session.Discard()
 				return driver.ErrBadConn

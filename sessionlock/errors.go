@@ -63,5 +63,15 @@ var (
 	errShared  = errors.New("sessionlock: Options.Shared: several leaders at once are none")
 )
 
+// How a lock was lost.
+var (
+	errDead       = errors.New("the session ended")
+	errHungUp     = errors.New("the other side has closed the connection")
+	errSilence    = errors.New("the server does not answer")
+	errNotHeld    = errors.New("the session does not hold it any more")
+	errConnClosed = errors.New("the connection was closed, by hand or because a statement found it broken")
+	errOutstayed  = errors.New("the callback has outstayed Options.MaxHold and Grace, and the session was ended")
+)
+
 // about names the key that err is about.
 func about(key hashkey.Key, err error) error { return fmt.Errorf("%w: %s", err, key) }

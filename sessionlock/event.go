@@ -56,10 +56,3 @@ func (k EventKind) String() string {
 
 // MarshalText returns the text of String.
 func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
-
-// observe tells Options.Observe, if there is one.
-func (l *Locker) observe(e Event) {
-	if l.opts.Observe != nil {
-		l.opts.Observe(e)
-	}
-}

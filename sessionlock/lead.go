@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -86,41 +85,6 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 // last attempt before came to nothing, if it did.
 func campaignOver(ctx context.Context, key hashkey.Key, failure error) error {
 	return lockerr.AcquireError(ctx, "sessionlock", []hashkey.Key{key}, failure)
-}
-
-// terms is when the terms of leaders ended that this process had.
-type terms struct {
-	mu   sync.Mutex
-	last map[hashkey.Key]time.Time // guarded by mu
-}
-
-// ended notes the end of a term.
-func (t *terms) ended(key hashkey.Key) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for other, when := range t.last {
-		if time.Since(when) > time.Hour {
-			delete(t.last, other)
-		}
-	}
-	if t.last == nil {
-		t.last = make(map[hashkey.Key]time.Time)
-	}
-	t.last[key] = time.Now()
-}
-
-// letOthers waits until the candidates of other processes have had the time to
-// ask for the lock, if this process had it a moment ago: each asks within the
-// pause between two of its questions. It reports whether ctx let it.
-func (t *terms) letOthers(ctx context.Context, key hashkey.Key, pause time.Duration) bool {
-	const more = 200 * time.Millisecond
-	t.mu.Lock()
-	last, ok := t.last[key]
-	t.mu.Unlock()
-	if wait := time.Until(last.Add(pause + more)); ok && wait > 0 {
-		return acquire.Sleep(ctx, wait)
-	}
-	return ctx.Err() == nil
 }
 
 // candidacy is how Lead asks for the lock. A process that is stopped keeps its

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -20,21 +19,16 @@ import (
 // A Lock is a lock that is held, or was, by a session of the server that is
 // pinned for it. Its methods may be called concurrently.
 type Lock struct {
-	locker  *Locker
+	home    home
 	key     hashkey.Key
+	opts    *Options
+	owner   any // the pool
 	granted time.Time
-	conn    *sql.Conn
 	session *pgsession.Session
-	saved   []setting // the session's settings as they were
 
-	common   *common       // nil where the lock is not Shareable
-	onCommon bool          // it lives on the common session
-	seat     *acquire.Call // of a Shareable lock that was waited for, until the unlock
-
-	held    context.Context // ends with the lock; the cause says how
-	end     context.CancelCauseFunc
-	watched chan struct{} // closed when the watch is over
-	unlock  func() error
+	held   context.Context // ends with the lock; the cause says how
+	end    context.CancelCauseFunc
+	unlock func() error
 
 	lossMu sync.Mutex
 	loss   error // guarded by lossMu; how the loss was noticed
@@ -43,16 +37,22 @@ type Lock struct {
 	token   uint64 // guarded by tokenMu; 0 until it was asked for
 }
 
-// newLock returns the lock that c holds, and begins to watch it.
-func newLock(c *conn, r request) *Lock {
-	k := makeLock(c.locker, c.granted, c.session)
-	k.conn, k.saved = c.conn, c.saved
-	go k.watch(r.pulse)
-	return k
+// home is where a lock lives: on a session that is pinned for it, or on the common
+// one.
+type home interface {
+	// conn returns the session for the caller's own statements, or nil.
+	conn() *sql.Conn
+	// use calls f while nothing else uses the session.
+	use(ctx context.Context, f func() error) error
+	// free gives the lock back, once.
+	free(k *Lock) error
+	// cut ends the lock of a callback that does not return.
+	cut(k *Lock)
 }
 
-func makeLock(l *Locker, key hashkey.Key, session *pgsession.Session) *Lock {
-	k := &Lock{locker: l, key: key, granted: time.Now(), session: session, watched: make(chan struct{})}
+// newLock returns the lock of key that the session has.
+func newLock(h home, p *pool, key hashkey.Key, session *pgsession.Session) *Lock {
+	k := &Lock{home: h, key: key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlock = sync.OnceValue(k.unlockOnce)
 	return k
@@ -74,12 +74,7 @@ func (k *Lock) Key() hashkey.Key { return k.key }
 //
 // Do not close it. If that happens, the pool has a connection with a lock on
 // it, until the lock is noticed as lost, which ends the session.
-func (k *Lock) Conn() *sql.Conn {
-	if k.common != nil {
-		return nil
-	}
-	return k.conn
-}
+func (k *Lock) Conn() *sql.Conn { return k.home.conn() }
 
 // Lost returns a channel that is closed when the lock is lost, as far as that
 // can be noticed, and at Unlock. Err then tells which.
@@ -121,7 +116,7 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 }
 
 func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
-	err = k.use(ctx, func() error {
+	err = k.home.use(ctx, func() error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -135,12 +130,44 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 	return token, err
 }
 
-// use calls f while nobody else uses the session.
-func (k *Lock) use(ctx context.Context, f func() error) error {
-	if k.onCommon {
-		return k.common.use(ctx, f)
+// Unlock gives the lock back and puts the connection back into the pool, with
+// its settings as they were. It takes one message, and if the server does not
+// answer about five seconds; a statement that is running on Conn gets four to
+// end before that, and is cancelled then. Unlock is idempotent: every call
+// returns what the first one did, when that is done.
+//
+// In no case is the lock left in the pool. nil means that it was held until
+// now and is free. [ErrLost] means that it was not held to the end. After
+// either, and after any other error, the session that had it is closed if it
+// could not be cleaned: an unlock that failed, that the server answered with
+// false, or that found a transaction or rows left open on Conn, which is an
+// error.
+//
+// With Options.MinHold it may return nil before the lock is free.
+func (k *Lock) Unlock() error { return k.unlock() }
+
+func (k *Lock) unlockOnce() error {
+	k.end(ErrUnlocked) // of a lock that is lost it changes nothing
+	rest := k.opts.MinHold - time.Since(k.granted)
+	if rest <= 0 || errors.Is(k.Err(), ErrLost) {
+		return k.release()
 	}
-	return k.conn.Raw(func(any) error { return f() })
+	go func() {
+		time.Sleep(rest)
+		_ = k.release() // Observe is told
+	}()
+	return nil
+}
+
+// release gives the lock back, and tells Options.Observe.
+func (k *Lock) release() error {
+	err := k.home.free(k)
+	e := Event{Kind: Released, Key: k.key, Held: time.Since(k.granted), Err: err}
+	if errors.Is(err, ErrLost) {
+		e.Kind = Lost
+	}
+	k.opts.observe(e)
+	return err
 }
 
 // lose marks k as lost, unless it is unlocked already.
@@ -151,15 +178,10 @@ func (k *Lock) lose(loss error) {
 	k.end(ErrLost)
 }
 
-// cut ends the session of a callback that has outstayed MaxHold and Grace.
+// cut ends the lock of a callback that has outstayed MaxHold and Grace.
 func (k *Lock) cut() {
 	k.lose(errOutstayed)
-	if k.onCommon {
-		_ = k.common.free(k.session, k.key, k.locker.opts.Shared) // an error means that it is not held
-		return
-	}
-	k.session.Interrupt()
-	k.session.Cut()
+	k.home.cut(k)
 }
 
 // lost returns the error of a lock that was noticed as lost.
@@ -189,14 +211,14 @@ func FromContext(ctx context.Context) *Lock {
 
 // during runs fn with a ctx that ends with the lock, and gives the lock back.
 func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error {
-	if o := &k.locker.opts; o.MaxHold > 0 {
+	if o := k.opts; o.MaxHold > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, k.granted.Add(o.MaxHold), ErrMaxHold)
 		defer cancel()
 		cut := time.AfterFunc(min(o.MaxHold, math.MaxInt64-o.grace())+o.grace(), k.cut)
 		defer cut.Stop()
 	}
-	mark := nesting.With(ctx, nesting.Session, k.locker.db, []hashkey.Key{k.key})
+	mark := nesting.With(ctx, nesting.Session, k.owner, []hashkey.Key{k.key})
 	defer mark.Release()
 	stop := context.AfterFunc(k.held, func() { mark.End(k.Err()) })
 	defer stop()

@@ -1,6 +1,7 @@
 package sessionlock
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -39,9 +40,9 @@ func ask(slot string, settings []setting) string {
 // a pooler: the pid that the client was told is then not that of the session.
 // It is asked in the statement that locks, because a pooler may send the next
 // one elsewhere.
-func (l *Locker) mayLock(pid uint32) string {
+func (o *Options) mayLock(pid uint32) string {
 	condition := "(not pg_catalog.pg_is_in_recovery()"
-	if !l.opts.Pooler {
+	if !o.Pooler {
 		condition += " and pg_catalog.pg_backend_pid() operator(pg_catalog.=) " + strconv.FormatUint(uint64(pid), 10)
 	}
 	return condition + ")"
@@ -49,18 +50,18 @@ func (l *Locker) mayLock(pid uint32) string {
 
 // tryMessage asks for the first free of some locks without waiting. If it is
 // refused, nothing has changed on the session.
-func (l *Locker) tryMessage(keys []hashkey.Key, pid uint32, settings []setting) locksql.Message {
-	return locksql.Select(ask("case when "+l.mayLock(pid)+" then "+locksql.TakeFirst(l.opts.Shared, keys)+" end", settings))
+func (o *Options) tryMessage(keys []hashkey.Key, pid uint32, settings []setting) locksql.Message {
+	return locksql.Select(ask("case when "+o.mayLock(pid)+" then "+locksql.TakeFirst(o.Shared, keys)+" end", settings))
 }
 
 // waitMessage waits for the one-th of some locks, for at most limit, and takes it
 // for the session then. If that is not granted, it asks for all. If it is
 // refused, nothing has changed on the session.
-func (l *Locker) waitMessage(keys []hashkey.Key, one int, pid uint32, settings []setting, limit time.Duration) locksql.Message {
+func (o *Options) waitMessage(keys []hashkey.Key, one int, pid uint32, settings []setting, limit time.Duration) locksql.Message {
 	from := " from " + table(settings) + " where " + known
 	w := locksql.SessionWait{
-		Condition: l.mayLock(pid),
-		Shared:    l.opts.Shared,
+		Condition: o.mayLock(pid),
+		Shared:    o.Shared,
 		Keys:      keys,
 		One:       one,
 		Limit:     limit,
@@ -73,7 +74,7 @@ func (l *Locker) waitMessage(keys []hashkey.Key, one int, pid uint32, settings [
 
 // verdict returns what an answer that came without an error says: which lock is
 // granted, or -1, and the settings as they were; or why none can be.
-func (l *Locker) verdict(pid uint32, answer pgsession.Answer) (before []setting, slot int, err error) {
+func (o *Options) verdict(pid uint32, answer pgsession.Answer) (before []setting, slot int, err error) {
 	rows := answer.Rows()
 	last := rows[len(rows)-1]
 	if value := string(last[columnSlot]); value != "" && value != "-1" {
@@ -83,7 +84,7 @@ func (l *Locker) verdict(pid uint32, answer pgsession.Answer) (before []setting,
 	switch {
 	case string(last[columnStandby]) == "t":
 		return nil, -1, ErrStandby
-	case !l.opts.Pooler && string(last[columnPID]) != strconv.FormatUint(uint64(pid), 10):
+	case !o.Pooler && string(last[columnPID]) != strconv.FormatUint(uint64(pid), 10):
 		return nil, -1, ErrPooler
 	}
 	return nil, -1, nil
@@ -111,4 +112,14 @@ func first(answer pgsession.Answer) string {
 		return ""
 	}
 	return string(rows[0][0])
+}
+
+// saved returns the settings that an answer shows, as they were.
+func saved(rows [][][]byte) []setting {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(row [][]byte) bool { return row[columnName] == nil })
+	settings := make([]setting, len(rows))
+	for i, row := range rows {
+		settings[i] = setting{string(row[columnName]), string(row[columnOld])}
+	}
+	return settings
 }

@@ -126,3 +126,10 @@ func (o *Options) deadClient() time.Duration {
 	}
 	return o.DeadClient
 }
+
+// observe tells Observe, if there is one.
+func (o *Options) observe(e Event) {
+	if o.Observe != nil {
+		o.Observe(e)
+	}
+}

@@ -14,3 +14,15 @@ var (
 	checking = interrupt.Policy{}
 	leaving  = interrupt.Policy{CancelRequest: true, DeadlineDelay: time.Second}
 )
+
+// Unlock is not bound by any ctx of the caller's: the lock of a call that was
+// cancelled must be given back as well.
+const (
+	// unlockPatience is what a statement of the caller's gets that still runs,
+	// and then the unlock: after it they are cancelled, and a second later the
+	// connection is cut.
+	unlockPatience = 4 * time.Second
+
+	// poolPatience is for what is open on the connection to be closed.
+	poolPatience = time.Second
+)

@@ -1,7 +1,6 @@
 package sessionlock
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,7 +11,7 @@ import (
 // setting is a server setting and its value, as SHOW shows it.
 type setting struct{ name, value string }
 
-// pinned returns the settings of a session while it holds a lock. Those that
+// pinnedSettings returns the settings of a session while it holds a lock. Those that
 // the server does not know are passed over.
 //
 // An idle client is asked for a sign of life after half of dead, then three
@@ -22,7 +21,7 @@ type setting struct{ name, value string }
 //
 // A lease has the server end the session if it is silent for longer. Without
 // one, idle_session_timeout must not end a holder for having nothing to say.
-func pinned(dead, lease time.Duration) []setting {
+func pinnedSettings(dead, lease time.Duration) []setting {
 	const probes = 3
 	interval := seconds(dead / (2 * probes))
 	idle := max(1, seconds(dead)-probes*interval)
@@ -77,14 +76,4 @@ func putBack(saved []setting) string {
 // quote writes a string constant.
 func quote(value string) string {
 	return "'" + strings.ReplaceAll(value, "'", "''") + "'"
-}
-
-// saved returns the settings that an answer shows, as they were.
-func saved(rows [][][]byte) []setting {
-	rows = slices.DeleteFunc(slices.Clone(rows), func(row [][]byte) bool { return row[columnName] == nil })
-	settings := make([]setting, len(rows))
-	for i, row := range rows {
-		settings[i] = setting{string(row[columnName]), string(row[columnOld])}
-	}
-	return settings
 }

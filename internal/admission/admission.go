@@ -57,6 +57,9 @@ type line struct {
 	slow     bool
 }
 
+// Half returns half of the pool, as it is now: at least 1.
+func (q *Queue) Half() int { return q.seats.half() }
+
 // Empty reports whether no call is in the line.
 func (q *Queue) Empty(id Line) bool {
 	q.mu.Lock()
@@ -116,7 +119,7 @@ func (l *line) admits(id Line, t *Ticket) bool {
 	switch {
 	case l.heads >= l.limit(id):
 		return false
-	case !id.Exec, t.queue.seats.take(t):
+	case !id.Exec, t.queue.seats.take(&t.seat):
 		return true
 	case l.free == nil:
 		l.free = t
@@ -229,14 +232,14 @@ func (t *Ticket) End() { t.leave((*seats).leave) }
 
 // leave leaves the lines. What becomes of the seat comes first: the next Exec in
 // line may need it.
-func (t *Ticket) leave(seat func(*seats, *Ticket)) {
+func (t *Ticket) leave(leave func(*seats, *seat)) {
 	if t.queue == nil {
 		return
 	}
 	t.Asked()
 	t.queue.mu.Lock()
 	defer t.queue.mu.Unlock()
-	seat(&t.queue.seats, t)
+	leave(&t.queue.seats, &t.seat)
 	for _, id := range t.lines {
 		t.queue.leave(id, t)
 	}
@@ -253,3 +256,89 @@ func (t *Ticket) Took(d time.Duration) {
 // Quick reports whether an Exec may expect that its message need not wait long:
 // the last one in its line did not.
 func (t *Ticket) Quick() bool { return len(t.lines) > 0 && t.queue.quick(t.lines[0]) }
+
+// TryReserve reports whether the call may wait on the server: whether it has a
+// seat, or gets one at once.
+func (t *Ticket) TryReserve() bool {
+	t.queue.mu.Lock()
+	defer t.queue.mu.Unlock()
+	return t.queue.seats.take(&t.seat)
+}
+
+// patience is how long a call waits for a seat before it may have the extra one,
+// or ask the server again: all seats may be taken for long, while this call's key
+// has become free.
+const patience = 100 * time.Millisecond
+
+// Reserve waits for a seat, but not for ever, and reports whether the call may
+// wait on the server. If not, it may ask there without waiting, unless ctx has
+// ended: one call of the pool at a time may, until Asked.
+func (t *Ticket) Reserve(ctx context.Context) bool {
+	q := t.queue
+	q.mu.Lock()
+	if q.seats.take(&t.seat) {
+		q.mu.Unlock()
+		return true
+	}
+	q.seats.want(&t.seat)
+	q.mu.Unlock()
+
+	patient := time.NewTimer(patience)
+	defer patient.Stop()
+	select {
+	case <-t.seat.offered:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-patient.C:
+		q.mu.Lock()
+		t.seat.patient = true
+		q.seats.offer() // perhaps the extra seat
+		q.mu.Unlock()
+	}
+	select {
+	case <-t.seat.offered:
+		return true
+	case <-ctx.Done():
+		return false
+	case q.seats.asker <- struct{}{}:
+	}
+	select {
+	case <-t.seat.offered: // just now
+		<-q.seats.asker
+		return true
+	default:
+		t.seat.asking = true
+		return false
+	}
+}
+
+// Asked is called after each question and each slice of a wait, whatever came of
+// it. Then it is another's turn.
+func (t *Ticket) Asked() {
+	if t.seat.asking {
+		t.seat.asking = false
+		<-t.queue.seats.asker
+	}
+}
+
+// Waited is called after a slice of a wait on the server that brought nothing. A
+// call that others wait for gives up its seat.
+func (t *Ticket) Waited() {
+	if t.queue == nil {
+		return
+	}
+	t.queue.mu.Lock()
+	defer t.queue.mu.Unlock()
+	if t.queue.seats.queue.Len() > 0 {
+		t.queue.seats.leave(&t.seat)
+	}
+}
+
+// Stand gives up the seat, if the call has one.
+func (t *Ticket) Stand() {
+	t.Asked()
+	t.queue.mu.Lock()
+	defer t.queue.mu.Unlock()
+	t.queue.seats.leave(&t.seat)
+}

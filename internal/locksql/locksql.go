@@ -123,3 +123,13 @@ func Milliseconds(d time.Duration) int64 {
 }
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(Milliseconds(d), 10) }
+
+// Forsake frees the session's lock of key, if a message that failed has left it,
+// and ends the transaction that may be open.
+func Forsake(shared bool, keys ...hashkey.Key) Message {
+	m := One(Rollback)
+	for _, key := range keys {
+		m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")
+	}
+	return m
+}

@@ -73,21 +73,7 @@ func (w *SessionWait) block() string {
 // TakeFirst returns an expression that takes the first free of some locks for the
 // session, and is its index, or NULL where there is none.
 func TakeFirst(shared bool, keys []hashkey.Key) string {
-	var b strings.Builder
-	b.WriteString("case ")
-	for i, key := range keys {
-		b.WriteString("when " + Call(TryLock, shared, key) + " then " + strconv.Itoa(i) + " ")
-	}
-	b.WriteString("end")
-	return b.String()
-}
-
-// Forsake frees the session's lock of key, if a message that failed has left it,
-// and ends the transaction that may be open.
-func Forsake(shared bool, keys ...hashkey.Key) Message {
-	m := One(Rollback)
-	for _, key := range keys {
-		m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")
-	}
-	return m
+	i := -1
+	return firstOf(keys, func(key hashkey.Key) string { return Call(TryLock, shared, key) },
+		func(hashkey.Key) string { i++; return strconv.Itoa(i) })
 }

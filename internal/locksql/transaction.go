@@ -266,3 +266,56 @@ func (t *Transaction) Exec(limit time.Duration) (before, after Message) {
 func EndsTransaction(tag string) bool {
 	return tag == "COMMIT" || tag == "ROLLBACK" || strings.HasPrefix(tag, "PREPARE TRANSACTION")
 }
+
+// locks returns all keys that the transaction may lock.
+func (t *Transaction) locks() []hashkey.Key {
+	if t.Slots > 0 {
+		return slots(t.Keys[0], t.Slots)
+	}
+	return t.Keys
+}
+
+// beginSlots begins the transaction that asks for a slot.
+func (t *Transaction) beginSlots() Statement {
+	if t.OneSnapshot() {
+		return beginReadCommitted
+	}
+	return t.Begin()
+}
+
+// taken is what becomes of a slot that the transaction has: the session takes it
+// as well, where it is to be handed over.
+func (t *Transaction) taken(key hashkey.Key) string {
+	if t.OneSnapshot() {
+		return Call(TryLock, t.Shared, key)
+	}
+	return "true"
+}
+
+// takeSlot returns an expression that takes the first free slot.
+func (t *Transaction) takeSlot() string {
+	return firstOf(t.locks(), func(key hashkey.Key) string { return Call(TryXactLock, t.Shared, key) }, t.taken)
+}
+
+// ofHeld returns an expression of the slot that the session holds.
+func (t *Transaction) ofHeld(then func(hashkey.Key) string) string {
+	return firstOf(t.locks(), Held, then)
+}
+
+// trySlots asks for a slot without waiting.
+func (t *Transaction) trySlots(m *Message) {
+	m.Statements = append(m.Statements, t.beginSlots())
+	m.ask(t.takeSlot())
+}
+
+// waitSlots waits for one slot, for at most limit, which is not 0, and if it is
+// not granted asks for all: a slot that is free meanwhile is found then. A wait
+// that ends is no error.
+func (t *Transaction) waitSlots(m *Message, limit time.Duration) {
+	one := t.Keys[0].Slot(t.WaitSlot)
+	m.Statements = append(m.Statements, t.beginSlots())
+	m.add("SELECT", setAside)
+	m.quietly(t.Shared, []hashkey.Key{one}, limit, "")
+	m.add("SELECT", putBack)
+	m.ask("case when " + quietlyGranted + " then " + t.taken(one) + " else " + t.takeSlot() + " end")
+}

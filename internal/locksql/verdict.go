@@ -127,3 +127,27 @@ func MaxHold(hold time.Duration) string {
 	m.add("SAVEPOINT", savepoint)
 	return m.Text()
 }
+
+// anySlot returns a condition that is true if one of n slots of key was free,
+// and is the transaction's now.
+func anySlot(shared bool, key hashkey.Key, n int) string {
+	return "coalesce(" + firstOf(slots(key, n), func(key hashkey.Key) string { return Call(TryXactLock, shared, key) },
+		func(hashkey.Key) string { return "true" }) + ", false)"
+}
+
+// TrySlotsIn is [TryIn] for one of n slots of key.
+func TrySlotsIn(shared bool, key hashkey.Key, n int) string {
+	var m Message
+	whens, _ := obstacles(true)
+	return m.end(whens, anySlot(shared, key, n), true)
+}
+
+// WaitSlotsIn is [WaitIn] for one of n slots of key, of which it waits for one.
+func WaitSlotsIn(shared bool, key hashkey.Key, n, one int, limit time.Duration) string {
+	var m Message
+	whens, noObstacle := obstacles(true)
+	m.add("SELECT", setAside)
+	m.quietly(shared, []hashkey.Key{key.Slot(one)}, limit, noObstacle)
+	m.add("SELECT", putBack)
+	return m.end(whens, "("+quietlyGranted+" or "+anySlot(shared, key, n)+")", true)
+}

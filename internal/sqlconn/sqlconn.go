@@ -38,7 +38,8 @@ const (
 func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	deadline, ok := ctx.Deadline()
 	if !ok || time.Until(deadline) > enough {
-		defer p.enter()()
+		p.entered.Add(1)
+		defer p.entered.Add(-1)
 		return p.db.Conn(ctx)
 	}
 	if conn, ok, err := p.withoutDial(ctx); ok {
@@ -56,18 +57,12 @@ func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	return p.dial(ctx)
 }
 
-// enter counts the caller in p.entered, until it calls the function that is
-// returned.
-func (p *Pool) enter() (leave func()) {
-	p.entered.Add(1)
-	return func() { p.entered.Add(-1) }
-}
-
 // withoutDial is db.Conn for a caller who will not have to make a connection:
 // there is an idle one besides those that other callers are about to take, or the
 // pool is full. It reports whether that is so.
 func (p *Pool) withoutDial(ctx context.Context) (conn *sql.Conn, ok bool, err error) {
-	defer p.enter()()
+	p.entered.Add(1)
+	defer p.entered.Add(-1)
 	s := p.db.Stats()
 	switch {
 	case int64(s.Idle) >= p.entered.Load():

@@ -1,0 +1,221 @@
+package sessionlock
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
+)
+
+// pinned is the home of a lock that has a session of its own.
+type pinned struct {
+	own     *conn
+	watched chan struct{} // closed when the watch is over
+	leave   func()        // what a Shareable lock has besides is given up by it; nil for others
+}
+
+// pin returns the lock that c holds, and begins to watch it. pulse is how often
+// the server is asked. leave is called when the lock is free; a lock that has one
+// shows its connection to nobody.
+func pin(c *conn, pulse time.Duration, leave func()) *Lock {
+	p := &pinned{own: c, watched: make(chan struct{}), leave: leave}
+	k := newLock(p, c.pool, c.granted, c.session)
+	go p.watch(k, pulse)
+	return k
+}
+
+func (p *pinned) conn() *sql.Conn {
+	if p.leave != nil {
+		return nil
+	}
+	return p.own.conn
+}
+
+func (p *pinned) use(_ context.Context, f func() error) error {
+	return p.own.conn.Raw(func(any) error { return f() })
+}
+
+func (p *pinned) cut(*Lock) {
+	p.own.session.Interrupt()
+	p.own.session.Cut()
+}
+
+var errLeftOpen = errors.New("a transaction or rows were left open, and the session was ended")
+
+func (p *pinned) free(k *Lock) error {
+	if p.leave != nil {
+		defer p.leave()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+	defer cancel()
+	over := sync.OnceFunc(interrupt.Start(ctx, p.own.session.PG(), leaving).Stop)
+	var err error
+	left := false
+	rawErr := p.own.conn.Raw(func(any) error {
+		over()
+		left = !k.session.Closed() && !k.session.Usable()
+		if err = p.releaseSession(k); err != nil {
+			k.session.Discard()
+		}
+		return nil
+	})
+	over()
+	<-p.watched
+	if errors.Is(rawErr, sql.ErrConnDone) {
+		k.session.Cut() // whoever has the connection from the pool now has the lock
+		return k.lostBy(errConnClosed)
+	}
+	returned := p.giveBack(err != nil)
+	if !left {
+		interrupt.ClosedWithin(returned, poolPatience)
+	}
+	return err
+}
+
+// giveBack gives the connection back to the pool, or has the pool forget it,
+// and closes the channel when that is done: database/sql waits for whatever
+// rows and transaction the caller has open on the connection to be closed.
+func (p *pinned) giveBack(dead bool) (returned <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if dead {
+			pgsession.Forget(p.own.conn)
+		}
+		_ = p.own.conn.Close() // fails on a connection that Raw has closed
+	}()
+	return done
+}
+
+// releaseSession unlocks on the session, and returns an error if the session
+// must not be used any more.
+func (p *pinned) releaseSession(k *Lock) error {
+	s := k.session
+	switch {
+	case errors.Is(k.Err(), ErrLost):
+		return k.lost()
+	case s.Closed():
+		return k.lostBy(errDead)
+	case !s.Usable():
+		return fmt.Errorf("sessionlock: %s: %w", k.key, errLeftOpen)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+	defer cancel()
+	answer, err := s.Send(ctx, leaving, unlockMessage(k.opts.Shared, k.key, p.own.saved))
+	switch {
+	case err != nil && s.Closed():
+		return k.lostBy(err)
+	case err != nil:
+		return fmt.Errorf("sessionlock: %s: unlock: %w", k.key, err)
+	case !yes(answer):
+		return k.lostBy(errNotHeld)
+	}
+	return nil
+}
+
+// watch calls lose when the lock is lost, and returns when it is not held any
+// more. pulse is how often the server is asked. There are three ways to notice,
+// from the cheapest on.
+//
+// The socket is looked at every Options.Check, for whether the other side has
+// closed it. On Linux that is a question to the kernel alone, which disturbs no
+// one. Elsewhere, and where the socket is not to be had because a dialer of the
+// caller's own has wrapped it, pgx is made to read what may be there, for a
+// millisecond.
+//
+// Then the connection is taken, as for a statement of the caller's, to see
+// whether pgx has given it up, or the caller has closed it. This waits for a
+// statement that is running. That is no loss of time: if the session ends
+// under the statement, the statement fails and the connection comes free.
+//
+// Every ten seconds, finally, the server is asked whether the session has the
+// lock, for what a socket cannot show: a network that swallows everything, or
+// a DISCARD ALL.
+func (p *pinned) watch(k *Lock, pulse time.Duration) {
+	defer close(p.watched)
+	ticker := time.NewTicker(min(k.opts.check(), pulse))
+	defer ticker.Stop()
+	asked := time.Now()
+	for {
+		select {
+		case <-k.held.Done():
+			return
+		case <-ticker.C:
+		}
+		ask := time.Since(asked) >= pulse
+		if err := p.look(k, ask, pulse/2); err != nil {
+			k.lose(err)
+			return
+		}
+		if ask {
+			asked = time.Now()
+		}
+	}
+}
+
+// look returns why the lock is lost, or nil. If ask is true, the server is
+// asked, and gets timeout for its answer.
+func (p *pinned) look(k *Lock, ask bool, timeout time.Duration) error {
+	hungUp, known := k.session.PeerClosed()
+	if hungUp {
+		return errHungUp
+	}
+	var lost error
+	err := p.own.conn.Raw(func(any) error {
+		switch s := k.session; {
+		case k.held.Err() != nil: // unlocked while this waited for its turn
+		case s.Closed():
+			lost = errDead
+		case s.PG().IsBusy(): // with rows that are open
+		case ask:
+			lost = p.ask(k, timeout)
+		case !known:
+			lost = s.Read()
+		}
+		return nil
+	})
+	if err != nil {
+		// Whoever has got the connection from the pool has a lock that nobody
+		// will ever give back.
+		k.session.Cut()
+		return errConnClosed
+	}
+	return lost
+}
+
+// ask asks the server for the lock. In a transaction of the caller's it only
+// asks for an answer: the statement could fail there, or be the one that takes
+// the transaction's snapshot.
+func (p *pinned) ask(k *Lock, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if k.session.InTransaction() {
+		_, err := k.session.Send(ctx, checking, locksql.One(locksql.Statement{SQL: "-- is the session there?"}))
+		return silence(ctx, k.session, err)
+	}
+	answer, err := k.session.Send(ctx, checking, locksql.Select("select "+locksql.Held(k.key)))
+	if err == nil && !yes(answer) {
+		return errNotHeld
+	}
+	return silence(ctx, k.session, err)
+}
+
+// silence returns the error of a question that was not answered. That the
+// question was refused is an answer: whoever cancels statements, or may not
+// read pg_locks, has a session all the same.
+func silence(ctx context.Context, s *pgsession.Session, err error) error {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return errSilence
+	case lockerr.IsAnswer(err) && !s.Closed():
+		return nil
+	}
+	return err
+}
