@@ -113,7 +113,7 @@ func (q *Queue) enter(ctx context.Context, id Line, t *Ticket) error {
 
 // admits reports whether t may become a head. The caller has the queue's mu.
 //
-// An Exec expects to wait on the server for those before it, so it needs a
+// An Exec expects to wait on the server for the Execs before it, so it needs a
 // seat; but one of them needs none, because the lock may be free.
 func (l *line) admits(id Line, t *Ticket) bool {
 	switch {

@@ -12,8 +12,8 @@ import (
 type seats struct {
 	size func() int // of the pool; 0 where it has no limit
 
-	waiters int       // who have a seat and wait
-	holders int       // who have a seat and the lock
+	waiters int       // calls that have a seat and wait
+	holders int       // calls that have a seat and the lock
 	extra   bool      // the extra seat is taken
 	queue   list.List // of *seat that are wanted, in the order in which the calls came
 
@@ -81,8 +81,8 @@ func (s *seats) want(t *seat) {
 	}
 }
 
-// leave ends a call's having a seat or queueing for one, and gives seats to those
-// who queue. The caller has the queue's mu.
+// leave ends a call's having a seat or queueing for one, and gives seats to the
+// calls that queue. The caller has the queue's mu.
 func (s *seats) leave(t *seat) {
 	if t.place != nil {
 		s.queue.Remove(t.place)
@@ -112,7 +112,7 @@ func (s *seats) hold(t *seat) {
 	s.offer() // perhaps the extra seat
 }
 
-// offer gives seats to those who queue, as long as there are any. The caller has
+// offer gives seats to the calls that queue, as long as there are any. The caller has
 // the queue's mu.
 func (s *seats) offer() {
 	for s.queue.Len() > 0 {

@@ -54,7 +54,7 @@ func With(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) *Context
 
 // ending returns c.own, and makes it where it is missing. The callback's program
 // may keep c for longer than the callback runs, and c ends with the caller's
-// context then. So the caller's context knows of it until nobody has c any more.
+// context then. So the caller's context knows of it for as long as the program has c.
 func (c *Context) ending() *ending {
 	if e := c.own.Load(); e != nil {
 		return e

@@ -8,12 +8,11 @@ import (
 	"time"
 )
 
-// Pool is a *sql.DB, for callers who may wait for less long than it takes to
-// connect.
+// Pool is a *sql.DB, for callers that may have less time than it takes to connect.
 type Pool struct {
 	db      *sql.DB
 	dials   chan struct{} // holds a token while a connection is made that may outlive its caller
-	entered atomic.Int64  // callers who are in db.Conn under their own ctx
+	entered atomic.Int64  // callers that are in db.Conn under their own ctx
 }
 
 // New returns the Pool of db.
@@ -31,7 +30,7 @@ const (
 )
 
 // Conn is db.Conn. But a connection that is made for a caller whose ctx ends
-// soon is made to its end, for the next caller: else callers who have less time
+// soon is made to its end, for the next caller: else callers with less time
 // than a dial takes would never get one, and would keep the server busy. There is
 // one such dial at a time. And an idle connection is not closed because ctx ends
 // while the driver tries whether it is alive.
@@ -57,8 +56,8 @@ func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	return p.dial(ctx)
 }
 
-// withoutDial is db.Conn for a caller who will not have to make a connection:
-// there is an idle one besides those that other callers are about to take, or the
+// withoutDial is db.Conn for a caller that will not have to make a connection:
+// there are more idle ones than other callers are about to take, or the
 // pool is full. It reports whether that is so.
 func (p *Pool) withoutDial(ctx context.Context) (conn *sql.Conn, ok bool, err error) {
 	p.entered.Add(1)
