@@ -45,7 +45,7 @@ var extremeKeys = []hashkey.Key{
 
 func TestInspectDecodesKeys(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	db := openDB(t, dsn)
 	newLockerSession(t, dsn).takes(t, false, extremeKeys...)
 	var got []hashkey.Key
@@ -64,7 +64,7 @@ func TestInspectDecodesKeys(t *testing.T) {
 
 func TestInspectOfKeepsTheCallersNames(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	db := openDB(t, dsn)
 	keys := []hashkey.Key{hashkey.Name("a"), hashkey.Namespace("b").ID(1), hashkey.Pair(1, 2).Named("c")}
 	newLockerSession(t, dsn).takes(t, false, append(keys, hashkey.Name("another"))...)
@@ -96,7 +96,7 @@ func TestInspectFindsNothing(t *testing.T) {
 
 func TestInspectShowsHolderAndWaiter(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	db := openDB(t, dsn)
 	key := hashkey.Name("nightly-report")
 	var began, asked time.Time
@@ -141,7 +141,7 @@ func TestInspectShowsHolderAndWaiter(t *testing.T) {
 
 func TestInspectSinceOfASessionWithoutTransaction(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	var started time.Time
 	s := newLockerSession(t, dsn)
 	s.scan(t, `select backend_start from pg_stat_activity where pid = pg_backend_pid()`, &started)
@@ -154,7 +154,7 @@ func TestInspectSinceOfASessionWithoutTransaction(t *testing.T) {
 
 func TestInspectSharedLocks(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	db := openDB(t, dsn)
 	key := hashkey.Pair(7, -7).Named("a book")
 	readers := []*lockerSession{newLockerSession(t, dsn), newLockerSession(t, dsn)}
@@ -191,7 +191,7 @@ func TestInspectSharedLocks(t *testing.T) {
 
 func TestInspectBothModesOfOneSession(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	key := hashkey.Name("a")
 	s := newLockerSession(t, dsn)
 	s.takes(t, true, key)
@@ -206,7 +206,7 @@ func TestInspectBothModesOfOneSession(t *testing.T) {
 // that of their transactions.
 func TestInspectOrder(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	db := openDB(t, dsn)
 	low, high := hashkey.Int64(-1), hashkey.Int64(1)
 	holder := newLockerSession(t, dsn)
@@ -256,7 +256,7 @@ func TestInspectLeavesOtherDatabasesOut(t *testing.T) {
 // A role without pg_monitor, on sessions of somebody else and on its own.
 func TestInspectAsALimitedRole(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	limited := openAsLimitedRole(t, dsn)
 	key := hashkey.Int64(1)
 	holder := newLockerSession(t, dsn, setting("application_name", "holder"))
@@ -332,7 +332,7 @@ func TestInspectPreparedTransaction(t *testing.T) {
 // Drivers read the columns in whatever way they are told to talk to the server.
 func TestInspectInEveryQueryMode(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	key := hashkey.Name("a")
 	holder := newLockerSession(t, dsn)
 	holder.takes(t, false, key)
@@ -356,7 +356,7 @@ func TestInspectInEveryQueryMode(t *testing.T) {
 // server's own.
 func TestInspectIgnoresTheSearchPath(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	db := openDB(t, dsn)
 	key := hashkey.Name("a")
 	newLockerSession(t, dsn).takes(t, true, key)

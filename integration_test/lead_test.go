@@ -216,7 +216,7 @@ func TestLeadPauses(t *testing.T) {
 // Lead waits for a server that has no connection to spare.
 func TestLeadWaitsForConnections(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	other := openDB(t, dsn)
 	exec(t, other, `create role pgadvisory_crowd login connection limit 0`)
 	t.Cleanup(func() { exec(t, other, `drop role pgadvisory_crowd`) })

@@ -222,7 +222,7 @@ func TestPitfallWaitingWithThePool(t *testing.T) {
 // holds the first one's lock, and so the lock. A transaction's lock is safe.
 func TestPitfallPooler(t *testing.T) {
 	t.Parallel()
-	direct := pgtest.New(t).Database(t)
+	direct := newDatabase(t)
 	dsn := pgtest.Bouncer(t, direct, "transaction")
 	a, b := openDB(t, dsn), openDB(t, dsn)
 	for name, client := range map[string]*sql.DB{"one": a, "another": b} {

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -22,7 +22,7 @@ import (
 func TestSessionMessages(t *testing.T) {
 	t.Parallel()
 	var m meter
-	db := openMetered(t, pgtest.New(t).Database(t), &m)
+	db := openMetered(t, newDatabase(t), &m)
 	db.SetMaxOpenConns(1)
 	key := hashkey.Name("wire")
 	for bits := range 16 {
@@ -193,8 +193,8 @@ func TestSessionCancelledWait(t *testing.T) {
 // role's limits as they were.
 func TestSessionWaitIsNotTheRoles(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
-	other := openDB(t, dsn)
+	dsn := newDatabase(t)
+	other := openDB(t, dsn, func(c *pgx.ConnConfig) { c.RuntimeParams["statement_timeout"] = "0" })
 	for _, name := range []string{"lock_timeout", "statement_timeout", "transaction_timeout"} {
 		if number(t, other, `select count(*) from pg_settings where name = $1`, name) == 1 {
 			exec(t, other, fmt.Sprintf(`do $$ begin execute format('alter database %%I set %s = ''100ms''', current_database()); end $$`, name))

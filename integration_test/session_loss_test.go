@@ -115,7 +115,7 @@ func openRows(tb testing.TB, conn *sql.Conn) *sql.Rows {
 func TestSessionBusyIsNoLoss(t *testing.T) {
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
-			dsn := pgtest.New(t).Database(t)
+			dsn := newDatabase(t)
 			db := openDB(t, dsn, options...)
 			ctx := pulse.With(t.Context(), 200*time.Millisecond)
 			k := lockUnder(ctx, t, sessionlock.New(db).With(sessionlock.Options{Check: 5 * time.Millisecond}), hashkey.Name("busy"))
@@ -187,7 +187,7 @@ func TestSessionRefusedQuestionIsNoLoss(t *testing.T) {
 // A proxy that swallows everything without closing is noticed within twice
 // the time between two questions.
 func TestSessionSwallowed(t *testing.T) {
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	p, through := newRelay(t, dsn)
 	const interval = 2 * time.Second
 	for name, prepare := range map[string]func(*sessionlock.Lock){
@@ -240,7 +240,7 @@ func TestSessionQuietMinute(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dsn := pgtest.New(t).Database(t)
+			dsn := newDatabase(t)
 			p, through := newRelay(t, dsn)
 			db := openDB(t, dsn, append([]func(*pgx.ConnConfig){through}, test.options...)...)
 			k := lockUnder(test.ctx, t, sessionlock.New(db).With(sessionlock.Options{Check: 5 * time.Millisecond}), hashkey.Name("quiet"))
@@ -261,7 +261,7 @@ func TestSessionQuietMinute(t *testing.T) {
 func TestSessionConnInUse(t *testing.T) {
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
-			db := openDB(t, pgtest.New(t).Database(t), options...)
+			db := openDB(t, newDatabase(t), options...)
 			ctx := pulse.With(t.Context(), 200*time.Millisecond)
 			k := lockUnder(ctx, t, sessionlock.New(db).With(sessionlock.Options{Check: time.Millisecond}), hashkey.Name("in use"))
 			conn := connQueryer{k.Conn()}
@@ -348,7 +348,7 @@ func TestSessionStatementOutlivesItsContext(t *testing.T) {
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			db := openDB(t, pgtest.New(t).Database(t), test.configure)
+			db := openDB(t, newDatabase(t), test.configure)
 			k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("statement"))
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()

@@ -16,7 +16,7 @@ func TestSessionPoolerRefused(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"transaction", "session"} {
 		t.Run(mode, func(t *testing.T) {
-			dsn := pgtest.New(t).Database(t)
+			dsn := newDatabase(t)
 			direct, db := openDB(t, dsn), openDB(t, pgtest.Bouncer(t, dsn, mode))
 			db.SetMaxOpenConns(1)
 			before := settingsOf(t, db)
@@ -46,7 +46,7 @@ func TestSessionPoolerRefused(t *testing.T) {
 // excludes, is noticed when lost, and is not left behind.
 func TestSessionPoolerAccepted(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	direct, db := openDB(t, dsn), openDB(t, pgtest.Bouncer(t, dsn, "session"))
 	key := hashkey.Name("accepted")
 	o := quick
@@ -82,7 +82,7 @@ func TestSessionPoolerAccepted(t *testing.T) {
 // can give back, because each transaction may run on another session.
 func TestSessionPoolerDamage(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	direct, db := openDB(t, dsn), openDB(t, pgtest.Bouncer(t, dsn, "transaction"))
 	careless := sessionlock.New(db).With(sessionlock.Options{Pooler: true})
 	key := hashkey.Name("damage")

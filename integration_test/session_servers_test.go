@@ -25,7 +25,7 @@ import (
 // because ErrBadConn only gives it back.
 func TestSessionOverPgxpool(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	pool, err := pgxpool.New(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func (w wrapper) Connect(ctx context.Context) (driver.Conn, error) {
 
 func TestSessionOtherDrivers(t *testing.T) {
 	t.Parallel()
-	config, err := pgx.ParseConfig(pgtest.New(t).Database(t))
+	config, err := pgx.ParseConfig(newDatabase(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestSessionPromotedMeanwhile(t *testing.T) {
 // wrapper of a driver lets pgx see to that.
 func TestSessionTransactionInPool(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -80,7 +79,7 @@ func TestSessionSettings(t *testing.T) {
 // server looks at nobody's socket while it waits for the lock.
 func TestSessionVanishedWaiter(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	other := openDB(t, dsn)
 	p, through := newRelay(t, dsn)
 	db := openDB(t, dsn, through)
@@ -107,7 +106,7 @@ func TestSessionVanishedWaiter(t *testing.T) {
 // A role's idle_session_timeout does not end a holder that has nothing to say.
 func TestSessionIdleTimeoutOfTheRole(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t).Database(t)
+	dsn := newDatabase(t)
 	other := openDB(t, dsn)
 	exec(t, other, `do $$ begin execute format('alter database %I set idle_session_timeout = ''200ms''', current_database()); end $$`)
 	k := lock(t, sessionlock.New(openDB(t, dsn)), hashkey.Name("idle"))

@@ -14,7 +14,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -233,6 +232,6 @@ func (p *relay) cut() {
 // another, which looks on.
 func two(tb testing.TB) (db, other *sql.DB) {
 	tb.Helper()
-	dsn := pgtest.New(tb).Database(tb)
+	dsn := newDatabase(tb)
 	return openDB(tb, dsn), openDB(tb, dsn)
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -85,7 +84,7 @@ func TestSessionUnlockSwallowed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dsn := pgtest.New(t).Database(t)
+			dsn := newDatabase(t)
 			other := openDB(t, dsn)
 			p, through := newRelay(t, dsn)
 			key := hashkey.Name("swallowed")

@@ -28,6 +28,8 @@ func TestTenThousandShareableLocks(t *testing.T) {
 	db := openMetered(t, server.DSN(), &m)
 	l := sessionlock.New(db).With(shareable)
 	locks := make([]*sessionlock.Lock, n)
+	began := time.Now()
+	few := func() int { return 5 + int(time.Since(began)/(10*time.Second)) } // that ask for the session now and then
 	taken := m.during(t, func() error {
 		return parallel(8, func(w int) error {
 			for i := w; i < n; i += 8 {
@@ -39,7 +41,7 @@ func TestTenThousandShareableLocks(t *testing.T) {
 			return nil
 		})
 	})
-	if held := heldLocks(t, watcher); held != n || db.Stats().InUse != 1 || taken > n+5 {
+	if held := heldLocks(t, watcher); held != n || db.Stats().InUse != 1 || taken > n+few() {
 		t.Errorf("%d locks are held, on %d connections, by %d messages", held, db.Stats().InUse, taken)
 	}
 	freed := m.during(t, func() error {
@@ -50,7 +52,7 @@ func TestTenThousandShareableLocks(t *testing.T) {
 		}
 		return nil
 	})
-	if held := heldLocks(t, watcher); held != n-n/2 || freed > n/2+5 {
+	if held := heldLocks(t, watcher); held != n-n/2 || freed > n/2+few() {
 		t.Errorf("%d locks are left, after %d messages", held, freed)
 	}
 	if locks[n-1].Err() != nil || locks[0].Err() == nil || locks[0].Conn() != nil {

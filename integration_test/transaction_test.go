@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -163,7 +162,7 @@ func TestTransactionLeavesNothingOpen(t *testing.T) {
 		"wrapper": func(conn driver.Conn) driver.Conn { return &instrumented{conn.(*stdlib.Conn)} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			dsn := pgtest.New(t).Database(t)
+			dsn := newDatabase(t)
 			config, err := pgx.ParseConfig(dsn)
 			if err != nil {
 				t.Fatal(err)
