@@ -208,6 +208,8 @@ func (o *options) checkCommand(given map[string]bool) error {
 		return nil
 	case o.name == "":
 		return usageError("NAME is empty")
+	case given["on-lost"] && strings.TrimSpace(o.onLost) == "":
+		return usageError("the text of --on-lost is empty")
 	case given["c"] && len(o.command) > 0:
 		return usageError("-c and COMMAND exclude each other: %q", o.command[0])
 	case given["c"] && strings.TrimSpace(o.shell) == "":
@@ -218,8 +220,6 @@ func (o *options) checkCommand(given map[string]bool) error {
 		return usageError("no COMMAND given")
 	case o.command[0] == "":
 		return usageError("COMMAND is empty")
-	case given["on-lost"] && strings.TrimSpace(o.onLost) == "":
-		return usageError("the text of --on-lost is empty")
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -35,6 +34,9 @@ func TestParse(t *testing.T) {
 		"job --db=URL -n -- ls --":       {name: "job", command: []string{"ls", "--"}, db: "URL", try: true},
 		"-s job --db URL -w=0s -- -- ls": {name: "job", command: []string{"--", "ls"}, db: "URL", try: true},
 		"--db A job --db B -- ls":        {name: "job", command: []string{"ls"}, db: "B"},
+		"-c ls job":                      {name: "job", command: []string{"/bin/sh", "-c", "ls"}},
+		"job -c ls":                      {name: "job", command: []string{"/bin/sh", "-c", "ls"}},
+		"-n job -c ls --":                {name: "job", command: []string{"/bin/sh", "-c", "ls"}, try: true},
 	} {
 		o, err := parse(strings.Fields(text))
 		if err != nil {
@@ -64,40 +66,6 @@ func TestKeys(t *testing.T) {
 		}
 		if got := keyNumber(key); got != test.number {
 			t.Errorf("%s %q: number %s, want %s", test.scheme, test.name, got, test.number)
-		}
-	}
-}
-
-func TestApplicationName(t *testing.T) {
-	for name, want := range map[string]string{
-		"":                              "withlock",
-		"job":                           "withlock job",
-		strings.Repeat("x", 54):         "withlock " + strings.Repeat("x", 54),
-		strings.Repeat("x", 55):         "withlock " + strings.Repeat("x", 54),
-		strings.Repeat("x", 53) + "é":   "withlock " + strings.Repeat("x", 53),
-		strings.Repeat("x", 52) + "é!":  "withlock " + strings.Repeat("x", 52) + "é",
-		strings.Repeat("x", 51) + "😀":   "withlock " + strings.Repeat("x", 51),
-		strings.Repeat("\x80", 100)[:1]: "withlock \x80",
-	} {
-		got := applicationName(name)
-		if got != want {
-			t.Errorf("%q: %q, want %q", name, got, want)
-		}
-		if utf8.ValidString(name) && !utf8.ValidString(got) {
-			t.Errorf("%q: %q is cut within a character", name, got)
-		}
-	}
-}
-
-func TestNameOf(t *testing.T) {
-	key := hashkey.Name("job")
-	for application, want := range map[string]hashkey.Key{
-		"withlock job":   key,
-		"withlock other": hashkey.Int64(key.Int64()),
-		"job":            hashkey.Int64(key.Int64()),
-	} {
-		if got := nameOf(hashkey.Int64(key.Int64()), application); got != want {
-			t.Errorf("%q: %v, want %v", application, got, want)
 		}
 	}
 }

@@ -61,3 +61,9 @@ func keyNumber(key hashkey.Key) string {
 	}
 	return strconv.FormatInt(key.Int64(), 10)
 }
+
+// turnSpace is the namespace of the locks that are turns.
+const turnSpace = hashkey.Namespace("withlock turn")
+
+// turnKey returns the key of the turn that goes before a lock.
+func turnKey(key hashkey.Key) hashkey.Key { return turnSpace.Name(keyNumber(key)) }

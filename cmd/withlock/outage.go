@@ -93,11 +93,3 @@ func (o *outage) sleep(ctx context.Context, why absence, until time.Time) {
 	case <-ctx.Done():
 	}
 }
-
-// gaveUp is the error of a program that has waited for its database.
-type gaveUp struct {
-	error
-	after time.Duration
-}
-
-func (g *gaveUp) Unwrap() error { return g.error }

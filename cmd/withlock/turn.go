@@ -10,12 +10,6 @@ import (
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
-// turnSpace is the namespace of the locks that are turns.
-const turnSpace = hashkey.Namespace("withlock turn")
-
-// turnKey returns the key of the turn that goes before a lock.
-func turnKey(key hashkey.Key) hashkey.Key { return turnSpace.Name(keyNumber(key)) }
-
 // turn is a lock before the lock. A writer waits on the server in slices, and
 // the readers that have come meanwhile are served between two of them; where
 // their holds overlap, the writer would wait for ever. So a writer that finds
