@@ -50,6 +50,30 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"-w 5 job ls":                `invalid value "5" for flag -w: a unit is missing, such as in 5s or 5m`,
+		"--min-hold 5 job ls":        "a unit is missing",
+		"--min-hold -5s job ls":      "--min-hold is negative",
+		"--connect-wait -5s job ls":  "--connect-wait is negative",
+		"--dead-client 10ms job ls":  "--dead-client is less than a second: 10ms",
+		"--slots 0 job ls":           "--slots is not between 1 and 1000: 0",
+		"--slots 2 -s job ls":        "-s (--shared) and --slots exclude each other",
+		"--on-lost= job ls":          "the text of --on-lost is empty",
+		"--json job ls":              "--json goes with --list",
+		"--watch job ls":             "--watch goes with --list",
+		"--list -c ls":               "--list takes no COMMAND",
+		"-c ls job ls":               `-c and COMMAND exclude each other: "ls"`,
+		"-c= job":                    "the text of -c is empty",
+		"-n --wait 5s job ls":        "exclude each other",
+		"--conflict-exit-code 9 job": "no COMMAND given",
+	} {
+		if o, err := parse(strings.Fields(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %v, want %s", text, o, err, want)
+		}
+	}
+}
+
 func TestKeys(t *testing.T) {
 	for _, test := range []struct {
 		scheme, name, number string
