@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/pulse"
 )
 
 // startLogged starts a withlock whose output can be read while it runs.
@@ -134,5 +136,9 @@ func TestDeadClient(t *testing.T) {
 	p := start(t, between.dsn, "--dead-client", "1500ms", "job", "--", "sh", "-c", family)
 	p.pid(t, "child")
 	between.set(func(p *proxy) { p.frozen = true })
+	began := time.Now()
 	p.ends(t, exitLost)
+	if took := time.Since(began); took > pulse.Default {
+		t.Errorf("that took %v", took)
+	}
 }

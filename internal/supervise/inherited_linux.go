@@ -27,7 +27,10 @@ import (
 func inheritedIgnored() (ignored signalSet) {
 	const signalMarked = 40
 	const size = int(unsafe.Sizeof(uintptr(0)))
-	address := uintptr(rand.Uint64() | 2) // 0 and 1 mean the default, and to ignore
+	// The runtime's variables have the random number itself. 0 and 1 would mean the
+	// default, and to ignore.
+	address := uintptr(^rand.Uint64() | 2)
+	signal.Ignore(syscall.Signal(signalMarked)) // else the runtime's handler is there already
 	if !setHandler(signalMarked, address) {
 		return 0
 	}
