@@ -15,7 +15,7 @@ func (p *program) conflict(ctx context.Context) string {
 	defer cancel()
 	locks, err := inspect.Of(ctx, p.db, p.keys()...)
 	if err != nil {
-		return fmt.Sprintf("%s is locked; who by is not known: %v", p.label(), err)
+		return fmt.Sprintf("%s is locked; by which session is not known: %v", p.label(), err)
 	}
 	var holders []string
 	for _, lock := range locks {

@@ -19,7 +19,7 @@ type proxy struct {
 	target string
 
 	mu     sync.Mutex
-	refuse string // SQLSTATE of the answer to whoever connects; "EOF" hangs up; "" lets in
+	refuse string // SQLSTATE of the answer to a client; "EOF" hangs up; "" lets it in
 	most   int    // >0: so many connections at once, and 53300 for the next
 	conns  map[net.Conn]bool
 	frozen bool // what comes is not passed on
