@@ -9,13 +9,13 @@ import (
 	"github.com/pgadvisory/pgadvisory/inspect"
 )
 
-// conflict returns one line that says who holds the lock.
+// conflict returns one line that says which sessions hold the lock.
 func (p *program) conflict(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	locks, err := inspect.Of(ctx, p.db, p.key)
+	locks, err := inspect.Of(ctx, p.db, p.keys()...)
 	if err != nil {
-		return fmt.Sprintf("%s is locked; who by is not known: %v", p.label(), err)
+		return fmt.Sprintf("%s is locked; by which session is not known: %v", p.label(), err)
 	}
 	var holders []string
 	for _, lock := range locks {
@@ -23,11 +23,12 @@ func (p *program) conflict(ctx context.Context) string {
 			holders = append(holders, holder(lock))
 		}
 	}
-	return p.label() + " " + lockedBy(holders)
+	what := p.label()
+	if p.slots > 1 {
+		what = fmt.Sprintf("each of %d slots of %s", p.slots, p.label())
+	}
+	return what + " " + lockedBy(holders)
 }
-
-// label is what messages call the lock.
-func (p *program) label() string { return fmt.Sprintf("%q", p.name) }
 
 func lockedBy(holders []string) string {
 	const most = 3 // so many readers may share a lock that no line takes them
@@ -48,7 +49,7 @@ func holder(lock inspect.Lock) string {
 	}
 	var details []string
 	if lock.Application != "" {
-		details = append(details, fmt.Sprintf("application %q", lock.Application))
+		details = append(details, fmt.Sprintf("application %q", readable(lock.Application)))
 	}
 	if lock.Client != "" {
 		details = append(details, lock.Client)

@@ -14,10 +14,26 @@ import (
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
-// execute runs the command and returns how it ended, when all of its work is
-// over. A lock that is lost on the way ends the work, and is a failure.
-func (p *program) execute(ctx context.Context, lock *sessionlock.Lock, path string, env []string, signals chan os.Signal) (ending, error) {
-	socket := socketOf(lock)
+// execute runs the command and gives the lock back when all of its work is over.
+// It returns how the command ended. A lock that was lost on the way has ended
+// the work, and is a failure.
+func (p *program) execute(ctx context.Context, h *hold, path string, env []string, signals chan os.Signal) (ending, error) {
+	onLost := &lostCommand{program: p, env: env}
+	end, err := p.work(ctx, h, path, env, signals, onLost)
+	if err == nil {
+		p.keep(ctx, h, signals)
+	}
+	releaseErr := p.release(h)
+	if releaseErr != nil {
+		onLost.start()
+	}
+	onLost.wait()
+	return end, errors.Join(err, releaseErr)
+}
+
+// work runs the command until all of its work is over.
+func (p *program) work(ctx context.Context, h *hold, path string, env []string, signals chan os.Signal, onLost *lostCommand) (ending, error) {
+	socket := socketOf(h.Lock)
 	work, err := supervise.Start(supervise.Command{
 		Path: path, Args: p.command, Env: env,
 		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
@@ -34,7 +50,7 @@ func (p *program) execute(ctx context.Context, lock *sessionlock.Lock, path stri
 		return ending{}, failuref(code, "%s: cannot be executed: %v", p.command[0], err)
 	}
 	catch(signals, syscall.SIGTSTP) // while withlock waits, it stops alone
-	lost := p.supervise(ctx, work, lock.Lost(), signals)
+	lost := p.supervise(ctx, work, h.Lost(), signals, onLost)
 	end := endingOf(work)
 	if p.verbose {
 		say(p.stderr, "the command ended with exit code %d", end.code)
@@ -45,10 +61,51 @@ func (p *program) execute(ctx context.Context, lock *sessionlock.Lock, path stri
 	return end, nil
 }
 
+// keep keeps the lock for the rest of --min-hold. What asks to end, ends that.
+func (p *program) keep(ctx context.Context, h *hold, signals <-chan os.Signal) {
+	rest := p.minHold - time.Since(h.granted)
+	if rest <= 0 {
+		return
+	}
+	if p.verbose {
+		say(p.stderr, "keeping the lock for another %v", rest.Round(time.Millisecond))
+	}
+	timer := time.NewTimer(rest)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return
+		case <-h.Lost():
+			return
+		case <-ctx.Done():
+			return
+		case s := <-signals:
+			if s == syscall.SIGTERM || s == syscall.SIGINT || s == syscall.SIGQUIT {
+				return
+			}
+		}
+	}
+}
+
+// release gives the lock back. That it was held to the end is known only now.
+func (p *program) release(h *hold) error {
+	err := h.Unlock()
+	switch {
+	case errors.Is(err, sessionlock.ErrLost):
+		return failuref(exitLost, "%s was lost while the command ran: another session may have had it", p.label())
+	case err != nil:
+		say(p.stderr, "%v", err) // the session is closed, which frees the lock
+	case p.verbose:
+		say(p.stderr, "unlocked %s", h.Key())
+	}
+	return nil
+}
+
 // supervise returns when the work is over, and reports whether the lock was lost
 // before. Until then it passes signals on, and stops the work when the lock is
 // lost or ctx ends.
-func (p *program) supervise(ctx context.Context, work *supervise.Work, lockLost <-chan struct{}, signals <-chan os.Signal) (lost bool) {
+func (p *program) supervise(ctx context.Context, work *supervise.Work, lockLost <-chan struct{}, signals <-chan os.Signal, onLost *lostCommand) (lost bool) {
 	var kill <-chan time.Time
 	stop := func(signal syscall.Signal) {
 		work.Signal(signal)
@@ -71,7 +128,8 @@ func (p *program) supervise(ctx context.Context, work *supervise.Work, lockLost 
 		case <-lockLost:
 			lockLost, lost = nil, true
 			stop(syscall.SIGTERM)
-			say(p.stderr, "%s was lost: somebody else may have it; stopping the command", p.label())
+			say(p.stderr, "%s was lost: another session may have it; stopping the command", p.label())
+			onLost.start()
 		case <-ended:
 			ended = nil
 			stop(syscall.SIGTERM)

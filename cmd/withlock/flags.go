@@ -23,12 +23,22 @@ type options struct {
 	killAfter    time.Duration
 	pooler       bool
 	verbose      bool
+	slots        int // how many may have the lock at once
+	minHold      time.Duration
+	deadClient   time.Duration // 0: the library's default
+	connectWait  time.Duration
+	onLost       string // shell text
+	shell        string // the same, in COMMAND's place
 	list         bool
+	json         bool
+	watch        bool
 	version      bool
 
 	name    string      // "" only with list, which then means all
 	key     hashkey.Key // of name
 	command []string
+
+	connectWaitGiven bool
 }
 
 // flagSet returns the flags, which set o. stdlib's own messages would go to
@@ -56,7 +66,15 @@ func flagSet(o *options) *flag.FlagSet {
 	for _, name := range []string{"v", "verbose"} {
 		fs.BoolVar(&o.verbose, name, false, "")
 	}
+	fs.StringVar(&o.shell, "c", "", "")
+	fs.IntVar(&o.slots, "slots", 1, "")
+	fs.Var((*duration)(&o.minHold), "min-hold", "")
+	fs.Var((*duration)(&o.deadClient), "dead-client", "")
+	fs.Var((*duration)(&o.connectWait), "connect-wait", "")
+	fs.StringVar(&o.onLost, "on-lost", "", "")
 	fs.BoolVar(&o.list, "list", false, "")
+	fs.BoolVar(&o.json, "json", false, "")
+	fs.BoolVar(&o.watch, "watch", false, "")
 	fs.BoolVar(&o.version, "version", false, "")
 	return fs
 }
@@ -132,24 +150,12 @@ func (o *options) parseCommand(fs *flag.FlagSet, args []string) error {
 func (o *options) validate(fs *flag.FlagSet) error {
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	switch {
-	case o.wait < 0:
-		return usageError("-w, --wait is negative: %v", o.wait)
-	case o.killAfter < 0:
-		return usageError("--kill-after is negative: %v", o.killAfter)
-	case o.conflictCode < 0 || o.conflictCode > 255:
-		return usageError("-E, --conflict-exit-code is not between 0 and 255: %d", o.conflictCode)
-	case o.try && (given["w"] || given["wait"]):
-		return usageError("-n (--try) and -w (--wait) exclude each other")
-	case o.list && len(o.command) > 0:
-		return usageError("--list takes no COMMAND")
-	case !o.list && o.name == "":
-		return usageError("NAME is empty")
-	case !o.list && len(o.command) == 0:
-		return usageError("no COMMAND given")
-	case !o.list && o.command[0] == "":
-		return usageError("COMMAND is empty")
+	for _, check := range []func(map[string]bool) error{o.checkTimes, o.checkLock, o.checkCommand} {
+		if err := check(given); err != nil {
+			return err
+		}
 	}
+	o.connectWaitGiven = given["connect-wait"]
 	if given["w"] || given["wait"] {
 		o.try = o.wait == 0 // to wait for no time at all
 	}
@@ -157,3 +163,69 @@ func (o *options) validate(fs *flag.FlagSet) error {
 	o.key, err = parseKey(o.scheme, o.name)
 	return err
 }
+
+func (o *options) checkTimes(given map[string]bool) error {
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{
+		{"-w, --wait", o.wait}, {"--kill-after", o.killAfter}, {"--min-hold", o.minHold}, {"--connect-wait", o.connectWait},
+	} {
+		if d.value < 0 {
+			return usageError("%s is negative: %v", d.flag, d.value)
+		}
+	}
+	switch {
+	case given["dead-client"] && o.deadClient < time.Second:
+		return usageError("--dead-client is less than a second: %v", o.deadClient)
+	case o.try && (given["w"] || given["wait"]):
+		return usageError("-n (--try) and -w (--wait) exclude each other")
+	}
+	return nil
+}
+
+func (o *options) checkLock(map[string]bool) error {
+	switch {
+	case o.conflictCode < 0 || o.conflictCode > 255:
+		return usageError("-E, --conflict-exit-code is not between 0 and 255: %d", o.conflictCode)
+	case o.slots < 1 || o.slots > maxSlots:
+		return usageError("--slots is not between 1 and %d: %d", maxSlots, o.slots)
+	case o.shared && o.slots > 1:
+		return usageError("-s (--shared) and --slots exclude each other")
+	}
+	return nil
+}
+
+func (o *options) checkCommand(given map[string]bool) error {
+	switch {
+	case !o.list && o.json:
+		return usageError("--json goes with --list")
+	case !o.list && o.watch:
+		return usageError("--watch goes with --list")
+	case o.list && (len(o.command) > 0 || given["c"]):
+		return usageError("--list takes no COMMAND")
+	case o.list:
+		return nil
+	case o.name == "":
+		return usageError("NAME is empty")
+	case given["on-lost"] && strings.TrimSpace(o.onLost) == "":
+		return usageError("the text of --on-lost is empty")
+	case given["c"] && len(o.command) > 0:
+		return usageError("-c and COMMAND exclude each other: %q", o.command[0])
+	case given["c"] && strings.TrimSpace(o.shell) == "":
+		return usageError("the text of -c is empty")
+	case given["c"]:
+		o.command = shellCommand(o.shell)
+	case len(o.command) == 0:
+		return usageError("no COMMAND given")
+	case o.command[0] == "":
+		return usageError("COMMAND is empty")
+	}
+	return nil
+}
+
+// maxSlots keeps the message that asks for all of them short.
+const maxSlots = 1000
+
+// shellCommand returns the command that executes shell text, as cron would.
+func shellCommand(text string) []string { return []string{"/bin/sh", "-c", text} }

@@ -4,7 +4,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -35,6 +34,9 @@ func TestParse(t *testing.T) {
 		"job --db=URL -n -- ls --":       {name: "job", command: []string{"ls", "--"}, db: "URL", try: true},
 		"-s job --db URL -w=0s -- -- ls": {name: "job", command: []string{"--", "ls"}, db: "URL", try: true},
 		"--db A job --db B -- ls":        {name: "job", command: []string{"ls"}, db: "B"},
+		"-c ls job":                      {name: "job", command: []string{"/bin/sh", "-c", "ls"}},
+		"job -c ls":                      {name: "job", command: []string{"/bin/sh", "-c", "ls"}},
+		"-n job -c ls --":                {name: "job", command: []string{"/bin/sh", "-c", "ls"}, try: true},
 	} {
 		o, err := parse(strings.Fields(text))
 		if err != nil {
@@ -44,6 +46,30 @@ func TestParse(t *testing.T) {
 		got := line{o.name, o.command, o.db, o.try, o.wait}
 		if diff := cmp.Diff(want, got, cmp.AllowUnexported(line{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"-w 5 job ls":                `invalid value "5" for flag -w: a unit is missing, such as in 5s or 5m`,
+		"--min-hold 5 job ls":        "a unit is missing",
+		"--min-hold -5s job ls":      "--min-hold is negative",
+		"--connect-wait -5s job ls":  "--connect-wait is negative",
+		"--dead-client 10ms job ls":  "--dead-client is less than a second: 10ms",
+		"--slots 0 job ls":           "--slots is not between 1 and 1000: 0",
+		"--slots 2 -s job ls":        "-s (--shared) and --slots exclude each other",
+		"--on-lost= job ls":          "the text of --on-lost is empty",
+		"--json job ls":              "--json goes with --list",
+		"--watch job ls":             "--watch goes with --list",
+		"--list -c ls":               "--list takes no COMMAND",
+		"-c ls job ls":               `-c and COMMAND exclude each other: "ls"`,
+		"-c= job":                    "the text of -c is empty",
+		"-n --wait 5s job ls":        "exclude each other",
+		"--conflict-exit-code 9 job": "no COMMAND given",
+	} {
+		if o, err := parse(strings.Fields(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %v, want %s", text, o, err, want)
 		}
 	}
 }
@@ -64,40 +90,6 @@ func TestKeys(t *testing.T) {
 		}
 		if got := keyNumber(key); got != test.number {
 			t.Errorf("%s %q: number %s, want %s", test.scheme, test.name, got, test.number)
-		}
-	}
-}
-
-func TestApplicationName(t *testing.T) {
-	for name, want := range map[string]string{
-		"":                              "withlock",
-		"job":                           "withlock job",
-		strings.Repeat("x", 54):         "withlock " + strings.Repeat("x", 54),
-		strings.Repeat("x", 55):         "withlock " + strings.Repeat("x", 54),
-		strings.Repeat("x", 53) + "é":   "withlock " + strings.Repeat("x", 53),
-		strings.Repeat("x", 52) + "é!":  "withlock " + strings.Repeat("x", 52) + "é",
-		strings.Repeat("x", 51) + "😀":   "withlock " + strings.Repeat("x", 51),
-		strings.Repeat("\x80", 100)[:1]: "withlock \x80",
-	} {
-		got := applicationName(name)
-		if got != want {
-			t.Errorf("%q: %q, want %q", name, got, want)
-		}
-		if utf8.ValidString(name) && !utf8.ValidString(got) {
-			t.Errorf("%q: %q is cut within a character", name, got)
-		}
-	}
-}
-
-func TestNameOf(t *testing.T) {
-	key := hashkey.Name("job")
-	for application, want := range map[string]hashkey.Key{
-		"withlock job":   key,
-		"withlock other": hashkey.Int64(key.Int64()),
-		"job":            hashkey.Int64(key.Int64()),
-	} {
-		if got := nameOf(hashkey.Int64(key.Int64()), application); got != want {
-			t.Errorf("%q: %v, want %v", application, got, want)
 		}
 	}
 }

@@ -62,36 +62,8 @@ func keyNumber(key hashkey.Key) string {
 	return strconv.FormatInt(key.Int64(), 10)
 }
 
-// applicationPrefix and the NAME are what withlock calls itself on the server.
-const applicationPrefix = "withlock "
+// turnSpace is the namespace of the locks that are turns.
+const turnSpace = hashkey.Namespace("withlock turn")
 
-// applicationName returns the name under which the server shows a session. The
-// server would cut it as well, but within a character.
-func applicationName(name string) string {
-	const most = 63 // NAMEDATALEN-1: see application_name in the manual
-	full := strings.TrimSuffix(applicationPrefix+name, " ")
-	if len(full) <= most {
-		return full
-	}
-	cut := most
-	for cut > 0 && full[cut]&0xC0 == 0x80 { // in the middle of a character
-		cut--
-	}
-	return full[:cut]
-}
-
-// nameOf returns key under the NAME that the withlock which locked it was given,
-// where application tells: a name that was cut, or is not meant as a name,
-// does not lead to the same key.
-func nameOf(key hashkey.Key, application string) hashkey.Key {
-	name, ok := strings.CutPrefix(application, applicationPrefix)
-	if !ok {
-		return key
-	}
-	for _, candidate := range []hashkey.Key{hashkey.Name(name), interop.AdvisoryLock(name)} {
-		if hashkey.Compare(candidate, key) == 0 {
-			return candidate
-		}
-	}
-	return key
-}
+// turnKey returns the key of the turn that goes before a lock.
+func turnKey(key hashkey.Key) hashkey.Key { return turnSpace.Name(keyNumber(key)) }

@@ -1,51 +1,130 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/inspect"
 )
 
-// list prints the locks of the database, or those of NAME.
-func (p *program) list(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
-	defer cancel()
-	var locks []inspect.Lock
-	var err error
-	if p.name == "" {
-		locks, err = inspect.Locks(ctx, p.db)
-	} else {
-		locks, err = inspect.Of(ctx, p.db, p.key)
-	}
+// showList prints the locks of the database, or those of NAME: once, or each
+// second until a signal ends it.
+func (p *program) showList(ctx context.Context) error {
+	locks, err := p.look(ctx)
 	if err != nil {
 		return unavailable(p.options, p.env, err)
 	}
-	table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "KEY\tMODE\tPID\tAPPLICATION\tCLIENT\tSINCE\tWAITING SINCE\tBLOCKED BY")
-	for _, lock := range locks {
-		fmt.Fprintln(table, strings.Join(row(lock), "\t"))
+	if !p.watch {
+		return p.write(p.format(locks))
 	}
-	if err := table.Flush(); errors.Is(err, syscall.EPIPE) {
+	signals := catchSignals()
+	ctx, stop := interruptible(ctx, signals)
+	defer stop()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		if err := p.write(p.page(locks, err)); err != nil {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+		}
+		if signal := (interrupted{}); errors.As(context.Cause(ctx), &signal) {
+			return &failure{code: exitSignal + int(signal.signal), signal: signal.signal}
+		} else if ctx.Err() != nil {
+			return failuref(1, "%v", context.Cause(ctx))
+		}
+		locks, err = p.look(ctx)
+	}
+}
+
+// look reads the locks.
+func (p *program) look(ctx context.Context) ([]inspect.Lock, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	defer cancel()
+	if p.name == "" {
+		locks, err := inspect.Locks(ctx, p.db)
+		return known(locks), err
+	}
+	return inspect.Of(ctx, p.db, p.keys()...)
+}
+
+// page is what is shown at one time of several. On a terminal it takes the place
+// of the one before.
+func (p *program) page(locks []inspect.Lock, err error) []byte {
+	var b bytes.Buffer
+	switch {
+	case err != nil && p.json:
+		say(p.stderr, "no database: %s", reasonOf(err)) // there is no other way to say it
+	case err != nil:
+		fmt.Fprintf(&b, "%s  no database: %s\n", moment(time.Now()), reasonOf(err))
+	case p.json:
+		return p.format(locks)
+	default:
+		fmt.Fprintf(&b, "%s\n", moment(time.Now()))
+		b.Write(p.format(locks))
+	}
+	if p.json {
+		return b.Bytes()
+	}
+	if isTerminal(p.stdout) {
+		const home, clearLine, clearRest = "\x1b[H", "\x1b[K", "\x1b[J"
+		return []byte(home + strings.ReplaceAll(b.String(), "\n", clearLine+"\n") + clearRest)
+	}
+	b.WriteByte('\n')
+	return b.Bytes()
+}
+
+func isTerminal(file *os.File) bool {
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+func (p *program) write(b []byte) error {
+	_, err := p.stdout.Write(b)
+	switch {
+	case errors.Is(err, syscall.EPIPE):
 		return failuref(exitSignal+int(syscall.SIGPIPE), "")
-	} else if err != nil {
+	case err != nil:
 		return failuref(1, "%v", err)
 	}
 	return nil
 }
 
+func (p *program) format(locks []inspect.Lock) []byte {
+	var b bytes.Buffer
+	if p.json {
+		writeJSON(&b, locks)
+	} else {
+		writeTable(&b, locks)
+	}
+	return b.Bytes()
+}
+
+func writeTable(w io.Writer, locks []inspect.Lock) {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "KEY\tMODE\tPID\tAPPLICATION\tCLIENT\tSINCE\tWAITING SINCE\tBLOCKED BY")
+	for _, n := range tree(locks) {
+		fmt.Fprintln(table, strings.Repeat("  ", n.depth)+strings.Join(row(n.Lock), "\t"))
+	}
+	_ = table.Flush() // to memory
+}
+
 // row is a line of the table. What is not known, or does not apply, is a dash.
 func row(lock inspect.Lock) []string {
 	const none = "-"
-	mode, since, waiting, pid := "exclusive", none, none, none
-	if lock.Shared {
-		mode = "shared"
-	}
+	since, waiting, pid := none, none, none
 	if !lock.Since.IsZero() {
 		since = moment(lock.Since)
 	}
@@ -64,8 +143,8 @@ func row(lock inspect.Lock) []string {
 		blockers = append(blockers, strconv.Itoa(int(blocker)))
 	}
 	cells := []string{
-		nameOf(lock.Key, lock.Application).String(), mode, pid,
-		lock.Application, lock.Client, since, waiting, strings.Join(blockers, ","),
+		lock.Key.String(), mode(lock), pid,
+		readable(lock.Application), lock.Client, since, waiting, strings.Join(blockers, ","),
 	}
 	for i, cell := range cells {
 		if cell == "" {
@@ -73,4 +152,49 @@ func row(lock inspect.Lock) []string {
 		}
 	}
 	return cells
+}
+
+func mode(lock inspect.Lock) string {
+	if lock.Shared {
+		return "shared"
+	}
+	return "exclusive"
+}
+
+// jsonLock is a lock as --json shows it. Of what is not known there is nothing.
+type jsonLock struct {
+	Key          string     `json:"key"` // a string: not every reader has integers of 64 bits
+	Name         string     `json:"name,omitempty"`
+	Mode         string     `json:"mode"`
+	Granted      bool       `json:"granted"`
+	PID          int32      `json:"pid,omitempty"`
+	Application  string     `json:"application,omitempty"`
+	User         string     `json:"user,omitempty"`
+	Client       string     `json:"client,omitempty"`
+	State        string     `json:"state,omitempty"`
+	Since        *time.Time `json:"since,omitempty"`
+	WaitingSince *time.Time `json:"waiting_since,omitempty"`
+	BlockedBy    []int32    `json:"blocked_by,omitempty"`
+}
+
+// writeJSON writes an array of objects on one line.
+func writeJSON(w io.Writer, locks []inspect.Lock) {
+	all := []jsonLock{}
+	for _, lock := range locks {
+		all = append(all, jsonLock{
+			Key: keyNumber(lock.Key), Name: lock.Key.Name(), Mode: mode(lock), Granted: lock.Granted,
+			PID: lock.PID, Application: readable(lock.Application), User: lock.User, Client: lock.Client, State: lock.State,
+			Since: timeOrNil(lock.Since), WaitingSince: timeOrNil(lock.WaitStart), BlockedBy: lock.BlockedBy,
+		})
+	}
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(all) // to memory, of what can be encoded
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }

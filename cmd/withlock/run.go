@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,16 +10,9 @@ import (
 	"os/exec"
 	"strconv"
 
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
-
-// program is one run of withlock.
-type program struct {
-	*options
-	env                   []string
-	stdin, stdout, stderr *os.File
-	db                    *sql.DB
-}
 
 // run is the program, and returns how it is to end. The three streams are files
 // because they become the command's own, with nothing in between that would
@@ -68,7 +60,7 @@ func (p *program) run(ctx context.Context) (ending, error) {
 	defer db.Close()
 	p.db = db
 	if p.options.list {
-		return ending{}, p.list(ctx)
+		return ending{}, p.showList(ctx)
 	}
 	return p.locked(ctx, path)
 }
@@ -90,15 +82,14 @@ func (p *program) locked(ctx context.Context, path string) (ending, error) {
 		return ending{}, p.refusal(ctx, err)
 	}
 	if p.verbose {
-		say(p.stderr, "locked %s", p.key)
+		say(p.stderr, "locked %s", lock.Key())
 	}
-	end, err := p.execute(ctx, lock, path, p.environment(token), signals)
-	return end, errors.Join(err, p.release(lock))
+	return p.execute(ctx, lock, path, p.environment(lock.Key(), token), signals)
 }
 
 // take returns the lock and its fencing token. With an error there may be a
 // lock, which must be given back.
-func (p *program) take(ctx context.Context) (*sessionlock.Lock, uint64, error) {
+func (p *program) take(ctx context.Context) (*hold, uint64, error) {
 	lock, err := p.acquire(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -126,27 +117,13 @@ func (p *program) refusal(ctx context.Context, err error) *failure {
 	return unavailable(p.options, p.env, err)
 }
 
-// release gives the lock back. That it was held to the end is known only now.
-func (p *program) release(lock *sessionlock.Lock) error {
-	err := lock.Unlock()
-	switch {
-	case errors.Is(err, sessionlock.ErrLost):
-		return failuref(exitLost, "%s was lost while the command ran: somebody else may have had it", p.label())
-	case err != nil:
-		say(p.stderr, "%v", err) // the session is closed, which frees the lock
-	case p.verbose:
-		say(p.stderr, "unlocked %s", p.key)
-	}
-	return nil
-}
-
 // environment returns the command's. Of a variable that is there twice, most
 // programs see the first, so the old ones have to go.
-func (p *program) environment(token uint64) []string {
+func (p *program) environment(key hashkey.Key, token uint64) []string {
 	env := without(p.env, "WITHLOCK_NAME", "WITHLOCK_KEY", "WITHLOCK_TOKEN")
 	return append(env,
 		"WITHLOCK_NAME="+p.name,
-		"WITHLOCK_KEY="+keyNumber(p.key),
+		"WITHLOCK_KEY="+keyNumber(key),
 		"WITHLOCK_TOKEN="+strconv.FormatUint(token, 10))
 }
 

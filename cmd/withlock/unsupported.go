@@ -4,11 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"runtime"
 	"syscall"
-
-	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
 // Without process groups a command cannot be stopped together with all that it
@@ -24,6 +23,6 @@ func ends(os.Signal) bool { return true }
 
 func (ending) die() {}
 
-func (p *program) execute(context.Context, *sessionlock.Lock, string, []string, chan os.Signal) (ending, error) {
-	return ending{}, errUnsupported
+func (p *program) execute(_ context.Context, h *hold, _ string, _ []string, _ chan os.Signal) (ending, error) {
+	return ending{}, errors.Join(errUnsupported, h.Unlock())
 }

@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// Default is what [Interval] returns for any ctx but a test's. It is the most
-// traffic that a lock which is only held may cause.
+// Default is what [Interval] returns for a ctx that says nothing else. It is the
+// most traffic that a lock which is only held may cause.
 const Default = 10 * time.Second
 
 type contextKey struct{}
 
 // With returns a ctx under which locks are taken that are asked for more
-// often, for tests that cannot wait as long.
+// often: for withlock, whose server may give up a silent client soon, and for
+// tests.
 func With(ctx context.Context, interval time.Duration) context.Context {
 	return context.WithValue(ctx, contextKey{}, interval)
 }

@@ -2,10 +2,11 @@ package supervise
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -16,41 +17,53 @@ import (
 // The system forgets that when the Go runtime installs its handlers, which it
 // does before any other code runs. The runtime remembers it, in an array of an
 // entry for each signal, and tells of SIGHUP and SIGINT only. The array is found
-// by a mark: of the real-time signals, which nobody uses here, some are ignored
-// for a moment, in a pattern that occurs nowhere else. Where it is not found,
-// no more than the runtime tells is known.
+// by a mark: a real-time signal that is used by nothing gets a handler whose
+// address is a random number, which the runtime puts into the array when it
+// installs its own. Where the mark is not found, no more than the runtime tells
+// is known.
+//
+// One signal is marked, and not several: for each the runtime waits for another
+// thread, which on a busy machine takes a millisecond.
 func inheritedIgnored() (ignored signalSet) {
-	const first, count = 36, 28
-	const pattern = 0x9e3779b & (1<<count - 1)
+	const signalMarked = 40
 	const size = int(unsafe.Sizeof(uintptr(0)))
-	nobody := make(chan os.Signal, 1)
-	mark := make([]byte, count*size)
-	for i := range count {
-		if pattern>>i&1 == 1 {
-			signal.Ignore(syscall.Signal(first + i))
-			binary.NativeEndian.PutUint32(mark[i*size+lowHalf(size):], 1)
-		}
-		// To install its handler the runtime reads what is there before.
-		signal.Notify(nobody, syscall.Signal(first+i))
+	// The runtime's variables have the random number itself. 0 and 1 would mean the
+	// default, and to ignore.
+	address := uintptr(^rand.Uint64() | 2)
+	signal.Ignore(syscall.Signal(signalMarked)) // else the runtime's handler is there already
+	if !setHandler(signalMarked, address) {
+		return 0
 	}
-	defer signal.Stop(nobody)
+	unread := make(chan os.Signal, 1)
+	signal.Notify(unread, syscall.Signal(signalMarked))
+	signal.Stop(unread)
+	mark := unsafe.Slice((*byte)(unsafe.Pointer(&address)), size)
 	data := staticData()
-	at := bytes.Index(data, mark) - first*size
+	at := bytes.Index(data, mark) - signalMarked*size
 	for s := 1; s < 32 && at >= 0; s++ {
-		if binary.NativeEndian.Uint32(data[at+s*size+lowHalf(size):]) == 1 {
+		if entry := data[at+s*size:][:size]; bytes.Equal(entry, ignoredEntry[:size]) {
 			ignored |= 1 << s
 		}
 	}
 	return ignored
 }
 
-// lowHalf returns where in a word of a size the low 32 bits are.
-func lowHalf(size int) int {
-	one := [2]byte{1}
-	if binary.NativeEndian.Uint16(one[:]) == 1 {
-		return 0
+// ignoredEntry is the bytes of a number that is 1, to ignore, in the memory of
+// this machine.
+var ignoredEntry = func() (entry [8]byte) {
+	*(*uintptr)(unsafe.Pointer(&entry)) = 1
+	return entry
+}()
+
+// setHandler gives a signal a handler, which must not be called.
+func setHandler(signal, address uintptr) bool {
+	if strings.HasPrefix(runtime.GOARCH, "mips") {
+		return false // where the structure is another one
 	}
-	return size - 4
+	action := [8]uintptr{address} // flags, restorer and mask, which are nothing here, follow in some order
+	const maskSize = 8
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&action)), 0, maskSize, 0, 0)
+	return errno == 0
 }
 
 // staticData returns a copy of the memory that holds the program's variables:

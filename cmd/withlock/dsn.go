@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// dsn returns the connection string and where it is from, for messages. An
+// empty one makes pgx look at the PG* variables of this process, as libpq does.
+func dsn(o *options, env []string) (dsn, source string) {
+	switch {
+	case o.db != "":
+		return o.db, "--db"
+	case getenv(env, "PG_CONNECTION_STRING") != "":
+		return getenv(env, "PG_CONNECTION_STRING"), "PG_CONNECTION_STRING"
+	case getenv(env, "DATABASE_URL") != "":
+		return getenv(env, "DATABASE_URL"), "DATABASE_URL"
+	}
+	return "", "the PG* variables"
+}
+
+// parseDSN reads a connection string. The error says what is wrong with it, and
+// nothing else that it contains.
+func parseDSN(text string, env []string) (*pgx.ConnConfig, error) {
+	if err := checkScheme(text); err != nil {
+		return nil, err
+	}
+	config, err := pgx.ParseConfig(text)
+	if name := unknownService(text, err); name != "" {
+		return nil, fmt.Errorf("there is no service %q in the service file (%w)", name, errors.Unwrap(err))
+	}
+	if err != nil {
+		return nil, errors.New(parseReason(err))
+	}
+	if config.RuntimeParams["hostaddr"] != "" || getenv(env, "PGHOSTADDR") != "" {
+		address := config.RuntimeParams["hostaddr"]
+		if address == "" {
+			address = getenv(env, "PGHOSTADDR")
+		}
+		if config, err = atAddress(config, text, address); err != nil {
+			return nil, err
+		}
+	}
+	if strings.Contains(config.Host+config.Database, "@") {
+		return nil, errors.New("it has an @ too many (in a user name or a password write %40 for @ and %2F for /)")
+	}
+	return config, adoptParams(config, env)
+}
+
+// schemePattern finds what a URL begins with. What else may stand there, such as
+// a password, does not match.
+var schemePattern = regexp.MustCompile(`^((?:jdbc:)?[A-Za-z][A-Za-z0-9+.-]*)://`)
+
+// checkScheme returns what is wrong with a URL that is not PostgreSQL's.
+func checkScheme(text string) error {
+	found := schemePattern.FindStringSubmatch(text)
+	if found == nil || found[1] == "postgres" || found[1] == "postgresql" {
+		return nil
+	}
+	if strings.Contains(strings.ToLower(found[1]), "postgres") {
+		return fmt.Errorf("it begins with %s://, which is another tool's: write postgresql://", found[1])
+	}
+	return fmt.Errorf("it begins with %s://, and a URL of PostgreSQL's with postgresql://", found[1])
+}
+
+// parseReason returns why pgx does not take a connection string, without any
+// part of it. pgx's own message shows it with the password masked, if it finds
+// it, which in a string that makes no sense is not certain.
+func parseReason(err error) string {
+	text := err.Error()
+	if i := strings.LastIndex(text, "`: "); i >= 0 {
+		text = text[i+len("`: "):]
+	}
+	for _, end := range []string{" (", ": ", ` "`} { // what comes after may quote it
+		text, _, _ = strings.Cut(text, end)
+	}
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		text += ": " + file.Error()
+	}
+	return text
+}
+
+// atAddress returns config with libpq's hostaddr: the address to connect to,
+// where host is the name that a certificate must have. Either may be a list.
+func atAddress(config *pgx.ConnConfig, text, address string) (*pgx.ConnConfig, error) {
+	if strings.HasPrefix(config.Host, "/") { // the default, or of no account
+		var err error
+		if config, err = pgx.ParseConfig(with(text, "host", address)); err != nil {
+			return nil, errors.New(parseReason(err))
+		}
+	}
+	hosts := []string{config.Host}
+	for _, other := range config.Fallbacks { // there may be two for a host, with TLS and without
+		if other.Host != hosts[len(hosts)-1] {
+			hosts = append(hosts, other.Host)
+		}
+	}
+	addresses := strings.Split(address, ",")
+	if len(addresses) != len(hosts) {
+		return nil, fmt.Errorf("it has %d addresses in hostaddr for %d hosts", len(addresses), len(hosts))
+	}
+	config.LookupFunc = lookupIn(hosts, addresses)
+	return config, nil
+}
+
+// unknownService returns the service that pgx has not found, by the error that
+// it has returned for text.
+func unknownService(text string, err error) string {
+	const unknown = "unable to find service: "
+	for range 2 {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return ""
+		}
+		if name, ok := strings.CutPrefix(inner.Error(), unknown); ok {
+			return name
+		}
+		if !strings.HasPrefix(inner.Error(), "failed to read service file") {
+			return ""
+		}
+		_, err = pgx.ParseConfig(with(text, "servicefile", os.DevNull)) // it names the service
+	}
+	return ""
+}
+
+// with returns a connection string with one more parameter.
+func with(text, name, value string) string {
+	if !strings.HasPrefix(text, "postgres://") && !strings.HasPrefix(text, "postgresql://") {
+		return text + " " + name + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
+	}
+	separator := "?"
+	if strings.Contains(text, "?") {
+		separator = "&"
+	}
+	return text + separator + name + "=" + url.QueryEscape(value)
+}

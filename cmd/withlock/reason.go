@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// gaveUp is the error of a program that has waited for its database.
+type gaveUp struct {
+	error
+	after time.Duration
+}
+
+func (g *gaveUp) Unwrap() error { return g.error }
+
+// unknownPattern finds the name in the answer of a server, or of a PgBouncer, to
+// a parameter that it does not know.
+var unknownPattern = regexp.MustCompile(`^(?:unrecognized configuration parameter "|unsupported startup parameter: )([^"\s]+)`)
+
+// unknownParam returns the parameter that the server did not know when the
+// session began.
+func unknownParam(err error) string {
+	var connect *pgconn.ConnectError
+	var answer *pgconn.PgError
+	if !errors.As(err, &connect) || !errors.As(err, &answer) {
+		return ""
+	}
+	if found := unknownPattern.FindStringSubmatch(answer.Message); found != nil {
+		return found[1]
+	}
+	return ""
+}
+
+// tlsRefused is what pgx says of a server that has no TLS.
+const tlsRefused = "server refused TLS connection"
+
+// reasonOf writes in one line why the database is of no use.
+func reasonOf(err error) string {
+	var connect *pgconn.ConnectError
+	if !errors.As(err, &connect) {
+		return oneLine(err.Error())
+	}
+	// There is a line for each attempt. That TLS was refused goes without saying
+	// where the next attempt did without.
+	head, attempts, several := strings.Cut(connect.Error(), "\n")
+	if !several {
+		return oneLine(head)
+	}
+	var said, refused []string
+	for line := range strings.Lines(attempts) {
+		if line = oneLine(line); strings.HasSuffix(line, tlsRefused) {
+			refused = append(refused, line)
+		} else {
+			said = append(said, line)
+		}
+	}
+	if len(said) == 0 {
+		said = refused
+	}
+	return oneLine(head) + " " + strings.Join(slices.Compact(said), "; ")
+}
+
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
