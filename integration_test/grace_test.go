@@ -21,7 +21,7 @@ type bounding struct {
 
 const (
 	graceMaxHold, grace = 200 * time.Millisecond, 1500 * time.Millisecond
-	graceKey       = "k"
+	graceKey            = "k"
 )
 
 // boundings are all ways.
