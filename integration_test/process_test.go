@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	osexec "os/exec"
@@ -16,13 +17,19 @@ const processVariable = "PGADVISORY_TEST_PROCESS"
 
 // runProcess runs this test binary as one of processes, to its end.
 func runProcess(program string, args ...string) error {
+	return runKillableProcess(context.Background(), program, args...)
+}
+
+// runKillableProcess is runProcess for a process that is killed when ctx ends,
+// which is no error.
+func runKillableProcess(ctx context.Context, program string, args ...string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	process := osexec.Command(self, "-test.run=^TestAsProcess$", "-test.count=1")
+	process := osexec.CommandContext(ctx, self, "-test.run=^TestAsProcess$", "-test.count=1")
 	process.Env = append(os.Environ(), processVariable+"="+strings.Join(append([]string{program}, args...), "\n"))
-	if out, err := process.CombinedOutput(); err != nil {
+	if out, err := process.CombinedOutput(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("process %q: %w\n%s", program, err, out)
 	}
 	return nil

@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -226,6 +228,22 @@ func (p *relay) cut() {
 		_ = conn.Close()
 	}
 	p.conns = nil
+}
+
+// cutOne closes one connection of the newest, on both sides, and returns how many
+// it found to close.
+func (p *relay) cutOne() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.conns) == 0 {
+		return 0
+	}
+	i := len(p.conns) - 2 - 2*rand.N(min(5, len(p.conns)/2))
+	for _, conn := range p.conns[i : i+2] {
+		_ = conn.Close()
+	}
+	p.conns = slices.Delete(p.conns, i, i+2)
+	return 1
 }
 
 // two returns two pools on one database: ours, which takes the lock, and

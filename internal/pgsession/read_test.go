@@ -1,17 +1,15 @@
 package pgsession_test
 
 import (
-	"context"
 	"errors"
-	"net"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/pgfake"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
@@ -19,60 +17,14 @@ import (
 // answer says, or hangs up where that says nothing.
 func connect(t *testing.T, answer func(message pgproto3.FrontendMessage) []pgproto3.BackendMessage) *pgsession.Session {
 	t.Helper()
-	config, err := pgx.ParseConfig("postgres://u@server/d?sslmode=disable")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"server"}, nil }
-	config.DialFunc = func(context.Context, string, string) (net.Conn, error) {
-		client, server := net.Pipe()
-		go serve(server, answer)
-		return client, nil
-	}
-	conn, err := pgx.ConnectConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return pgsession.Of(conn)
+	return pgsession.Of(pgfake.Connect(t, answer))
 }
 
-func serve(conn net.Conn, answer func(pgproto3.FrontendMessage) []pgproto3.BackendMessage) {
-	defer conn.Close()
-	backend := pgproto3.NewBackend(conn, conn)
-	if _, err := backend.ReceiveStartupMessage(); err != nil {
-		return
-	}
-	backend.Send(&pgproto3.AuthenticationOk{})
-	backend.Send(&pgproto3.BackendKeyData{ProcessID: 7, SecretKey: []byte{0, 0, 0, 1}})
-	backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
-	for backend.Flush() == nil {
-		message, err := backend.Receive()
-		if err != nil {
-			return
-		}
-		switch message.(type) {
-		case *pgproto3.Query, *pgproto3.Sync:
-			all := answer(message)
-			if all == nil {
-				return
-			}
-			for _, m := range all {
-				backend.Send(m)
-			}
-		case *pgproto3.Terminate:
-			return
-		}
-	}
-}
-
-func done(tag string) pgproto3.BackendMessage {
-	return &pgproto3.CommandComplete{CommandTag: []byte(tag)}
-}
-func ready(status byte) pgproto3.BackendMessage { return &pgproto3.ReadyForQuery{TxStatus: status} }
-func failure(severity, code string) pgproto3.BackendMessage {
-	return &pgproto3.ErrorResponse{Severity: severity, SeverityUnlocalized: severity, Code: code, Message: "a message"}
-}
+var (
+	done    = pgfake.Done
+	ready   = pgfake.Ready
+	failure = pgfake.Failure
+)
 
 var pg = func() *locksql.Transaction {
 	return &locksql.Transaction{Keys: []hashkey.Key{hashkey.Int64(7)}, Level: locksql.ReadCommitted}
@@ -112,7 +64,7 @@ func TestFateOfCommit(t *testing.T) {
 // A lock is granted if every statement that asks for it answers true, and the
 // whole answer is there.
 func TestGranted(t *testing.T) {
-	row := func(value string) pgproto3.BackendMessage { return &pgproto3.DataRow{Values: [][]byte{[]byte(value)}} }
+	row := pgfake.Row
 	for name, test := range map[string]struct {
 		answer []pgproto3.BackendMessage
 		want   bool
