@@ -24,9 +24,10 @@ type options struct {
 	pooler       bool
 	verbose      bool
 	list         bool
+	doctor       bool
 	version      bool
 
-	name    string      // "" only with list, which then means all
+	name    string      // "" only with doctor, and with list, which then means all
 	key     hashkey.Key // of name
 	command []string
 }
@@ -57,6 +58,7 @@ func flagSet(o *options) *flag.FlagSet {
 		fs.BoolVar(&o.verbose, name, false, "")
 	}
 	fs.BoolVar(&o.list, "list", false, "")
+	fs.BoolVar(&o.doctor, "doctor", false, "")
 	fs.BoolVar(&o.version, "version", false, "")
 	return fs
 }
@@ -93,8 +95,11 @@ func parse(args []string) (*options, error) {
 		if err := o.parseCommand(fs, rest[1:]); err != nil {
 			return nil, err
 		}
-	} else if !o.list {
+	} else if !o.list && !o.doctor {
 		return nil, usageError("no NAME given")
+	}
+	if o.doctor {
+		return o, o.validateDoctor(fs)
 	}
 	return o, o.validate(fs)
 }

@@ -1,6 +1,6 @@
 package main
 
-// help fits a screen of 24 lines and 80 columns.
+// help fits a screen of 25 lines and 80 columns.
 const help = `Usage: withlock [flags] NAME [--] COMMAND [ARG...]
 
 Runs COMMAND while holding the PostgreSQL advisory lock NAME.
@@ -17,6 +17,7 @@ Runs COMMAND while holding the PostgreSQL advisory lock NAME.
   --pooler               accept a connection pooler that pools sessions
   -v, --verbose          say on stderr what happens
   --list [NAME]          print who holds which lock, or NAME, and who waits
+  --doctor               try what the server's locks are good for
   --version, --help
 
 Exit code: COMMAND's, or 128+N if signal N ended it; that of -E if the lock is
