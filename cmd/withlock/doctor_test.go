@@ -135,7 +135,7 @@ func bouncerKind(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if regexp.MustCompile(`^PgBouncer 1\.1?\d\.`).Match(out) {
+	if regexp.MustCompile(`^PgBouncer 1\.(1?\d|2[0-3])\.`).Match(out) { // before 1.24 they are off by default
 		return ""
 	}
 	return "-prepared"
