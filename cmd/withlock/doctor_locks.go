@@ -137,9 +137,7 @@ func (d *doctor) savepointIs(ctx context.Context) error {
 	return nil
 }
 
-// sessionLockIs tries whether the locks of sessions exclude each other. Through a
-// pooler that pools transactions all of it is in one, so that no lock stays in
-// the pool.
+// sessionLockIs tries whether the locks of sessions exclude each other.
 func (d *doctor) sessionLockIs(ctx context.Context) error {
 	const subject = "session lock"
 	if d.untriable(subject) {
@@ -154,14 +152,23 @@ func (d *doctor) sessionLockIs(ctx context.Context) error {
 		d.breaksSessions(subject, words+wrong)
 	case d.between == poolsTransactions:
 		d.breaksSessions(subject, "excludes while a transaction lasts; after it the session is another client's")
+	case d.inside():
+		d.line(good, subject, "two connections exclude each other while a transaction lasts; more was not tried without --pooler")
 	default:
 		d.line(good, subject, "two connections exclude each other; ROLLBACK keeps it, and unlocking frees it")
 	}
 	return nil
 }
 
+// inside reports whether a lock of a session may be held inside a transaction
+// only: a pooler could leave it in its pool, even one that has kept the session
+// so far.
+func (d *doctor) inside() bool {
+	return d.between == poolsTransactions || d.between == poolsSessions && !d.pooler
+}
+
 func (d *doctor) trySessionLock(ctx context.Context) (wrong string, err error) {
-	inside := d.between == poolsTransactions
+	inside := d.inside()
 	if inside {
 		if err := d.begin(ctx, d.one); err != nil {
 			return "", err
