@@ -24,7 +24,7 @@ type doctor struct {
 
 	db       *sql.DB           // the product's calls are made on it, and two is of it
 	one, two *probe            // two clients of the server
-	key      hashkey.Key       // nobody else uses it
+	key      hashkey.Key       // no other client uses it
 	settings map[string]string // of the role, by name; times have no unit
 	standby  bool
 	between  pooling
@@ -100,12 +100,11 @@ func (d *doctor) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var config *pgx.ConnConfig
 	if d.one, err = newProbe(ctx, pool); err != nil {
 		return errors.Join(err, pool.Close())
 	}
 	d.one.also = pool
-	config = d.one.conn.Config()
+	config := d.one.conn.Config()
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	d.db = stdlib.OpenDB(*config)
 	if d.two, err = newProbe(ctx, d.db); err != nil {

@@ -19,7 +19,7 @@ type step struct {
 	by    *probe
 	query string
 	want  string // the answer; "" if any will do
-	else_ string // what is wrong if it is another
+	wrong string // if it is another
 }
 
 // walk goes the steps, each client in a transaction, and rolls both back. It
@@ -43,7 +43,7 @@ func (d *doctor) walk(ctx context.Context, steps ...step) (wrong string, err err
 			return words, err
 		}
 		if s.want != "" && got != s.want {
-			return s.else_, nil
+			return s.wrong, nil
 		}
 	}
 	return "", nil

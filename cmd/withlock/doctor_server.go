@@ -82,7 +82,7 @@ func (d *doctor) standbyIs(ctx context.Context) error {
 	case words != "":
 		d.line(untried, "standby", "the server does not say: "+words)
 	case d.standby:
-		d.breaks("standby", "yes: its locks exclude nobody on the primary",
+		d.breaks("standby", "yes: its locks exclude no client of the primary",
 			"connect to the primary; with several hosts in the URL: target_session_attrs=read-write")
 	default:
 		d.line(good, "standby", "no")
