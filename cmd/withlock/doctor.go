@@ -28,7 +28,7 @@ type doctor struct {
 	settings map[string]string // of the role, by name; times have no unit
 	standby  bool
 	between  pooling
-	visible  bool // pg_locks shows a lock of another session
+	blind    bool // pg_locks does not show the locks of another session
 	ids      int  // transaction ids that were used
 
 	xactErr, sessionErr error // why the packages refuse the server

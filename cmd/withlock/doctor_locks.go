@@ -285,17 +285,22 @@ func (d *doctor) readsFresh(ctx context.Context, level sql.IsolationLevel) (fres
 	return fresh, <-ended
 }
 
-// untilWaited returns when pg_locks shows a waiter, or after a while.
+// untilWaited returns when pg_locks shows a waiter, or after a while: not all
+// servers show one.
 func (d *doctor) untilWaited(ctx context.Context) error {
 	number := uint64(d.key.Int64())
 	waiter := fmt.Sprintf("select true from pg_catalog.pg_locks where not granted and locktype = 'advisory' and objsubid = 1 "+
 		"and classid = '%d'::oid and objid = '%d'::oid", number>>32, number&(1<<32-1))
-	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	patience := answerTimeout / 2
+	if d.blind {
+		patience /= 20
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if waits, err := d.one.isTrue(ctx, waiter); err != nil || waits {
-			d.visible = d.visible || waits
 			return err
 		}
 	}
+	d.blind = true
 	return nil
 }
 
@@ -311,7 +316,7 @@ func (d *doctor) pgLocksAre(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
-	case !d.visible:
+	case d.blind:
 		d.line(notable, subject, "does not show the locks of other sessions", "withlock --list and inspect find nothing; the locks work")
 	case words != "" || !all:
 		d.line(notable, subject, "shows the locks of all, but of other roles' sessions neither application nor address",

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,11 +94,6 @@ func runDoctor(t *testing.T, dsn string, args ...string) (output string, code in
 	return string(stdout) + stderr.String(), cmd.ProcessState.ExitCode()
 }
 
-func TestDoctor(t *testing.T) {
-	t.Parallel()
-	doctorSays(t, "postgresql", 0, newDatabase(t))
-}
-
 // The pooler's mode is found out, and a lock of a session is not left in it.
 func TestDoctorPoolers(t *testing.T) {
 	t.Parallel()
@@ -146,9 +142,28 @@ func bouncerKind(t *testing.T) string {
 	return "-prepared"
 }
 
+// A standby is told from its primary. The primary has nothing to complain of in
+// its log.
 func TestDoctorStandby(t *testing.T) {
 	t.Parallel()
-	doctorSays(t, "standby", 1, pgtest.Dedicated(t).Standby(t).DSN())
+	primary := pgtest.Dedicated(t)
+	standby := primary.Standby(t)
+	before := complaints(t, primary)
+	doctorSays(t, "postgresql", 0, primary.DSN())
+	doctorSays(t, "standby", 1, standby.DSN())
+	if after := complaints(t, primary); !slices.Equal(before, after) {
+		t.Errorf("the primary's log: %q", after)
+	}
+}
+
+// complaints returns the lines of a server's log that something is wrong.
+func complaints(t *testing.T, s *pgtest.Server) []string {
+	t.Helper()
+	log, err := s.Log()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return regexp.MustCompile(`(?m)^.*(WARNING|ERROR|STATEMENT):.*$`).FindAllString(log, -1)
 }
 
 // A role whose limits are short, which sees little, and may not have many

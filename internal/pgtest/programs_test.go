@@ -1,11 +1,13 @@
 package pgtest_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 )
@@ -37,7 +39,9 @@ func TestWrongDirectoryIsNotPassedOver(t *testing.T) {
 func TestWrongBouncerIsNotPassedOver(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "pgbouncer")
 	t.Setenv("PGTEST_BOUNCER", program)
-	if _, err := pgtest.StartBouncer(t.Context(), "", "session"); err == nil || !strings.Contains(err.Error(), program) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := pgtest.StartBouncer(ctx, pgtest.New(t).DSN(), "session"); err == nil || !strings.Contains(err.Error(), program) {
 		t.Errorf("error is %v, want one that names %s", err, program)
 	}
 }
