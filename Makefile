@@ -1,6 +1,6 @@
 # What there is to run. The longer recipes are programs in scripts/.
 
-.PHONY: help setup test stress demo bench lint
+.PHONY: help setup test stress matrix demo bench lint
 
 # Most tests wait, for servers, limits and each other, so more of them run at
 # once than there are cores.
@@ -17,6 +17,9 @@ test: setup ## run all tests of all modules, against real servers
 
 stress: setup ## run the same tests, those under stress ten times as long
 	@scripts/each-module $(TEST) -timeout=60m ./...
+
+matrix: setup ## run the integration tests on PostgreSQL 14 to 18, PgBouncer 1.18 and 1.24
+	@scripts/matrix
 
 demo: setup ## run the example web application
 	@go run -C examples/webapp .

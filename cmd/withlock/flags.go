@@ -32,9 +32,10 @@ type options struct {
 	list         bool
 	json         bool
 	watch        bool
+	doctor       bool
 	version      bool
 
-	name    string      // "" only with list, which then means all
+	name    string      // "" only with doctor, and with list, which then means all
 	key     hashkey.Key // of name
 	command []string
 
@@ -75,6 +76,7 @@ func flagSet(o *options) *flag.FlagSet {
 	fs.BoolVar(&o.list, "list", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.BoolVar(&o.watch, "watch", false, "")
+	fs.BoolVar(&o.doctor, "doctor", false, "")
 	fs.BoolVar(&o.version, "version", false, "")
 	return fs
 }
@@ -111,8 +113,11 @@ func parse(args []string) (*options, error) {
 		if err := o.parseCommand(fs, rest[1:]); err != nil {
 			return nil, err
 		}
-	} else if !o.list {
+	} else if !o.list && !o.doctor {
 		return nil, usageError("no NAME given")
+	}
+	if o.doctor {
+		return o, o.validateDoctor(fs)
 	}
 	return o, o.validate(fs)
 }

@@ -18,6 +18,7 @@ Runs COMMAND while holding the PostgreSQL advisory lock NAME.
   --pooler           accept a connection pooler that pools sessions
   -v, --verbose      say on stderr what happens
   --list [NAME]      print who holds which lock, and who waits; --json, --watch
+  --doctor           try what the server's locks are good for
   --version, --help  D is a duration, such as 200ms, 30s or 1h30m
 Exit code: COMMAND's, or 128+N if signal N ended it; that of -E if the lock is
 taken; 64 usage; 69 no database; 74 the lock was lost; 126 COMMAND cannot be

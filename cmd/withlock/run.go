@@ -46,6 +46,9 @@ func run(ctx context.Context, args, env []string, stdin, stdout, stderr *os.File
 }
 
 func (p *program) run(ctx context.Context) (ending, error) {
+	if p.options.doctor {
+		return ending{}, p.doctor(ctx)
+	}
 	path := ""
 	if !p.options.list {
 		var err error

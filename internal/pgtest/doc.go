@@ -11,7 +11,9 @@
 //
 // The server programs are looked for in PGTEST_BIN where that is set (which is
 // how a version is chosen), then on PATH, then where the usual packages put
-// them, the newest version first.
+// them, the newest version first. PgBouncer is PGTEST_BOUNCER where that is set,
+// and is looked for in the same way otherwise. scripts/postgres and
+// scripts/pgbouncer fetch versions that the machine does not have.
 //
 // Servers are stopped and their data removed when the process that started
 // them ends, however it ends, be it by SIGKILL: see guard.sh.

@@ -40,7 +40,7 @@ var errNoServer = errors.New(`no PostgreSQL server programs (initdb, pg_ctl) fou
 	export PGTEST_BIN=DIRECTORY     the bin directory of an installation
 	export DATABASE_URL=URL         a running server, whose role may create databases`)
 
-var errNoBouncer = errors.New("no pgbouncer found on PATH or in the usual places; `make setup` installs it")
+var errNoBouncer = errors.New("no pgbouncer found in PGTEST_BOUNCER, on PATH or in the usual places; `make setup` installs it")
 
 // findServer returns the directory of initdb and pg_ctl.
 func findServer() (string, error) {
@@ -65,7 +65,14 @@ func hasServer(dir string) bool {
 	return executable(filepath.Join(dir, "initdb")) && executable(filepath.Join(dir, "pg_ctl"))
 }
 
+// findBouncer returns the program of PgBouncer.
 func findBouncer() (string, error) {
+	if path := os.Getenv("PGTEST_BOUNCER"); path != "" {
+		if !executable(path) {
+			return "", fmt.Errorf("PGTEST_BOUNCER is %s, which is no program that can be run", path)
+		}
+		return filepath.Abs(path)
+	}
 	if path, err := exec.LookPath("pgbouncer"); err == nil {
 		return path, nil
 	}

@@ -1,11 +1,13 @@
 package pgtest_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 )
@@ -33,8 +35,39 @@ func TestWrongDirectoryIsNotPassedOver(t *testing.T) {
 	}
 }
 
+// A version that was asked for and is not there fails the test.
+func TestWrongBouncerIsNotPassedOver(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "pgbouncer")
+	t.Setenv("PGTEST_BOUNCER", program)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := pgtest.StartBouncer(ctx, pgtest.New(t).DSN(), "session"); err == nil || !strings.Contains(err.Error(), program) {
+		t.Errorf("error is %v, want one that names %s", err, program)
+	}
+}
+
+// The program that is named is the one that runs.
+func TestBouncerProgram(t *testing.T) {
+	pgtest.NeedBouncer(t)
+	program := filepath.Join(t.TempDir(), "pgbouncer")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho it was me >&2\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for dir := filepath.Dir(program); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil { // for the account that servers run under
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PGTEST_BOUNCER", program)
+	_, err := pgtest.StartBouncer(t.Context(), pgtest.New(t).DSN(), "session")
+	if err == nil || !strings.Contains(err.Error(), "it was me") {
+		t.Errorf("error is %v, want what the program says", err)
+	}
+}
+
 func TestNoBouncerSkipsButFailsInCI(t *testing.T) {
 	pgtest.HidePrograms(t)
+	t.Setenv("PGTEST_BOUNCER", "")
 	t.Setenv("PATH", t.TempDir())
 	for ci, want := range map[string]string{"": skipped, "true": failed} {
 		t.Setenv("CI", ci)
