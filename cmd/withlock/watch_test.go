@@ -48,7 +48,7 @@ func TestOnLost(t *testing.T) {
 	p.pid(t, "parent")
 	terminate(t, db, backend(t, db))
 	p.ends(t, exitLost)
-	if got := p.logged(t); !strings.HasSuffix(got, "job is lost\n") {
+	if got := p.logged(t); !strings.Contains(got, "\njob is lost\n") {
 		t.Errorf("output: %s", got)
 	}
 	// One that does not end is killed.
