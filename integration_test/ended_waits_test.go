@@ -29,16 +29,18 @@ func TestEndedWaitsLeaveNothing(t *testing.T) {
 	db := openDB(t, dsn, through)
 	db.SetMaxOpenConns(8)
 	key := hashkey.Name("k")
-	waits, cuts := int64(20_000), int64(2_000)
+	waits, cuts, most := int64(20_000), int64(2_000), 40*time.Minute
 	if testing.Short() {
-		waits, cuts = 200, 5
+		waits, cuts, most = 200, 5, 2*patience
 	}
+	bound, cancel := context.WithTimeout(t.Context(), most)
+	defer cancel()
 	stop, holding := make(chan struct{}), make(chan error, 1)
-	go func() { holding <- holdAndRelease(context.Background(), sessionlock.New(watcher), key, stop) }()
+	go func() { holding <- holdAndRelease(bound, sessionlock.New(watcher), key, stop) }()
 
 	var ended, terminated, cut, granted atomic.Int64
 	over := func() bool {
-		return t.Context().Err() != nil || ended.Load() >= waits && terminated.Load() >= cuts && cut.Load() >= cuts
+		return bound.Err() != nil || ended.Load() >= waits && terminated.Load() >= cuts && cut.Load() >= cuts
 	}
 	faults := make(chan error, 1)
 	go func() {
@@ -77,7 +79,7 @@ func TestEndedWaitsLeaveNothing(t *testing.T) {
 	})
 	<-faults
 	close(stop)
-	if err := errors.Join(err, <-holding); err != nil {
+	if err := errors.Join(err, <-holding, bound.Err()); err != nil {
 		t.Error(err)
 	}
 	t.Logf("%d waits ended, %d sessions were terminated, %d connections cut, %d locks granted",

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/pulse"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -208,9 +209,11 @@ func TestShareableHolds(t *testing.T) {
 func TestShareableLocksLeaveNoWatch(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	l := sessionlock.New(db).With(sessionlock.Options{Shareable: true, Check: time.Minute})
+	// The watch does not look at the session by itself during the test.
+	l := sessionlock.New(db).With(sessionlock.Options{Shareable: true, Check: time.Hour, DeadClient: 3 * time.Hour})
+	ctx := pulse.With(t.Context(), time.Hour)
 	for range 100 {
-		unlock(t, lock(t, l, hashkey.Name("k")))
+		unlock(t, lockUnder(ctx, t, l, hashkey.Name("k")))
 	}
 	const ofOtherTests = 30
 	until(t, "there is no watch", func() bool {
