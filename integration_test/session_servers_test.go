@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -156,24 +155,6 @@ func TestSessionPromoted(t *testing.T) {
 		t.Errorf("%d connections, want 1", n)
 	}
 	noTrace(t, db, other)
-}
-
-// A standby that is promoted while it answers refuses the lock and grants it in
-// one message. It does not get into the pool. Here the first answer is changed
-// on the way into that of a standby.
-func TestSessionPromotedMeanwhile(t *testing.T) {
-	t.Parallel()
-	dsn := newDatabase(t)
-	p, through := newProxy(t, dsn)
-	db, other := openDB(t, dsn, through), openDB(t, dsn)
-	const asks = "asked.slot, pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()"
-	standby := fmt.Sprintf("%-*s", len(asks), "null, pg_catalog.pg_backend_pid(), true")
-	p.rewrite.Store(&[2]string{asks, standby})
-	key := hashkey.Name("meanwhile")
-	_, err := sessionlock.New(db).Lock(t.Context(), key)
-	wantError(t, err, sessionlock.ErrStandby)
-	becomesFree(t, other, key)
-	noTrace(t, other, db)
 }
 
 // A transaction that somebody has left open in the pool gives its session no

@@ -114,7 +114,7 @@ func (c *common) ask(p *pool, settings []setting) (granted bool, err error) {
 		}
 		return false, err
 	}
-	saved, slot, err := p.opts.verdict(pid, answer)
+	saved, slot, err := verdict(answer)
 	if err != nil || slot < 0 {
 		return false, err
 	}
@@ -133,11 +133,13 @@ func (c *common) freeOne(session *pgsession.Session, key hashkey.Key, shared boo
 		if c.session != session || session.Closed() {
 			return errDead
 		}
-		message := locksql.Select("select " + locksql.Call(locksql.Unlock, shared, key))
-		if c.number--; c.number == 0 {
-			message = unlockMessage(shared, key, c.saved)
+		var held bool
+		var err error
+		if c.number--; c.number > 0 {
+			held, err = unlockOne(ctx, session, shared, key)
+		} else {
+			held, err = unlock(ctx, session, shared, key, c.saved)
 		}
-		answer, err := session.Send(ctx, leaving, message)
 		switch {
 		case err != nil:
 			session.Discard()
@@ -146,7 +148,7 @@ func (c *common) freeOne(session *pgsession.Session, key hashkey.Key, shared boo
 		case c.number == 0:
 			c.close(nil)
 		}
-		if !yes(answer) {
+		if !held {
 			return errNotHeld
 		}
 		return nil

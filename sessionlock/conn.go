@@ -107,15 +107,15 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 		message, policy = o.waitMessage(keys, rand.N(len(keys)), pid, c.settings, how.Limit), waiting
 	}
 	answer, err := s.Send(ctx, policy, message)
-	slot := -1
 	if err == nil {
-		c.saved, slot, err = o.verdict(pid, answer)
-	}
-	if slot >= 0 {
-		c.granted = keys[slot]
-	}
-	if err == nil || s.Closed() {
+		var slot int
+		if c.saved, slot, err = verdict(answer); slot >= 0 {
+			c.granted = keys[slot]
+		}
 		return slot >= 0, err
+	}
+	if s.Closed() {
+		return false, err
 	}
 	// The session may have got the lock all the same, just before the message
 	// failed.
@@ -132,8 +132,7 @@ func (c *conn) Release(ctx context.Context) {
 	}
 	if c.holds {
 		_ = c.conn.Raw(func(any) error {
-			message := unlockMessage(c.opts.Shared, c.granted, c.saved)
-			if _, err := c.session.Send(context.WithoutCancel(ctx), leaving, message); err != nil {
+			if _, err := unlock(context.WithoutCancel(ctx), c.session, c.opts.Shared, c.granted, c.saved); err != nil {
 				c.session.Discard()
 				return driver.ErrBadConn
 			}

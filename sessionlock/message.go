@@ -1,6 +1,7 @@
 package sessionlock
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"time"
@@ -10,48 +11,52 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
-// The columns of the answer to the statement of ask.
+// The columns of an answer.
 const (
 	columnName = iota
 	columnOld
 	columnSlot
-	columnPID
-	columnStandby
 )
 
-// server is what an answer says of the server: columnPID and columnStandby.
-const server = "pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()"
+// What is in columnSlot, if it is not NULL or the number of the lock that is
+// granted.
+const (
+	refused = -1
+	standby = -2
+	pooler  = -3
+)
 
-// ask returns a select which, if slot is not NULL, gives the session its
-// settings, and shows what they were, a row for each. The expression is evaluated
-// once, even if it calls a lock function: WITH … AS MATERIALIZED says so.
+// ask returns a select which, if slot is the number of a lock, gives the session
+// its settings, and shows what they were, a row for each. The expression is
+// evaluated once, even if it calls a lock function: WITH … AS MATERIALIZED says so.
 func ask(slot string, settings []setting) string {
 	const asked = "with asked as materialized (select slot from (select "
 	const one = " as slot offset 0) as one) select "
 	if len(settings) == 0 {
-		return asked + slot + one + "null, null, asked.slot, " + server + " from asked"
+		return asked + slot + one + "null, null, asked.slot from asked"
 	}
-	return asked + slot + one + "s.name, pg_catalog.current_setting(s.name, true), asked.slot, " + server + ", " +
+	return asked + slot + one + "s.name, pg_catalog.current_setting(s.name, true), asked.slot, " +
 		"case when s.name is not null then " + set + " end " +
-		"from asked left join " + table(settings) + " on asked.slot is not null and " + known
+		"from asked left join " + table(settings) + " on asked.slot operator(pg_catalog.>=) 0 and " + known
 }
 
-// mayLock is false where a lock would exclude nobody, or would stay behind in
-// a pooler: the pid that the client was told is then not that of the session.
-// It is asked in the statement that locks, because a pooler may send the next
-// one elsewhere.
-func (o *Options) mayLock(pid uint32) string {
-	condition := "(not pg_catalog.pg_is_in_recovery()"
+// obstacles are where a lock would exclude nobody, or would stay behind in a
+// pooler: the pid that the client was told is then not that of the session. They
+// are asked for in the statement that locks, because a pooler may send the next
+// one elsewhere, and a standby may be promoted.
+func (o *Options) obstacles(pid uint32) string {
+	when := "when pg_catalog.pg_is_in_recovery() then " + strconv.Itoa(standby)
 	if !o.Pooler {
-		condition += " and pg_catalog.pg_backend_pid() operator(pg_catalog.=) " + strconv.FormatUint(uint64(pid), 10)
+		when += " when pg_catalog.pg_backend_pid() operator(pg_catalog.<>) " + strconv.FormatUint(uint64(pid), 10) +
+			" then " + strconv.Itoa(pooler)
 	}
-	return condition + ")"
+	return when
 }
 
 // tryMessage asks for the first free of some locks without waiting. If it is
 // refused, nothing has changed on the session.
 func (o *Options) tryMessage(keys []hashkey.Key, pid uint32, settings []setting) locksql.Message {
-	return locksql.Select(ask("case when "+o.mayLock(pid)+" then "+locksql.TakeFirst(o.Shared, keys)+" end", settings))
+	return locksql.Select(ask("case "+o.obstacles(pid)+" else "+locksql.TakeFirst(o.Shared, keys)+" end", settings))
 }
 
 // waitMessage waits for the one-th of some locks, for at most limit, and takes it
@@ -60,46 +65,77 @@ func (o *Options) tryMessage(keys []hashkey.Key, pid uint32, settings []setting)
 func (o *Options) waitMessage(keys []hashkey.Key, one int, pid uint32, settings []setting, limit time.Duration) locksql.Message {
 	from := " from " + table(settings) + " where " + known
 	w := locksql.SessionWait{
-		Condition: o.mayLock(pid),
+		Obstacles: o.obstacles(pid),
 		Shared:    o.Shared,
 		Keys:      keys,
 		One:       one,
 		Limit:     limit,
 		Before:    "select s.name, pg_catalog.current_setting(s.name, true)" + from,
 		Settings:  set + from,
-		After:     "select null, null, " + locksql.Slot + ", " + server,
+		After:     "select null, null, " + locksql.Slot,
 	}
 	return w.Message()
 }
 
 // verdict returns what an answer that came without an error says: which lock is
-// granted, or -1, and the settings as they were; or why none can be.
-func (o *Options) verdict(pid uint32, answer pgsession.Answer) (before []setting, slot int, err error) {
+// granted, or refused, and the settings as they were; or why none can be.
+func verdict(answer pgsession.Answer) (before []setting, slot int, err error) {
 	rows := answer.Rows()
-	last := rows[len(rows)-1]
-	if value := string(last[columnSlot]); value != "" && value != "-1" {
-		slot, err = strconv.Atoi(value)
-		return saved(rows), slot, err
+	slot = refused
+	if value := rows[len(rows)-1][columnSlot]; value != nil {
+		if slot, err = strconv.Atoi(string(value)); err != nil {
+			return nil, refused, err
+		}
 	}
 	switch {
-	case string(last[columnStandby]) == "t":
-		return nil, -1, ErrStandby
-	case !o.Pooler && string(last[columnPID]) != strconv.FormatUint(uint64(pid), 10):
-		return nil, -1, ErrPooler
+	case slot == standby:
+		return nil, refused, ErrStandby
+	case slot == pooler:
+		return nil, refused, ErrPooler
+	case slot < 0:
+		return nil, refused, nil
 	}
-	return nil, -1, nil
+	return saved(rows), slot, nil
 }
 
-// unlockMessage gives the lock back and puts saved settings back. What the
+// unlockMessage gives the lock back and the settings their defaults. What the
 // session may hold besides, a lock taken by hand on Conn or the same lock once
 // more, must not reach the pool either.
 func unlockMessage(shared bool, key hashkey.Key, saved []setting) locksql.Message {
-	m := locksql.Select("select " + locksql.Call(locksql.Unlock, shared, key)).
+	m := locksql.One(locksql.Question(locksql.Unlock, shared, key)).
 		Select("select pg_catalog.pg_advisory_unlock_all()")
 	if len(saved) > 0 {
-		m = m.Select(putBack(saved))
+		m = m.Select(reset(saved))
 	}
+	m.Prepare = true
 	return m
+}
+
+// unlock gives the lock back, and the settings the values that were saved, which
+// takes a second message where those are not the defaults. It reports whether the
+// lock was held.
+func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, settings []setting) (held bool, err error) {
+	answer, err := s.Open(ctx, leaving, unlockMessage(shared, key, settings))
+	if err != nil {
+		return false, err
+	}
+	rows := answer.Rows()
+	defaults := saved(rows[2:])
+	others := slices.DeleteFunc(slices.Clone(settings), func(s setting) bool {
+		return slices.Contains(defaults, s)
+	})
+	if len(others) > 0 {
+		_, err = s.Send(ctx, leaving, locksql.Select(setAgain(others)))
+	}
+	return string(rows[0][0]) == "t", err
+}
+
+// unlockOne gives one lock of several back.
+func unlockOne(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key) (held bool, err error) {
+	m := locksql.One(locksql.Question(locksql.Unlock, shared, key))
+	m.Prepare = true
+	answer, err := s.Open(ctx, leaving, m)
+	return err == nil && yes(answer), err
 }
 
 // yes reports whether the first value of an answer is true.

@@ -108,13 +108,13 @@ func (p *pinned) releaseSession(k *Lock) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	answer, err := s.Send(ctx, leaving, unlockMessage(k.opts.Shared, k.key, p.own.saved))
+	held, err := unlock(ctx, s, k.opts.Shared, k.key, p.own.saved)
 	switch {
 	case err != nil && s.Closed():
 		return k.lostBy(err)
 	case err != nil:
 		return fmt.Errorf("sessionlock: %s: unlock: %w", k.key, err)
-	case !yes(answer):
+	case !held:
 		return k.lostBy(errNotHeld)
 	}
 	return nil

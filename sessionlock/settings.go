@@ -64,14 +64,19 @@ func table(settings []setting) string {
 	return "(values " + strings.Join(rows, ", ") + ") as s(name, value)"
 }
 
-// putBack returns a select that gives saved settings their values back. It
-// tries RESET first (set_config with NULL), so that a setting which only had
-// its default does not look as if somebody had set it, and does not miss the
-// next change of the default.
-func putBack(saved []setting) string {
-	return "select case when pg_catalog.set_config(s.name, null, false) operator(pg_catalog.<>) s.value " +
-		"then " + set + " end from " + table(saved)
+// reset returns a select that gives saved settings their defaults back, and shows
+// what those are, a row for each. A setting that only had its default must not look
+// as if the session had set it: it would miss the next change of the default.
+func reset(saved []setting) string {
+	rows := make([]string, len(saved))
+	for i, s := range saved {
+		rows[i] = "(" + quote(s.name) + ")"
+	}
+	return "select s.name, pg_catalog.set_config(s.name, null, false) from (values " + strings.Join(rows, ", ") + ") as s(name)"
 }
+
+// setAgain returns a select that sets settings.
+func setAgain(settings []setting) string { return "select " + set + " from " + table(settings) }
 
 // quote writes a string constant.
 func quote(value string) string {

@@ -85,8 +85,11 @@ func texts() string {
 	write("verdict: the session tries", locksql.SessionVerdict(locksql.TryLock, false, two))
 	write("verdict: the session waits", locksql.WaitForSession(false, two, time.Second))
 	write("verdict: MaxHold", locksql.MaxHold(time.Second))
+	message("session: unlock", locksql.Message{Statements: []locksql.Statement{
+		locksql.Question(locksql.Unlock, false, one[0]), locksql.Question(locksql.Unlock, true, two[1]),
+	}, Prepare: true})
 	wait := locksql.SessionWait{
-		Condition: "condition", Shared: true, Keys: one, Limit: 500 * time.Millisecond,
+		Obstacles: "when obstacle then -2", Shared: true, Keys: one, Limit: 500 * time.Millisecond,
 		Before: "select before", Settings: "settings from somewhere", After: "select " + locksql.Slot,
 	}
 	message("session: wait", wait.Message())

@@ -73,6 +73,20 @@ func appendNumber(b []byte, n int64, typ string) []byte {
 	return append(b, typ...)
 }
 
+// Question returns a select of f for key, which is a parameter: the text is the
+// same for all keys of a kind. It asks for the row.
+func Question(f Func, shared bool, key hashkey.Key) Statement {
+	sql := "select pg_catalog." + string(f)
+	if shared {
+		sql += "_shared"
+	}
+	sql += "($1)"
+	if _, _, pair := key.Pair(); pair {
+		sql = strings.TrimSuffix(sql, ")") + ", $2)"
+	}
+	return Statement{SQL: sql, Params: params(key), Tag: "SELECT", Answer: Rows}
+}
+
 // params returns key as parameters.
 func params(key hashkey.Key) []Param {
 	if class, object, ok := key.Pair(); ok {

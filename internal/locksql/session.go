@@ -10,7 +10,7 @@ import (
 
 // SessionWait is a wait for the lock of a session.
 type SessionWait struct {
-	Condition string // nothing is locked or changed unless it is true
+	Obstacles string // "when condition then number …": why nothing is to be locked or changed, a negative number
 	Shared    bool
 	Keys      []hashkey.Key // the session is to get one of them
 	One       int           // the index of the one to wait for
@@ -21,9 +21,9 @@ type SessionWait struct {
 	After    string // a select that is sent after the wait
 }
 
-// Slot is, in SessionWait.After, the index of the key that the session has got, or
-// -1.
-const Slot = "pg_catalog.current_setting('pgadvisory.slot')::integer"
+// Slot is, in SessionWait.After, the index of the key that the session has got, -1
+// where it has got none, or the number of an obstacle.
+const Slot = "pg_catalog.current_setting('pgadvisory.slot')"
 
 // Message returns the message, which is one transaction. A wait that ends is no
 // error, so that the server logs nothing; it is then that the other keys are asked
@@ -33,8 +33,8 @@ const Slot = "pg_catalog.current_setting('pgadvisory.slot')::integer"
 // is the transaction's lock that is waited for, which a rollback frees in any
 // case. The session gets its lock at once then.
 //
-// The settings are set before the wait, and go with the subtransaction if it ends:
-// what is done after the grant keeps the next holder waiting.
+// All that is to be set is set before the wait, and goes with the subtransaction if
+// the wait ends: what is done after the grant keeps the caller waiting.
 func (w *SessionWait) Message() Message {
 	var m Message
 	m.Statements = append(m.Statements, beginReadCommitted)
@@ -57,16 +57,16 @@ func (w *SessionWait) block() string {
 	}
 	one := w.Keys[w.One]
 	var b strings.Builder
-	b.WriteString("do $pgadvisory$ declare slot integer; begin if " + w.Condition + " then begin " + settings +
-		"perform " + Call(XactLock, w.Shared, one) + "; " +
-		"perform " + Call(Lock, w.Shared, one) + "; " +
-		"slot := " + strconv.Itoa(w.One) + "; " +
+	b.WriteString("do $pgadvisory$ declare slot integer := case " + w.Obstacles + " end; begin " +
+		"if slot is null then begin " + settings +
+		"perform pg_catalog.set_config('pgadvisory.slot', '" + strconv.Itoa(w.One) + "', true); " +
+		"perform " + Call(XactLock, w.Shared, one) + ", " + Call(Lock, w.Shared, one) + "; return; " +
 		"exception when lock_not_available then ")
 	if len(w.Keys) > 1 {
 		b.WriteString("slot := " + TakeFirst(w.Shared, w.Keys) + "; if slot is not null then " + settings + "end if; ")
 	}
-	b.WriteString("end; if slot is not null then perform pg_catalog.set_config('pgadvisory.slot', slot::pg_catalog.text, true); " +
-		"end if; end if; end $pgadvisory$")
+	b.WriteString("end; end if; if slot is not null then " +
+		"perform pg_catalog.set_config('pgadvisory.slot', slot::pg_catalog.text, true); end if; end $pgadvisory$")
 	return b.String()
 }
 
