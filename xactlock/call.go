@@ -62,7 +62,7 @@ func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try boo
 	c.Watchers, c.MaxHold, c.Longest = &watchers, l.opts.MaxHold, l.opts.longest()
 	c.pool.conns = l.conns
 	c.pool.job = job{fn: fn, opts: &l.opts, transaction: locksql.Transaction{
-		Keys: keys, Shared: l.opts.Shared, Level: l.opts.level(), ReadOnly: l.opts.ReadOnly, MaxHold: l.opts.longest(),
+		Keys: keys, Shared: l.opts.Shared, Level: l.opts.level(), ReadOnly: l.opts.ReadOnly, MaxHold: l.opts.atServer(),
 	}}
 	return c, nil
 }

@@ -121,6 +121,17 @@ func (o *Options) longest() time.Duration {
 	return min(o.MaxHold, math.MaxInt64-o.grace()) + o.grace()
 }
 
+// atServer is longest as the server is told. It comes a little later there, for a
+// process that is stopped: where the process ends the session itself, it knows that
+// it did before another holder can tell it.
+func (o *Options) atServer() time.Duration {
+	const later = 100 * time.Millisecond
+	if o.MaxHold == 0 {
+		return 0
+	}
+	return min(o.longest(), math.MaxInt64-later) + later
+}
+
 // level returns the isolation level in SQL. It is always named in BEGIN: a
 // server's default_transaction_isolation would bring stale reads back.
 func (o *Options) level() string {
