@@ -58,6 +58,7 @@ func (r *results) verdicts(p plan) []verdict {
 		all = append(all, r.judgeCrowd(keys, p.crowdOf)...)
 	}
 	all = append(all, r.judgeHotKey(p.crowdOf))
+	all = append(all, r.judgeEmptySections(p.goroutines[0]))
 	for _, hold := range p.holds {
 		all = append(all, r.judgeConnections(hold, p.goroutines))
 	}
@@ -131,6 +132,15 @@ func (r *results) judgeHotKey(goroutines int) verdict {
 	hand := find(r.crowd, nameHand, goroutines, 1, hold)
 	what := fmt.Sprintf("turns of one hot key with %d goroutines, WithTx / hand-written with the whole pool", goroutines)
 	return atLeast(0.95).judge(what, ratio(ours.turns, hand.turns))
+}
+
+// judgeEmptySections compares turns of a key that many want, and that each gives
+// back at once.
+func (r *results) judgeEmptySections(goroutines int) verdict {
+	ours := find(r.hot, nameOurs, goroutines, 1, 0)
+	hand := find(r.hot, nameHand, goroutines, 1, 0)
+	what := fmt.Sprintf("turns of one hot key given back at once, %d goroutines, WithTx / hand-written", goroutines)
+	return atLeast(0.9).judge(what, ratio(ours.turns, hand.turns))
 }
 
 // judgeConnections takes a mean of one connection more for flat.
