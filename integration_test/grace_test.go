@@ -14,9 +14,8 @@ import (
 
 // bounding is a way to hold the lock of graceKey for at most graceMaxHold and grace.
 type bounding struct {
-	hold  func(ctx context.Context, db *sql.DB, fn func(context.Context) error) error
-	cause error                  // with which fn's ctx ends
-	is    func(obeys bool) error // what the call returns when fn returns nil; nil is no error
+	hold func(ctx context.Context, db *sql.DB, fn func(context.Context) error) error
+	is   func(obeys bool) error // what the call returns when fn returns nil; nil is no error
 }
 
 const (
