@@ -157,6 +157,23 @@ func TestSessionPromoted(t *testing.T) {
 	noTrace(t, db, other)
 }
 
+// An answer that is not one to the question ends the session, which may have the
+// lock. Here the question is changed on its way: it locks, and answers nonsense.
+func TestSessionAnswerIsNotUnderstood(t *testing.T) {
+	t.Parallel()
+	dsn := newDatabase(t)
+	p, through := newProxy(t, dsn)
+	db, other := openDB(t, dsn, through), openDB(t, dsn)
+	p.rewrite.Store(&[2]string{"asked.slot, case", "'nonsense', case"})
+	key := hashkey.Name("nonsense")
+	k, err := sessionlock.New(db).Lock(t.Context(), key)
+	if err == nil || !strings.Contains(err.Error(), "not one to the question") {
+		t.Errorf("got %v, %v", k, err)
+	}
+	becomesFree(t, other, key)
+	noTrace(t, other, db)
+}
+
 // A transaction that somebody has left open in the pool gives its session no
 // lock: its ROLLBACK would take the session's settings along. Not every
 // wrapper of a driver lets pgx see to that.

@@ -114,7 +114,7 @@ func (c *common) ask(p *pool, settings []setting) (granted bool, err error) {
 		}
 		return false, err
 	}
-	saved, slot, err := verdict(answer)
+	saved, slot, err := verdict(c.session, answer)
 	if err != nil || slot < 0 {
 		return false, err
 	}

@@ -109,7 +109,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 	answer, err := s.Send(ctx, policy, message)
 	if err == nil {
 		var slot int
-		if c.saved, slot, err = verdict(answer); slot >= 0 {
+		if c.saved, slot, err = verdict(s, answer); slot >= 0 {
 			c.granted = keys[slot]
 		}
 		return slot >= 0, err

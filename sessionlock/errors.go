@@ -63,6 +63,8 @@ var (
 	errShared  = errors.New("sessionlock: Options.Shared: several leaders at once are none")
 )
 
+var errAnswer = errors.New("sessionlock: the server's answer is not one to the question, and the session was ended")
+
 // How a lock was lost.
 var (
 	errDead       = errors.New("the session ended")

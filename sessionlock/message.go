@@ -2,6 +2,7 @@ package sessionlock
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -77,17 +78,16 @@ func (o *Options) waitMessage(keys []hashkey.Key, one int, pid uint32, settings 
 	return w.Message()
 }
 
-// verdict returns what an answer that came without an error says: which lock is
-// granted, or refused, and the settings as they were; or why none can be.
-func verdict(answer pgsession.Answer) (before []setting, slot int, err error) {
+// verdict returns what an answer on s that came without an error says: which lock
+// is granted, or refused, and the settings as they were; or why none can be. An
+// answer that is not understood ends the session, which may have the lock.
+func verdict(s *pgsession.Session, answer pgsession.Answer) (before []setting, slot int, err error) {
 	rows := answer.Rows()
-	slot = refused
-	if value := rows[len(rows)-1][columnSlot]; value != nil {
-		if slot, err = strconv.Atoi(string(value)); err != nil {
-			return nil, refused, err
-		}
-	}
+	slot, err = slotIn(rows)
 	switch {
+	case err != nil:
+		s.Discard()
+		return nil, refused, err
 	case slot == standby:
 		return nil, refused, ErrStandby
 	case slot == pooler:
@@ -96,6 +96,22 @@ func verdict(answer pgsession.Answer) (before []setting, slot int, err error) {
 		return nil, refused, nil
 	}
 	return saved(rows), slot, nil
+}
+
+// slotIn returns what is in columnSlot of the last row.
+func slotIn(rows [][][]byte) (int, error) {
+	if len(rows) == 0 || len(rows[len(rows)-1]) <= columnSlot {
+		return refused, errAnswer
+	}
+	value := rows[len(rows)-1][columnSlot]
+	if value == nil {
+		return refused, nil
+	}
+	slot, err := strconv.Atoi(string(value))
+	if err != nil {
+		return refused, fmt.Errorf("%w: %w", errAnswer, err)
+	}
+	return slot, nil
 }
 
 // unlockMessage gives the lock back and the settings their defaults. What the
@@ -120,6 +136,10 @@ func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.
 		return false, err
 	}
 	rows := answer.Rows()
+	if len(rows) < 2 {
+		s.Discard()
+		return false, errAnswer
+	}
 	defaults := saved(rows[2:])
 	others := slices.DeleteFunc(slices.Clone(settings), func(s setting) bool {
 		return slices.Contains(defaults, s)
