@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	osexec "os/exec" // exec is the helper that runs SQL
 	"strings"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pgadvisory/pgadvisory/hashkey/interop"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 func TestAdvisoryLockAgreesWithTheNPMPackage(t *testing.T) {
@@ -37,25 +37,16 @@ func installAdvisoryLock(t *testing.T) string {
 	_, nodeErr := osexec.LookPath("node")
 	_, npmErr := osexec.LookPath("npm")
 	if err := errors.Join(nodeErr, npmErr); err != nil {
-		cannotRun(t, err)
+		testneed.Missing(t, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	npm := osexec.CommandContext(ctx, "npm", "install", "--prefix", dir, "--ignore-scripts", "--no-audit", "--no-fund",
 		"advisory-lock@2.0.0")
 	if output, err := npm.CombinedOutput(); err != nil {
-		cannotRun(t, fmt.Errorf("npm install: %w\n%s", err, output))
+		testneed.Missing(t, fmt.Errorf("npm install: %w\n%s", err, output))
 	}
 	return dir
-}
-
-// cannotRun ends a test for want of something: where CI is set, as a failure.
-func cannotRun(t *testing.T, err error) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
 }
 
 // npmKeys asks the package for the keys of names.

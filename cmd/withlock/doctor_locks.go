@@ -99,13 +99,18 @@ func (d *doctor) xactLockIs(ctx context.Context) error {
 			step{d.two, try(f, false, d.key), "t", "COMMIT does not free the lock"},
 		)
 	}
+	return d.conclude(subject, wrong, err, "two connections exclude each other, readers share; COMMIT and ROLLBACK free it")
+}
+
+// conclude says what a trial has found: what is wrong, or that all is well.
+func (d *doctor) conclude(subject, wrong string, err error, well string) error {
 	switch {
 	case err != nil:
 		return err
 	case wrong != "":
 		d.breaks(subject, wrong)
 	default:
-		d.line(good, subject, "two connections exclude each other, readers share; COMMIT and ROLLBACK free it")
+		d.line(good, subject, well)
 	}
 	return nil
 }
@@ -126,15 +131,7 @@ func (d *doctor) savepointIs(ctx context.Context) error {
 		step{d.two, try(f, false, before), "f", "ROLLBACK TO frees what was locked before the savepoint, or nothing was locked"},
 		step{d.two, try(f, false, after), "t", "ROLLBACK TO does not free what was locked after the savepoint"},
 	)
-	switch {
-	case err != nil:
-		return err
-	case wrong != "":
-		d.breaks(subject, wrong)
-	default:
-		d.line(good, subject, "ROLLBACK TO frees what was locked after the savepoint, and nothing else")
-	}
-	return nil
+	return d.conclude(subject, wrong, err, "ROLLBACK TO frees what was locked after the savepoint, and nothing else")
 }
 
 // sessionLockIs tries whether the locks of sessions exclude each other.

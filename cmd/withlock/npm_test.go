@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey/interop"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 // With --key advisory-lock, this withlock and the one of the npm package
@@ -83,25 +84,16 @@ func installNPM(t *testing.T) string {
 	_, nodeErr := exec.LookPath("node")
 	_, npmErr := exec.LookPath("npm")
 	if err := errors.Join(nodeErr, npmErr); err != nil {
-		cannotRun(t, err)
+		testneed.Missing(t, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	npm := exec.CommandContext(ctx, "npm", "install", "--prefix", dir, "--ignore-scripts", "--no-audit", "--no-fund",
 		"advisory-lock@2.0.0")
 	if output, err := npm.CombinedOutput(); err != nil {
-		cannotRun(t, fmt.Errorf("npm install: %w\n%s", err, output))
+		testneed.Missing(t, fmt.Errorf("npm install: %w\n%s", err, output))
 	}
 	return filepath.Join(dir, "node_modules", ".bin", "withlock")
-}
-
-// cannotRun ends a test for want of something: where CI is set, as a failure.
-func cannotRun(t *testing.T, err error) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
 }
 
 func startNPM(t *testing.T, program, dir string, args ...string) *exec.Cmd {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 // serverDirs are where packages put the server programs without putting them
@@ -84,14 +86,10 @@ func findBouncer() (string, error) {
 	return "", errNoBouncer
 }
 
-// missing ends a test that needs a program which is not there. Where CI is set
-// that is a failure: a test that is skipped there will not be missed by anyone.
+// missing ends a test that needs a program which is not there.
 func missing(tb testing.TB, err error) {
 	tb.Helper()
-	if os.Getenv("CI") == "" {
-		tb.Skipf("pgtest: %v", err)
-	}
-	tb.Fatalf("pgtest: %v", err)
+	testneed.Missing(tb, fmt.Errorf("pgtest: %w", err))
 }
 
 func executable(path string) bool {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 // Terminal is a terminal with a program on it, which leads its session.
@@ -27,7 +29,7 @@ func Start(tb testing.TB, cmd *exec.Cmd) *Terminal {
 	tb.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
-		tb.Skip("no terminals: ", err)
+		testneed.Missing(tb, fmt.Errorf("no terminals: %w", err))
 	}
 	var unlock, number int32
 	control(tb, master, syscall.TIOCSPTLCK, &unlock)

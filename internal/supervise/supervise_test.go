@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 const patience = 20 * time.Second
@@ -168,7 +170,7 @@ func forEachChild(t *testing.T, test func(t *testing.T, text string)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if name == "su" && os.Getuid() != 0 {
-				t.Skip("su asks for a password")
+				testneed.Missing(t, errors.New("su asks for a password, except from root"))
 			}
 			test(t, fmt.Sprintf(text, worker))
 		})
@@ -350,7 +352,7 @@ func parentOf(t *testing.T, pid int) int {
 func TestCallerKilledWhereNobodyReaps(t *testing.T) {
 	onLinux(t)
 	if os.Getuid() != 0 {
-		t.Skip("a process namespace takes root")
+		testneed.Missing(t, errors.New("a process namespace takes root"))
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -365,7 +367,7 @@ func TestCallerKilledWhereNobodyReaps(t *testing.T) {
 		exec sleep 5`, self)
 	outer.Dir = dir
 	if err := outer.Start(); err != nil {
-		t.Skip(err)
+		testneed.Missing(t, err)
 	}
 	defer func() {
 		_ = outer.Process.Kill()

@@ -1,6 +1,7 @@
 package supervise_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/ptytest"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 // terminal starts a program on a terminal. In its environment $caller runs a
@@ -135,7 +137,7 @@ func TestSuspendWithoutAShell(t *testing.T) {
 // As the first process of a container as well.
 func TestSuspendInAContainer(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("a process namespace takes root")
+		testneed.Missing(t, errors.New("a process namespace takes root"))
 	}
 	term, r := terminal(t, "unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", `exec $caller "$ticks"`)
 	r.goesOn(t)
