@@ -8,16 +8,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// pooling is what stands between a client and the server.
-type pooling int
-
-const (
-	noPooler pooling = iota
-	poolsSessions
-	poolsTransactions
-	poolsStatements
-)
-
 // poolerIs finds out what is in between. A pooler has its own cancel key, so the
 // process that the client was told of at the start is not the one that answers.
 // What it pools is seen by the processes that answer two clients in turn: one

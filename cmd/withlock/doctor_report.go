@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -54,28 +53,6 @@ func (r *report) breaks(subject, found string, follows ...string) {
 func (r *report) breaksSessions(subject, found string, follows ...string) {
 	r.sessions = append(r.sessions, subject)
 	r.line(bad, subject, found, follows...)
-}
-
-// verdict prints what the packages promise here, and reports whether that is all
-// they promise anywhere.
-func (d *doctor) verdict() bool {
-	xact := verdictOn(d.xactErr, d.broken)
-	session := verdictOn(d.sessionErr, append(slices.Clone(d.broken), d.sessions...))
-	if d.between == poolsStatements {
-		xact = "does not work through a pooler that pools statements"
-		session = xact
-	}
-	all := xact == "" && session == ""
-	if session == "" && d.between == poolsSessions {
-		session = "all guarantees hold if the pooler pools sessions, but for DeadClient: the server sees the pooler alone"
-	}
-	d.print("\n")
-	for _, of := range []struct{ name, verdict string }{{"xactlock", xact}, {"sessionlock", session}, {"withlock", session}} {
-		d.print("%-11s  %s\n", of.name, cmp.Or(of.verdict, "all guarantees hold"))
-	}
-	d.print("\nNothing that lasts was changed: locks under a name of their own were taken and freed, "+
-		"%s used up; nothing was written.\n", plural(d.ids, "transaction id"))
-	return all
 }
 
 // verdictOn returns why not all promises hold, or "".
