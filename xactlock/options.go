@@ -44,8 +44,8 @@ type Options struct {
 	// grant. If fn has not returned Grace later, its session is ended, which
 	// frees the lock, and the call returns [ErrLost]; so an fn that obeys its
 	// ctx has Grace to stop before anybody else can hold the lock. If the whole
-	// process hangs, the server ends the session by itself after MaxHold and
-	// Grace of silence, from PostgreSQL 17 after MaxHold and Grace in any case
+	// process hangs, the server ends the session by itself a tenth of a second
+	// later, if it was silent all the time, and from PostgreSQL 17 in any case
 	// (unless a statement of fn has failed, after which the server counts only
 	// silence). MaxHold takes the place of the role's
 	// idle_in_transaction_session_timeout and transaction_timeout. 0 means that
