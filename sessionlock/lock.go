@@ -221,7 +221,10 @@ func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error
 	mark := nesting.With(ctx, nesting.Session, k.owner, []hashkey.Key{k.key})
 	defer mark.Release()
 	stop := context.AfterFunc(k.held, func() { mark.End(k.Err()) })
-	defer stop()
+	defer func() {
+		stop()
+		mark.End(k.Err()) // now, and not when AfterFunc gets to it
+	}()
 	defer k.unlock() // for a panic and runtime.Goexit; what it returns is seen below
 
 	err := fn(context.WithValue(mark, lockKey{}, k))
