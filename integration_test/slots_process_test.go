@@ -17,11 +17,12 @@ import (
 const slotsOfProcesses = 3
 
 // Over three processes, by locks of transactions and of sessions, there are never
-// more holders than slots, and all slots are used: while holders and waiters are
-// terminated, and after a process was killed.
+// more holders than slots, while holders and waiters are terminated and a process
+// is killed. All slots are used before that and after it.
 //
 // A holder writes down when it began and, in the session that has the slot, when
-// it ended. One that was terminated has no end, and does not count.
+// it ended. One that was terminated has no end, and does not count. The first
+// holders wait for each other, and the last.
 func TestSlotsOverProcesses(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
@@ -47,9 +48,12 @@ func TestSlotsOverProcesses(t *testing.T) {
 		case err = <-done:
 			over = true
 		case <-time.After(50 * time.Millisecond):
-			terminated += number(t, db, `select count(pg_terminate_backend(pid)) from
-				(select pid from pg_locks where`+inThisDatabase+`order by granted, random() limit 1) one`)
-			if number(t, db, `select last_value from turns_id_seq`) > turns/3 {
+			begun := number(t, db, begunTurns)
+			if begun > slotsOfProcesses && begun < turns/2 {
+				terminated += number(t, db, `select count(pg_terminate_backend(pid)) from
+					(select pid from pg_locks where`+inThisDatabase+`order by granted, random() limit 1) one`)
+			}
+			if begun > turns/3 {
 				kill()
 			}
 		}
@@ -60,12 +64,16 @@ func TestSlotsOverProcesses(t *testing.T) {
 	if dies.Err() == nil || terminated == 0 {
 		t.Errorf("a process was killed: %t; %d sessions were terminated", dies.Err() != nil, terminated)
 	}
-	most := number(t, db, `select max(held) from (
-		select sum(step) over (order by at, step) as held from (
-			select began as at, 1 as step from turns where ended is not null union all
-			select ended, -1 from turns where ended is not null) steps) all_steps`)
-	if most != slotsOfProcesses {
-		t.Errorf("%d holders at once, want %d", most, slotsOfProcesses)
+	for which, turns := range map[string]string{
+		"of all": "true", "of the first": fmt.Sprint("id <= ", slotsOfProcesses), "of the last": fmt.Sprint("id >= ", turns),
+	} {
+		most := number(t, db, `select max(held) from (
+			select sum(step) over (order by at, step) as held from (
+				select began as at, 1 as step from turns where ended is not null and `+turns+` union all
+				select ended, -1 from turns where ended is not null and `+turns+`) steps) all_steps`)
+		if most != slotsOfProcesses {
+			t.Errorf("%d holders at once %s, want %d", most, which, slotsOfProcesses)
+		}
 	}
 	if n := number(t, db, `select count(*) from locked where n <> 1`); n > 0 {
 		t.Errorf("%d holders had not one lock", n)
@@ -107,7 +115,7 @@ func takeSlots(args []string) error {
 	defer cancel()
 	return parallel(2*len(calls), func(i int) error {
 		for id := 0; id < turns; {
-			err := calls[i%len(calls)](ctx, func(ctx context.Context, on execQueryer) error { return slotTurn(ctx, on, &id) })
+			err := calls[i%len(calls)](ctx, func(ctx context.Context, on execQueryer) error { return slotTurn(ctx, on, turns, &id) })
 			if err != nil && ctx.Err() != nil {
 				return fmt.Errorf("after %d turns: %w", id, err)
 			}
@@ -126,14 +134,25 @@ type execQueryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// slotTurn writes down a turn in a slot, in the session that has it.
-func slotTurn(ctx context.Context, on execQueryer, id *int) error {
+// begunTurns is how many turns have begun, ended and terminated ones included.
+const begunTurns = `select case when is_called then last_value else 0 end from turns_id_seq`
+
+// slotTurn writes down a turn in a slot, in the session that has it. The first
+// holders, and those after so many turns, go on when all slots are taken.
+func slotTurn(ctx context.Context, on execQueryer, turns int, id *int) error {
 	_, err := on.ExecContext(ctx, `insert into locked select pg_backend_pid(), count(*) from pg_locks where granted and pid = pg_backend_pid() and`+inThisDatabase)
 	if err != nil {
 		return err
 	}
 	if err := on.QueryRowContext(ctx, `insert into turns (began) values (clock_timestamp()) returning id`).Scan(id); err != nil {
 		return err
+	}
+	for _, last := range []int{slotsOfProcesses, turns + slotsOfProcesses - 1} {
+		for begun := 0; *id > last-slotsOfProcesses && *id <= last && begun < last; {
+			if err := on.QueryRowContext(ctx, begunTurns).Scan(&begun); err != nil {
+				return err
+			}
+		}
 	}
 	if _, err := on.ExecContext(ctx, `select pg_sleep(0.005)`); err != nil {
 		return err

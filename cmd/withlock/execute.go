@@ -14,12 +14,27 @@ import (
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
+// guard is the process that is to execute the command.
+type guard = supervise.Guard
+
+// post starts it.
+func (p *program) post(path string) (*guard, error) {
+	guard, err := supervise.Post(supervise.Command{
+		Path: path, Args: p.command,
+		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
+	})
+	if err != nil {
+		return nil, failuref(exitNotExecutable, "no process can be started: %v", err)
+	}
+	return guard, nil
+}
+
 // execute runs the command and gives the lock back when all of its work is over.
 // It returns how the command ended. A lock that was lost on the way has ended
 // the work, and is a failure.
-func (p *program) execute(ctx context.Context, h *hold, path string, env []string, signals chan os.Signal) (ending, error) {
+func (p *program) execute(ctx context.Context, h *hold, guard *guard, env []string, signals chan os.Signal) (ending, error) {
 	onLost := &lostCommand{program: p, env: env}
-	end, err := p.work(ctx, h, path, env, signals, onLost)
+	end, err := p.work(ctx, h, guard, env, signals, onLost)
 	if err == nil {
 		p.keep(ctx, h, signals)
 	}
@@ -32,13 +47,9 @@ func (p *program) execute(ctx context.Context, h *hold, path string, env []strin
 }
 
 // work runs the command until all of its work is over.
-func (p *program) work(ctx context.Context, h *hold, path string, env []string, signals chan os.Signal, onLost *lostCommand) (ending, error) {
+func (p *program) work(ctx context.Context, h *hold, guard *guard, env []string, signals chan os.Signal, onLost *lostCommand) (ending, error) {
 	socket := socketOf(h.Lock)
-	work, err := supervise.Start(supervise.Command{
-		Path: path, Args: p.command, Env: env,
-		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
-		Keep: socket,
-	})
+	work, err := guard.Start(env, socket)
 	if socket >= 0 {
 		_ = syscall.Close(socket) // the guard has it
 	}

@@ -71,6 +71,11 @@ func (p *program) run(ctx context.Context) (ending, error) {
 // locked takes the lock, runs the command and gives the lock back. It returns
 // how the command ended, or a failure.
 func (p *program) locked(ctx context.Context, path string) (ending, error) {
+	// The guard takes its time to begin, which it does beside the wait.
+	guard, err := p.post(path)
+	if err != nil {
+		return ending{}, err
+	}
 	signals := catchSignals()
 	waiting, stop := interruptible(ctx, signals)
 	lock, token, err := p.take(waiting)
@@ -82,12 +87,13 @@ func (p *program) locked(ctx context.Context, path string) (ending, error) {
 		if lock != nil {
 			_ = lock.Unlock() // the command has not run, and nothing depends on it
 		}
+		guard.Dismiss()
 		return ending{}, p.refusal(ctx, err)
 	}
 	if p.verbose {
 		say(p.stderr, "locked %s", lock.Key())
 	}
-	return p.execute(ctx, lock, path, p.environment(lock.Key(), token), signals)
+	return p.execute(ctx, lock, guard, p.environment(lock.Key(), token), signals)
 }
 
 // take returns the lock and its fencing token. With an error there may be a

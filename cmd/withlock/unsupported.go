@@ -23,6 +23,12 @@ func ends(os.Signal) bool { return true }
 
 func (ending) die() {}
 
-func (p *program) execute(_ context.Context, h *hold, _ string, _ []string, _ chan os.Signal) (ending, error) {
+type guard struct{}
+
+func (*guard) Dismiss() {}
+
+func (p *program) post(string) (*guard, error) { return nil, errUnsupported }
+
+func (p *program) execute(_ context.Context, h *hold, _ *guard, _ []string, _ chan os.Signal) (ending, error) {
 	return ending{}, errors.Join(errUnsupported, h.Unlock())
 }

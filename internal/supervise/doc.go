@@ -13,9 +13,10 @@
 //
 // The guard is the command's parent, and orphans become its children
 // (PR_SET_CHILD_SUBREAPER). So it finds the work as the tree below itself, and
-// reaps all of it. The caller sends it orders, and it sends reports. If the
-// caller is killed, the guard kills the work, and only then closes the
-// descriptor that it keeps for the caller (Command.Keep). If the guard is
+// reaps all of it. It is posted before the command is to begin. The caller sends
+// it orders, and it sends reports. If the caller is killed, the guard kills the
+// work, and only then closes the descriptor that it keeps for the caller (see
+// Guard.Start). If the guard is
 // killed, the kernel kills the command, the rest of the work becomes the
 // caller's children, and the caller kills them in the same way.
 //

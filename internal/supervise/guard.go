@@ -9,19 +9,22 @@ import (
 	"syscall"
 )
 
-// guard starts the command, and returns when the work is over.
-func guard(linkFD, keepFD int, gated bool, path string, args []string) {
+// guard starts the command when it is told to, and returns when the work is
+// over, or the caller is gone before. What it keeps for the caller, the kernel
+// closes when this process ends.
+func guard(linkFD int, path string, args []string) {
 	// A parent-death signal comes when the thread ends that has started the
 	// process. This one is the process's first, and stays.
 	runtime.LockOSThread()
 	caller := linkAt(linkFD)
-	if keepFD >= 0 {
-		syscall.CloseOnExec(keepFD)
-	}
 	outliveSignals()
 	adoptOrphans()
-	g := &starter{caller: caller, path: path, args: args}
-	if !g.start(gated) {
+	kind, env, _, err := caller.receiveStart()
+	if err != nil {
+		return
+	}
+	g := &starter{caller: caller, path: path, args: args, env: env}
+	if !g.start(kind == startGated) {
 		return
 	}
 	orders := make(chan order)
@@ -64,13 +67,14 @@ type starter struct {
 	caller *link
 	path   string
 	args   []string
+	env    []string
 	pid    int
 	gate   *link
 }
 
 // start reports whether there is a process, and to the caller what it is.
 func (g *starter) start(gated bool) bool {
-	attr := &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: commandAttributes()}
+	attr := &syscall.ProcAttr{Env: g.env, Files: []uintptr{0, 1, 2}, Sys: commandAttributes()}
 	report, err := running, error(nil)
 	if gated {
 		report = forked
@@ -96,7 +100,7 @@ func (g *starter) fork(attr *syscall.ProcAttr) (pid int, err error) {
 		return 0, err
 	}
 	defer syscall.Close(theirs)
-	if pid, err = forkSelf(roleArgs(roleGate, theirs, -1, g.path, g.args), attr); err != nil {
+	if pid, err = forkSelf(roleArgs(roleGate, theirs, g.path, g.args), attr); err != nil {
 		ours.close()
 	}
 	g.gate = ours

@@ -3,9 +3,12 @@
 package supervise
 
 import (
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 )
 
@@ -14,7 +17,9 @@ const (
 	signalAll = iota
 	signalGroup
 	signalCommand
-	openGate // has no value
+	openGate   // has no value
+	start      // size of the environment, which follows
+	startGated // likewise; the command waits at a gate
 )
 
 // Reports from the guard.
@@ -54,10 +59,55 @@ func linkAt(descriptor int) *link {
 
 // send cannot fail but for the end of the other process, which receive tells.
 func (l *link) send(kind, value int) {
+	_, _ = l.file.Write(encode(kind, value))
+}
+
+// sendStart sends the order to start the command, with its environment, and
+// with a descriptor for the guard, unless that is -1.
+func (l *link) sendStart(kind int, env []string, keep int) {
+	text := strings.Join(env, "\x00")
+	var rights []byte
+	if keep >= 0 {
+		rights = syscall.UnixRights(keep)
+	}
+	_ = syscall.Sendmsg(int(l.file.Fd()), encode(kind, len(text)), rights, nil, 0) // as send
+	_, _ = l.file.WriteString(text)
+}
+
+// receiveStart receives that order.
+func (l *link) receiveStart() (kind int, env []string, keep int, err error) {
 	var b [8]byte
-	binary.NativeEndian.PutUint32(b[:4], uint32(kind))
-	binary.NativeEndian.PutUint32(b[4:], uint32(value))
-	_, _ = l.file.Write(b[:])
+	rights := make([]byte, syscall.CmsgSpace(4))
+	n, size, _, _, err := syscall.Recvmsg(int(l.file.Fd()), b[:], rights, 0)
+	for errors.Is(err, syscall.EINTR) {
+		n, size, _, _, err = syscall.Recvmsg(int(l.file.Fd()), b[:], rights, 0)
+	}
+	if err != nil || n < len(b) {
+		return 0, nil, -1, cmp.Or(err, io.EOF)
+	}
+	kind, length := decode(b)
+	text := make([]byte, length)
+	if _, err := io.ReadFull(l.file, text); err != nil {
+		return 0, nil, -1, err
+	}
+	if length > 0 {
+		env = strings.Split(string(text), "\x00")
+	}
+	return kind, env, descriptorIn(rights[:size]), nil
+}
+
+// descriptorIn returns the descriptor that came with a message, or -1.
+func descriptorIn(rights []byte) int {
+	messages, err := syscall.ParseSocketControlMessage(rights)
+	if err != nil || len(messages) == 0 {
+		return -1
+	}
+	descriptors, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(descriptors) == 0 {
+		return -1
+	}
+	syscall.CloseOnExec(descriptors[0])
+	return descriptors[0]
 }
 
 func (l *link) receive() (kind, value int, err error) {
@@ -65,7 +115,17 @@ func (l *link) receive() (kind, value int, err error) {
 	if _, err := io.ReadFull(l.file, b[:]); err != nil {
 		return 0, 0, err
 	}
-	return int(binary.NativeEndian.Uint32(b[:4])), int(binary.NativeEndian.Uint32(b[4:])), nil
+	kind, value = decode(b)
+	return kind, value, nil
+}
+
+func encode(kind, value int) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, uint32(kind))
+	return binary.NativeEndian.AppendUint32(b, uint32(value))
+}
+
+func decode(b [8]byte) (kind, value int) {
+	return int(binary.NativeEndian.Uint32(b[:4])), int(binary.NativeEndian.Uint32(b[4:]))
 }
 
 func (l *link) close() { _ = l.file.Close() } // nothing is buffered

@@ -60,11 +60,15 @@ func caller(lock string, args []string) int {
 			}
 		}
 	}
-	work, err := supervise.Start(supervise.Command{
-		Path: args[0], Args: args, Env: os.Environ(),
+	guard, err := supervise.Post(supervise.Command{
+		Path: args[0], Args: args,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Keep: int(file.Fd()),
 	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	work, err := guard.Start(os.Environ(), int(file.Fd()))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "start:", err)
 		return 126

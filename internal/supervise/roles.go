@@ -9,12 +9,11 @@ import (
 )
 
 // The program starts itself in more roles, which its first argument tells. The
-// arguments after it are the ignored signals, two descriptors, a file, and the
+// arguments after it are the ignored signals, a descriptor, a file, and the
 // arguments to execute it with.
 const (
-	roleGuard      = "--internal-guard"
-	roleGatedGuard = "--internal-guard-at-gate" // the command waits at a gate
-	roleGate       = "--internal-gate"
+	roleGuard = "--internal-guard"
+	roleGate  = "--internal-gate"
 )
 
 // Main plays another role, if the program was started in one, and ends the
@@ -30,17 +29,17 @@ func Main() {
 	}
 	ignored = signalSet(numbers[0])
 	keepIgnored()
-	path, args := os.Args[5], os.Args[6:]
+	path, args := os.Args[4], os.Args[5:]
 	if role == roleGate {
 		gate(numbers[1], path, args)
 	} else {
-		guard(numbers[1], numbers[2], role == roleGatedGuard, path, args)
+		guard(numbers[1], path, args)
 	}
 	os.Exit(0)
 }
 
-func parseRole(args []string) (role string, numbers [3]int, ok bool) {
-	if len(args) < 6 || args[1] != roleGuard && args[1] != roleGatedGuard && args[1] != roleGate {
+func parseRole(args []string) (role string, numbers [2]int, ok bool) {
+	if len(args) < 5 || args[1] != roleGuard && args[1] != roleGate {
 		return "", numbers, false
 	}
 	for i := range numbers {
@@ -54,9 +53,8 @@ func parseRole(args []string) (role string, numbers [3]int, ok bool) {
 }
 
 // roleArgs returns the arguments of a process in another role.
-func roleArgs(role string, link, keep int, path string, args []string) []string {
-	return append([]string{"withlock", role,
-		strconv.Itoa(int(ignored)), strconv.Itoa(link), strconv.Itoa(keep), path}, args...)
+func roleArgs(role string, link int, path string, args []string) []string {
+	return append([]string{"withlock", role, strconv.Itoa(int(ignored)), strconv.Itoa(link), path}, args...)
 }
 
 // forkSelf starts this program in another role. Descriptors that are not closed

@@ -11,12 +11,16 @@ import (
 // Command is what Start executes.
 type Command struct {
 	Path                  string
-	Args, Env             []string
+	Args                  []string
 	Stdin, Stdout, Stderr *os.File
+}
 
-	// Keep is a descriptor that stays open until the work is over, even if this
-	// process is killed. The command does not inherit it. -1 is none.
-	Keep int
+// Guard is a guard at its post: a process that waits for the order to start a
+// command.
+type Guard struct {
+	command Command
+	pid     int
+	link    *link
 }
 
 // Work is a command that was started, and all that descends from it.
@@ -33,17 +37,53 @@ type Work struct {
 
 var errNoGuard = errors.New("its guard has ended")
 
-// Start executes a command in a process group of its own. After an error no
-// process of it is left; a syscall.Errno is what the system says about the file.
+// Post starts the guard of a command that is to be executed later: a process
+// takes its time to begin. The guard ends if this process does.
+func Post(c Command) (*Guard, error) {
+	ours, theirs, err := newLink()
+	if err != nil {
+		return nil, err
+	}
+	defer syscall.Close(theirs)
+	pid, err := forkSelf(roleArgs(roleGuard, theirs, c.Path, c.Args), &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{c.Stdin.Fd(), c.Stdout.Fd(), c.Stderr.Fd()},
+		Sys:   &syscall.SysProcAttr{Setpgid: true}, // a signal to the caller's group does not reach it
+	})
+	if err != nil {
+		ours.close()
+		return nil, err
+	}
+	return &Guard{c, pid, ours}, nil
+}
+
+// Dismiss ends a guard whose command is not to be executed.
+func (g *Guard) Dismiss() {
+	g.link.close()
+	for {
+		if _, err := syscall.Wait4(g.pid, nil, 0, nil); !errors.Is(err, syscall.EINTR) {
+			return
+		}
+	}
+}
+
+// Start executes the command in a process group of its own, with this
+// environment. After an error no process of it is left, nor the guard; a
+// syscall.Errno is what the system says about the file.
+//
+// keep is a descriptor, or -1, that the guard keeps open until the work is over,
+// even if this process is killed. The command does not inherit it.
 //
 // Only one Work can run at a time, and the caller starts no other processes
 // meanwhile: all children of this process are reaped.
-func Start(c Command) (*Work, error) {
+func (g *Guard) Start(env []string, keep int) (*Work, error) {
 	adoptOrphans()
-	w := &Work{terminal: terminalAt(c.Stdin, c.Stdout), done: make(chan struct{})}
-	if err := w.postGuard(c); err != nil {
-		return nil, err
+	w := &Work{guard: g.pid, link: g.link, terminal: terminalAt(g.command.Stdin, g.command.Stdout), done: make(chan struct{})}
+	kind := start
+	if w.terminal.isEager() {
+		kind = startGated
 	}
+	g.link.sendStart(kind, env, keep)
 	started := make(chan error, 1)
 	go w.follow(started)
 	if err := <-started; err != nil {
@@ -51,37 +91,6 @@ func Start(c Command) (*Work, error) {
 		return nil, err
 	}
 	return w, nil
-}
-
-// postGuard starts the guard, which starts the command.
-func (w *Work) postGuard(c Command) error {
-	ours, theirs, err := newLink()
-	if err != nil {
-		return err
-	}
-	defer syscall.Close(theirs)
-	keep := -1
-	if c.Keep >= 0 {
-		if keep, err = syscall.Dup(c.Keep); err != nil {
-			ours.close()
-			return err
-		}
-		defer syscall.Close(keep)
-	}
-	role := roleGuard
-	if w.terminal.isEager() {
-		role = roleGatedGuard
-	}
-	w.guard, err = forkSelf(roleArgs(role, theirs, keep, c.Path, c.Args), &syscall.ProcAttr{
-		Env:   c.Env,
-		Files: []uintptr{c.Stdin.Fd(), c.Stdout.Fd(), c.Stderr.Fd()},
-		Sys:   &syscall.SysProcAttr{Setpgid: true}, // a signal to the caller's group does not reach it
-	})
-	if err != nil {
-		ours.close()
-	}
-	w.link = ours
-	return err
 }
 
 // Done is closed when the work is over: no process of it is left.
