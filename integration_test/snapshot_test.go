@@ -14,7 +14,8 @@ import (
 
 // Rule 4: the first statement of fn sees everything the previous holder
 // committed, at every isolation level. A read-modify-write loses no update
-// then, and fails with no serialization error.
+// then, and fails with no serialization error, but for the rare false one that
+// is documented for SERIALIZABLE behind a pooler.
 func TestFreshReads(t *testing.T) {
 	t.Parallel()
 	for _, route := range routes {
@@ -26,7 +27,8 @@ func TestFreshReads(t *testing.T) {
 					}
 					t.Run(fmt.Sprintf("%v/plain=%t", isolation, plain), func(t *testing.T) {
 						direct := newDatabase(t)
-						readModifyWrite(t, route.dsn(t, direct), xactlock.Options{Isolation: isolation, Plain: plain})
+						again := route.pooler && isolation == sql.LevelSerializable
+						readModifyWrite(t, route.dsn(t, direct), xactlock.Options{Isolation: isolation, Plain: plain}, again)
 					})
 				}
 			}
@@ -59,7 +61,8 @@ func alterDatabase(t *testing.T, dsn, setting, value string) {
 	exec(t, db, fmt.Sprintf("alter database %s set %s = '%s'", pgx.Identifier{config.Database}.Sanitize(), setting, value))
 }
 
-func readModifyWrite(t *testing.T, dsn string, o xactlock.Options) {
+// readModifyWrite has a turn again after a serialization error if that is said.
+func readModifyWrite(t *testing.T, dsn string, o xactlock.Options, again bool) {
 	t.Helper()
 	const goroutines, turns = 8, 16
 	pools := []*sql.DB{openDB(t, dsn), openDB(t, dsn)}
@@ -71,8 +74,11 @@ func readModifyWrite(t *testing.T, dsn string, o xactlock.Options) {
 	key := hashkey.Name("counter")
 	err := parallel(goroutines, func(i int) error {
 		locker := xactlock.New(pools[i%len(pools)]).With(o)
-		for range turns {
-			if err := locker.WithTx(context.Background(), key, increment); err != nil {
+		for done := 0; done < turns; {
+			switch err := locker.WithTx(context.Background(), key, increment); {
+			case err == nil:
+				done++
+			case !again || !isSerializationFailure(err):
 				return err
 			}
 		}

@@ -3,12 +3,16 @@
 package main
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
 // A withlock that is killed takes its command and all its group along, and
@@ -57,22 +61,48 @@ func TestGuardKilled(t *testing.T) {
 	}
 }
 
-func guardOf(t *testing.T, p *process) int {
-	t.Helper()
-	output, err := exec.Command("ps", "-A", "-o", "pid=,ppid=,args=").Output()
+// The guard of a withlock that waits for the lock is there already. It ends with
+// withlock, however that ends, and the command does not begin.
+func TestGuardOfAWaiter(t *testing.T) {
+	dsn := newDatabase(t)
+	db := openDB(t, dsn)
+	held, err := sessionlock.New(db).Lock(t.Context(), job)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(output)) {
-		fields := strings.Fields(line)
-		if len(fields) > 3 && fields[1] == strconv.Itoa(p.cmd.Process.Pid) && strings.HasPrefix(fields[3], "--internal-guard") {
-			pid, err := strconv.Atoi(fields[0])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return pid
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		p := start(t, dsn, "job", "--", "sh", "-c", "echo began >began")
+		guard := guardOf(t, p)
+		p.signal(t, signal)
+		p.ends(t, 128+int(signal))
+		until(t, "the guard has ended", func() bool { return !alive(guard) })
+		if _, err := os.Stat(filepath.Join(p.dir, "began")); err == nil {
+			t.Errorf("%v: the command began without the lock", signal)
 		}
 	}
-	t.Fatalf("no guard in\n%s", output)
-	return 0
+	if err := held.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// guardOf waits for the guard of p, and returns its pid.
+func guardOf(t *testing.T, p *process) (guard int) {
+	t.Helper()
+	until(t, "there is a guard", func() bool {
+		output, err := exec.Command("ps", "-A", "-o", "pid=,ppid=,args=").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(output)) {
+			fields := strings.Fields(line)
+			if len(fields) > 3 && fields[1] == strconv.Itoa(p.cmd.Process.Pid) && strings.HasPrefix(fields[3], "--internal-guard") {
+				guard, err = strconv.Atoi(fields[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return guard != 0
+	})
+	return guard
 }
