@@ -153,6 +153,7 @@ func TestShareableWaitHoldsUpNobody(t *testing.T) {
 	}()
 	until(t, "it waits", func() bool { return waitingLocks(t, db) == 1 })
 	mine := lock(t, l, hashkey.Name("mine"))
+	began := time.Now()
 	for range 20 {
 		unlock(t, lock(t, l, hashkey.Name("free")))
 		short, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
@@ -161,6 +162,10 @@ func TestShareableWaitHoldsUpNobody(t *testing.T) {
 		_, err = l.TryLock(t.Context(), hashkey.Name("mine"))
 		wantError(t, err, sessionlock.ErrNotAcquired)
 		cancel()
+	}
+	// Behind a waiter on their session they would have waited for a slice each.
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("20 locks and 40 refusals took %v beside a waiter", took)
 	}
 	cancel()
 	wantError(t, <-done, context.Canceled)
