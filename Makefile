@@ -4,7 +4,7 @@
 
 # Most tests wait, for servers, limits and each other, so more of them run at
 # once than there are cores.
-TEST = go test -race -shuffle=on -parallel=6
+TEST = go test -race -shuffle=on -p=4 -parallel=8
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

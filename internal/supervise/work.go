@@ -60,6 +60,7 @@ func Post(c Command) (*Guard, error) {
 // Dismiss ends a guard whose command is not to be executed.
 func (g *Guard) Dismiss() {
 	g.link.close()
+	_ = syscall.Kill(g.pid, syscall.SIGKILL) // it may be stopped; it has no children yet
 	for {
 		if _, err := syscall.Wait4(g.pid, nil, 0, nil); !errors.Is(err, syscall.EINTR) {
 			return
