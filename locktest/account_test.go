@@ -3,6 +3,7 @@
 package locktest_test
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -47,14 +48,12 @@ func publicCopy(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer from.Close()
-	to, err := os.OpenFile(filepath.Join(dir, "test"), os.O_CREATE|os.O_WRONLY, 0o755)
+	to, err := os.Create(filepath.Join(dir, "test"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(to, from); err != nil {
-		t.Fatal(err)
-	}
-	if err := to.Close(); err != nil {
+	_, err = io.Copy(to, from)
+	if err := errors.Join(err, to.Chmod(0o755), to.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return to.Name()
