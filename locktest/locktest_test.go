@@ -1,6 +1,7 @@
 package locktest_test
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -157,6 +158,27 @@ func TestLose(t *testing.T) {
 	release := locktest.Hold(t, url, key)
 	locktest.Lose(t, url, key)
 	release() // which must not fail the test
+}
+
+// With the session of a transaction goes what the transaction has written.
+func TestLoseOfATransaction(t *testing.T) {
+	t.Parallel()
+	db, url, key := locktest.DB(t), locktest.URL(t), hashkey.Name("transaction")
+	mustExec(t, db, `create table note (text text)`)
+	err := xactlock.New(db).WithTx(t.Context(), key, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `insert into note values ('lost')`); err != nil {
+			return err
+		}
+		locktest.Lose(t, url, key)
+		return nil
+	})
+	if !errors.Is(err, xactlock.ErrLost) {
+		t.Errorf("error is %v, want ErrLost", err)
+	}
+	var rows int
+	if err := db.QueryRow(`select count(*) from note`).Scan(&rows); err != nil || rows != 0 {
+		t.Errorf("%d rows are written (error %v)", rows, err)
+	}
 }
 
 // failure runs f as a test of its own that is expected to fail, and returns its
