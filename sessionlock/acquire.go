@@ -2,6 +2,7 @@ package sessionlock
 
 import (
 	"context"
+	"database/sql"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -17,6 +18,7 @@ type request struct {
 	wait  time.Duration // Options.Wait
 	lease time.Duration // >0: the server ends the session after such a silence
 	pulse time.Duration // how often the session is asked for the lock
+	conn  *sql.Conn     // the caller's own; nil: one of the pool
 }
 
 func (l *Locker) request(ctx context.Context, try bool) request {
@@ -71,10 +73,13 @@ func (l *Locker) pool(key hashkey.Key, slots int, lease time.Duration) *pool {
 
 // ask ends the call, unless its seat is to be kept by the lock.
 func (l *Locker) ask(ctx context.Context, call *acquire.Call, key hashkey.Key, r request) (*Lock, error) {
-	if l.opts.Shareable && r.slots == 0 {
+	if l.opts.Shareable && r.slots == 0 && r.conn == nil {
 		return l.askShareable(ctx, call, key, r)
 	}
-	call.Pool = l.pool(key, r.slots, r.lease)
+	p := l.pool(key, r.slots, r.lease)
+	if call.Pool = p; r.conn != nil {
+		call.Pool = &callersPool{pool: p, sqlConn: r.conn}
+	}
 	c, err := call.Acquire(ctx)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package sessionlock
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -39,15 +40,24 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c, err := p.on(sqlConn)
+	if err != nil {
+		_ = sqlConn.Close() // it goes back as it was, or is closed
+		return nil, err
+	}
+	return c, nil
+}
+
+// on returns the session of sqlConn.
+func (p *pool) on(sqlConn *sql.Conn) (*conn, error) {
 	c := &conn{pool: p, conn: sqlConn}
-	err = sqlConn.Raw(func(driverConn any) error {
+	err := sqlConn.Raw(func(driverConn any) error {
 		if c.session = pgsession.Unwrap(driverConn); c.session == nil {
 			return fmt.Errorf("%w, and not a %T", ErrDriver, driverConn)
 		}
 		return checkServer(c.session)
 	})
 	if err != nil {
-		_ = sqlConn.Close() // it goes back as it was, or is closed
 		return nil, err
 	}
 	return c, nil
@@ -73,24 +83,26 @@ func checkServer(s *pgsession.Session) error {
 type conn struct {
 	*pool
 	conn    *sql.Conn
+	callers bool // the connection is the caller's, who closes it
 	session *pgsession.Session
 	granted hashkey.Key // what the session holds, if it holds it
 	holds   bool
 	saved   []setting // the session's settings as they were, if it holds the lock
-	dead    bool
+	dead    error     // why the session is gone, if it is
 }
 
 // Open is [acquire.Conn]'s.
 func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	rawErr := c.conn.Raw(func(any) error {
 		c.holds, err = c.ask(ctx, o)
-		if c.dead = c.session.Closed(); c.dead {
+		if c.session.Closed() {
+			c.dead = cmp.Or(err, errDead)
 			return driver.ErrBadConn
 		}
 		return nil
 	})
 	if err == nil && rawErr != nil {
-		c.dead, err = true, rawErr // the pool was closed in between
+		c.dead, err = rawErr, rawErr // the pool was closed in between
 	}
 	return c.holds, err
 }
@@ -139,9 +151,11 @@ func (c *conn) Release(ctx context.Context) {
 			return nil
 		})
 	}
-	_ = c.conn.Close() // fails only on a connection that is forgotten
+	if !c.callers {
+		_ = c.conn.Close() // fails only on a connection that is forgotten
+	}
 	c.conn = nil
 }
 
 // Closed is [acquire.Conn]'s.
-func (c *conn) Closed() bool { return c.dead }
+func (c *conn) Closed() bool { return c.dead != nil }

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"log"
-	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -18,9 +17,7 @@ var (
 
 // A migration, which one instance of many runs.
 func ExampleLocker_WithLock() {
-	// CREATE INDEX CONCURRENTLY and waiters that queue on the server do not
-	// go together.
-	locker := sessionlock.New(db).With(sessionlock.Options{Poll: 200 * time.Millisecond})
+	locker := sessionlock.New(db)
 
 	err := locker.WithLock(ctx, hashkey.Name("migrations"), func(ctx context.Context, conn *sql.Conn) error {
 		_, err := conn.ExecContext(ctx, `create index concurrently if not exists orders_customer on orders (customer)`)

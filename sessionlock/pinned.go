@@ -89,7 +89,9 @@ func (p *pinned) giveBack(dead bool) (returned <-chan struct{}) {
 		if dead {
 			pgsession.Forget(p.own.conn)
 		}
-		_ = p.own.conn.Close() // fails on a connection that Raw has closed
+		if !p.own.callers {
+			_ = p.own.conn.Close() // fails on a connection that Raw has closed
+		}
 	}()
 	return done
 }

@@ -2,13 +2,19 @@ package main
 
 import (
 	"database/sql"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/hashkey/interop"
+	"github.com/pgadvisory/pgadvisory/inspect"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/locktest"
 )
 
 // asProgram makes the test binary the program.
@@ -55,6 +61,45 @@ func TestInstancesAtOnce(t *testing.T) {
 	check(t, dsn, `select count(*) from instances`, n)
 	check(t, dsn, `select count(*) from pg_index where indexrelid = 'orders_customer'::regclass and indisvalid`, 1)
 	check(t, dsn, `select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`, 0)
+}
+
+// golang-migrate takes a lock of its own, under ours. While golang-migrate runs
+// somewhere without ours, the instance that is about to migrate waits for it.
+func TestBesideTheCommand(t *testing.T) {
+	db, url := locktest.DB(t), locktest.URL(t)
+	var database string
+	if err := db.QueryRow(`select current_database()`).Scan(&database); err != nil {
+		t.Fatal(err)
+	}
+	theirs := interop.GolangMigrate(database, "public", "schema_migrations")
+	release := locktest.Hold(t, url, theirs)
+	migrated := make(chan error, 1)
+	go func() {
+		_, to, err := migrateUp(t.Context(), db)
+		if err == nil && to != 3 {
+			err = fmt.Errorf("the schema is at version %d", to)
+		}
+		migrated <- err
+	}()
+	for waiting := false; !waiting; {
+		select {
+		case err := <-migrated:
+			t.Fatalf("it has not waited (error %v)", err)
+		case <-time.After(time.Millisecond):
+		}
+		locks, err := inspect.Of(t.Context(), db, theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting = len(locks) == 2
+	}
+	if locks, err := inspect.Of(t.Context(), db, hashkey.Name("examples/migrate")); err != nil || len(locks) != 1 || !locks[0].Granted {
+		t.Errorf("meanwhile our own lock is not held: %v (error %v)", locks, err)
+	}
+	release()
+	if err := <-migrated; err != nil {
+		t.Error(err)
+	}
 }
 
 func check(t *testing.T, dsn, query string, want int) {

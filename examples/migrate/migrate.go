@@ -6,7 +6,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/golang-migrate/migrate/v4"
 	"github.com/golang-migrate/migrate/v4/database/postgres"
@@ -19,16 +18,10 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// lockOptions: an instance that queued for the lock on the server would have a
-// snapshot, for which CREATE INDEX CONCURRENTLY in the instance that migrates
-// would wait, while that one is waited for: a deadlock. One that asks every
-// now and then has none.
-var lockOptions = sessionlock.Options{Poll: 100 * time.Millisecond}
-
 // migrateUp brings the schema up to date, one instance at a time, and returns
 // its version before and after.
 func migrateUp(ctx context.Context, db *sql.DB) (from, to uint, err error) {
-	locker := sessionlock.New(db).With(lockOptions)
+	locker := sessionlock.New(db)
 	err = locker.WithLock(ctx, hashkey.Name("examples/migrate"), func(ctx context.Context, conn *sql.Conn) error {
 		from, to, err = up(ctx, conn)
 		return err

@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -17,19 +18,35 @@ const statementTimeout = time.Minute
 // end of the test, sessions that are still open notwithstanding.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
-	name, err := s.createDatabase()
+	dsn, drop, err := s.CreateDatabase()
 	if err != nil {
-		tb.Fatalf("pgtest: create a database: %v", err)
+		tb.Fatalf("pgtest: %v", err)
 	}
 	tb.Cleanup(func() {
-		if s.down.Load() {
-			return // gone with its server
-		}
-		if err := s.dropDatabase(name); err != nil {
-			tb.Errorf("pgtest: drop the test's database: %v", err)
+		if err := drop(); err != nil {
+			tb.Errorf("pgtest: %v", err)
 		}
 	})
-	return withDatabase(s.dsn, name)
+	return dsn
+}
+
+// CreateDatabase is [Server.Database] for a package with messages of its own. drop
+// drops the database.
+func (s *Server) CreateDatabase() (dsn string, drop func() error, err error) {
+	name, err := s.createDatabase()
+	if err != nil {
+		return "", nil, fmt.Errorf("create a database on %s: %w", s, err)
+	}
+	drop = func() error {
+		if s.down.Load() {
+			return nil // gone with its server
+		}
+		if err := s.dropDatabase(name); err != nil {
+			return fmt.Errorf("drop the test's database: %w", err)
+		}
+		return nil
+	}
+	return withDatabase(s.dsn, name), drop, nil
 }
 
 func (s *Server) createDatabase() (string, error) {

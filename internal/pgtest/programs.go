@@ -36,8 +36,8 @@ var bouncerDirs = []string{
 }
 
 var errNoServer = errors.New(`no PostgreSQL server programs (initdb, pg_ctl) found in PGTEST_BIN, on PATH or in the usual places. Any of these helps:
-	make setup                      installs what the tests need
 	apt-get install postgresql      Debian, Ubuntu
+	dnf install postgresql-server   Fedora
 	brew install postgresql         macOS
 	export PGTEST_BIN=DIRECTORY     the bin directory of an installation
 	export DATABASE_URL=URL         a running server, whose role may create databases`)

@@ -30,9 +30,17 @@ type Server struct {
 // refers to any more is stopped too. An error leaves nothing behind; it names
 // what is missing, or holds the end of the server's log.
 func Start(ctx context.Context, settings ...string) (*Server, error) {
-	c, err := newCluster(ctx, settings)
+	s, err := start(ctx, settings...)
 	if err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
+	}
+	return s, nil
+}
+
+func start(ctx context.Context, settings ...string) (*Server, error) {
+	c, err := newCluster(ctx, settings)
+	if err != nil {
+		return nil, err
 	}
 	return &Server{dsn: c.dsn(), cluster: c}, nil
 }
@@ -40,10 +48,18 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 // Open returns the server at DATABASE_URL, which it does not try to reach, or
 // does what [Start] does where that is not set.
 func Open(ctx context.Context) (*Server, error) {
+	s, err := open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: %w", err)
+	}
+	return s, nil
+}
+
+func open(ctx context.Context) (*Server, error) {
 	if dsn := os.Getenv("DATABASE_URL"); dsn != "" {
 		return &Server{dsn: dsn}, nil
 	}
-	return Start(ctx)
+	return start(ctx)
 }
 
 // Close stops the server, which disconnects its clients, and removes its data.
@@ -57,6 +73,14 @@ func (s *Server) Close() error {
 		return fmt.Errorf("pgtest: %w", err)
 	}
 	return nil
+}
+
+// String says which server it is, without a password.
+func (s *Server) String() string {
+	if s.cluster == nil {
+		return "the server at DATABASE_URL"
+	}
+	return "a server that the tests have started"
 }
 
 // DSN is the URL of the server's maintenance database, for pgx and lib/pq.

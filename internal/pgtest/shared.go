@@ -21,16 +21,23 @@ var shared struct {
 // is none, with a message that says how to get one.
 func New(tb testing.TB) *Server {
 	tb.Helper()
+	s, err := Shared()
+	if err != nil {
+		tb.Fatalf("pgtest: %v", err)
+	}
+	return s
+}
+
+// Shared is [New] for a package with messages of its own: the error says what to
+// install, and not whose it is.
+func Shared() (*Server, error) {
 	shared.once.Do(func() {
-		// Not tb's context: the server outlives the test that came first.
+		// Not a test's context: the server outlives the test that came first.
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 		defer cancel()
-		shared.server, shared.err = Open(ctx)
+		shared.server, shared.err = open(ctx)
 	})
-	if shared.err != nil {
-		tb.Fatal(shared.err)
-	}
-	return shared.server
+	return shared.server, shared.err
 }
 
 // Main runs the tests, then the checks, then stops the server that [New]

@@ -1,0 +1,73 @@
+package sessionlock
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
+)
+
+// LockConn is [Locker.Lock] on a connection of the caller's own, for a program
+// that already has one for its work, as a migration tool has: the session that
+// works is the one that holds the lock, so the work cannot go on without it.
+//
+// conn is one of the Locker's pool, with no transaction and no rows open. The
+// caller keeps it, must not close it before [Lock.Unlock], and closes it after.
+// Unlock leaves it as it was; where that is not certain, and where the lock is
+// lost, the session is ended, and further statements on conn fail. A call that
+// waits keeps conn, too. Options.Shareable is not looked at.
+func (l *Locker) LockConn(ctx context.Context, conn *sql.Conn, key hashkey.Key) (*Lock, error) {
+	return l.lockConn(ctx, conn, key, false)
+}
+
+// TryLockConn is [Locker.LockConn] for a lock that is free: if somebody else holds
+// it or waits for it, the error is [ErrNotAcquired] at once.
+func (l *Locker) TryLockConn(ctx context.Context, conn *sql.Conn, key hashkey.Key) (*Lock, error) {
+	return l.lockConn(ctx, conn, key, true)
+}
+
+func (l *Locker) lockConn(ctx context.Context, conn *sql.Conn, key hashkey.Key, try bool) (*Lock, error) {
+	if conn == nil {
+		return nil, errNilConn
+	}
+	r := l.request(ctx, try)
+	r.conn = conn
+	return l.acquire(ctx, key, r)
+}
+
+var (
+	errNilConn   = errors.New("sessionlock: the *sql.Conn is nil")
+	errNotUsable = errors.New("sessionlock: the connection has a transaction or rows open, or is closed")
+)
+
+// callersPool is the pool as a call on a connection of the caller's own sees it:
+// that connection is all there is.
+type callersPool struct {
+	*pool
+	sqlConn *sql.Conn
+	last    *conn
+}
+
+// Conn is [acquire.Pool]'s.
+func (p *callersPool) Conn(ctx context.Context) (acquire.Conn, error) {
+	if p.last != nil && p.last.Closed() { // and there is no other connection to go on with
+		return nil, p.last.dead
+	}
+	c, err := p.on(p.sqlConn)
+	if err != nil {
+		return nil, err
+	}
+	err = p.sqlConn.Raw(func(any) error {
+		if !c.session.Usable() {
+			return errNotUsable
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.callers, p.last = true, c
+	return c, ctx.Err()
+}
