@@ -47,8 +47,6 @@ type locks struct {
 
 var _ certmagic.TryLocker = (*locks)(nil)
 
-var errNotHeld = errors.New("certmagiclock: this process does not hold the lock")
-
 // Lock is [certmagic.Locker]'s.
 func (s *locks) Lock(ctx context.Context, name string) error {
 	lock, err := s.sessions.Lock(ctx, s.ns.Name(name))
@@ -76,7 +74,7 @@ func (s *locks) TryLock(ctx context.Context, name string) (bool, error) {
 func (s *locks) Unlock(_ context.Context, name string) error {
 	lock := s.oldest(name)
 	if lock == nil {
-		return fmt.Errorf("%w: %s", errNotHeld, s.ns.Name(name))
+		return fmt.Errorf("certmagiclock: this process does not hold %s", s.ns.Name(name))
 	}
 	return lock.Unlock()
 }
@@ -92,14 +90,12 @@ func (s *locks) keep(name string, lock *sessionlock.Lock) {
 func (s *locks) oldest(name string) *sessionlock.Lock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch all := s.held[name]; len(all) {
-	case 0:
+	all := s.held[name]
+	if len(all) == 0 {
 		return nil
-	case 1:
-		delete(s.held, name)
-		return all[0]
-	default:
-		s.held[name] = all[1:]
-		return all[0]
 	}
+	if s.held[name] = all[1:]; len(all) == 1 {
+		delete(s.held, name)
+	}
+	return all[0]
 }
