@@ -26,9 +26,8 @@ import (
 // live on one connection. A lock of an instance that has vanished is free within
 // Options.DeadClient; there is no lease to renew.
 //
-// certmagic is not told of a lock that is lost before the unlock, which then
-// returns sessionlock.ErrLost, for certmagic to log. It is made for that: whoever
-// gets a lock looks first whether the work is done.
+// A lock that is lost is told by the unlock, with sessionlock.ErrLost, for
+// certmagic to log: whoever gets the lock looks first whether the work is done.
 func WithLocks(storage certmagic.Storage, l *sessionlock.Locker, ns hashkey.Namespace) certmagic.Storage {
 	return &locks{Storage: storage, sessions: l, ns: ns, held: make(map[string][]*sessionlock.Lock)}
 }
@@ -38,9 +37,8 @@ type locks struct {
 	sessions *sessionlock.Locker
 	ns       hashkey.Namespace
 
-	// The locks by name, the oldest first. All but the last are lost. An unlock
-	// has no more than a name, and is taken for that of the oldest, so that it
-	// never frees the lock of a later holder.
+	// The locks by name, the oldest first; all but the last are lost. An unlock is
+	// taken for that of the oldest, and never frees the lock of a later holder.
 	mu   sync.Mutex
 	held map[string][]*sessionlock.Lock // guarded by mu
 }
