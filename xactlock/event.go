@@ -33,6 +33,7 @@ const (
 	NotAcquired                // fn did not run: the lock was not to be had in time
 	Failed                     // something failed before fn ran, or the server refused the commit
 	Unknown                    // the answer to COMMIT never came, or fn ended the transaction by a way of its own
+	Granted                    // the lock is held: a Lock or TryLock has ended well, or fn is about to run
 )
 
 // MarshalText returns what String does, so that a JSON log shows the outcome's
@@ -52,6 +53,8 @@ func (o Outcome) String() string {
 		return "failed"
 	case Unknown:
 		return "unknown"
+	case Granted:
+		return "granted"
 	}
 	return fmt.Sprintf("Outcome(%d)", int(o))
 }
