@@ -126,6 +126,20 @@ func TestOutcomeText(t *testing.T) {
 	}
 }
 
+// An event in JSON says what it is about.
+func TestEventJSON(t *testing.T) {
+	text, err := json.Marshal(xactlock.Event{
+		Op: "WithTx", Keys: []hashkey.Key{hashkey.Namespace("accounts").ID(42)},
+		Queued: time.Second, Waited: 1500 * time.Millisecond, Held: 2 * time.Millisecond,
+		Contended: true, Outcome: xactlock.RolledBack, Err: sql.ErrNoRows,
+	})
+	const want = `{"op":"WithTx","keys":["\"accounts/42\" (-286207215604641505)"],"shared":false,"queued":1,"waited":1.5,"held":0.002,` +
+		`"contended":true,"plain":false,"outcome":"rolled back","error":"sql: no rows in result set"}`
+	if err != nil || string(text) != want {
+		t.Errorf("got %s, %v\nwant %s", text, err, want)
+	}
+}
+
 // Rule 9: a bad option is an error on first use that names the field.
 func TestBadOptions(t *testing.T) {
 	for field, o := range map[string]xactlock.Options{

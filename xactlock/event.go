@@ -1,6 +1,7 @@
 package xactlock
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -21,6 +22,28 @@ type Event struct {
 	Plain     bool // the call went through database/sql alone: see Options.Plain
 	Outcome   Outcome
 	Err       error // what the call returns; nil where it panics
+}
+
+// MarshalJSON returns e for a log: the durations in seconds, and Err as its text.
+func (e Event) MarshalJSON() ([]byte, error) {
+	var text string
+	if e.Err != nil {
+		text = e.Err.Error()
+	}
+	return json.Marshal(struct {
+		Op        string        `json:"op"`
+		Keys      []hashkey.Key `json:"keys"`
+		Shared    bool          `json:"shared"`
+		Queued    float64       `json:"queued"`
+		Waited    float64       `json:"waited"`
+		Held      float64       `json:"held"`
+		Contended bool          `json:"contended"`
+		Plain     bool          `json:"plain"`
+		Outcome   Outcome       `json:"outcome"`
+		Err       string        `json:"error,omitempty"`
+	}{
+		e.Op, e.Keys, e.Shared, e.Queued.Seconds(), e.Waited.Seconds(), e.Held.Seconds(), e.Contended, e.Plain, e.Outcome, text,
+	})
 }
 
 // Outcome is how a call ended.

@@ -44,9 +44,9 @@ func (c *call) tellStart(ctx context.Context) context.Context {
 	if t == nil {
 		return ctx
 	}
-	ctx = t.TraceStart(ctx, Call{Op: c.op, Keys: c.Keys, Shared: c.Shared})
-	c.OnGrant = func() { t.TraceGranted(ctx, c.event(Granted, nil)) }
-	return ctx
+	traced := t.TraceStart(ctx, Call{Op: c.op, Keys: c.Keys, Shared: c.Shared})
+	c.OnGrant = func() { t.TraceGranted(traced, c.event(Granted, nil)) }
+	return traced
 }
 
 // tellEnd tells Options.Observe and Options.Trace of the end of the call, of which
