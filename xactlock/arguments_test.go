@@ -26,6 +26,10 @@ var forms = map[string]func(*xactlock.Locker, xactlock.Func) error{
 	"TryWithTxAll": func(l *xactlock.Locker, fn xactlock.Func) error {
 		return l.TryWithTxAll(context.Background(), []hashkey.Key{hashkey.Name("k")}, fn)
 	},
+	"WithTxOf": func(l *xactlock.Locker, fn xactlock.Func) error {
+		begin := func(context.Context) (*sql.Tx, error) { panic("begin was called") }
+		return xactlock.WithTxOf(context.Background(), l, hashkey.Name("k"), begin, fn)
+	},
 	"TryValue": func(l *xactlock.Locker, fn xactlock.Func) error {
 		var withResult func(context.Context, *sql.Tx) (int, error)
 		if fn != nil {
