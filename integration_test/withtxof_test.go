@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
@@ -308,4 +310,38 @@ func TestWithTxOfLost(t *testing.T) {
 		}
 	}
 	noTrace(t, db)
+}
+
+// A panic inside a query leaves a lock of database/sql's taken, for which a
+// rollback waits for ever. The panic reaches the caller all the same, and the
+// server frees the lock.
+func TestWithTxOfPanicInsideAQuery(t *testing.T) {
+	t.Parallel()
+	watcher := newDB(t)
+	config, err := pgx.ParseConfig(dsnOf(t, watcher))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := stdlib.OpenDB(*config) // of which a connection stays in use
+	defer db.Close()
+	l, key := xactlock.New(db).With(xactlock.Options{MaxHold: 100 * time.Millisecond, Grace: 100 * time.Millisecond}), hashkey.Name("k")
+	panicked := make(chan any, 1)
+	go func() {
+		defer func() { panicked <- recover() }()
+		_ = withTxOf(t.Context(), db, l, key, func(ctx context.Context, tx *sql.Tx) error {
+			return tx.QueryRowContext(ctx, `select $1::text`, panicking{}).Scan(new(string))
+		})
+	}()
+	select {
+	case value := <-panicked:
+		if value != errExpected {
+			t.Errorf("recovered %v", value)
+		}
+	case <-time.After(patience):
+		t.Fatal("the call hangs")
+	}
+	if err := xactlock.New(watcher).WithTx(bounded(t), key, nothing); err != nil {
+		t.Error(err)
+	}
+	noTrace(t, watcher)
 }

@@ -46,10 +46,10 @@ import (
 //   - fn is not told when its session is gone, before a statement tells it.
 //   - MaxHold ends fn's ctx. The session of an fn that goes on is ended by the
 //     server, as described for a process that hangs.
-//   - After a panic inside a statement, a lock of database/sql's can stay taken.
-//     The call waits for the rollback for five seconds, and panics on. The
-//     transaction is left to the server's idle_in_transaction_session_timeout,
-//     which MaxHold sets.
+//   - A panic inside a query, in a parameter's Value for example, leaves a lock of
+//     database/sql's taken, for which a rollback waits for ever. WithTxOf waits for
+//     it for five seconds and panics on. The connection stays taken from the pool,
+//     and the lock is held, until the server ends the session: see MaxHold.
 func WithTxOf[T Tx](ctx context.Context, l *Locker, key hashkey.Key,
 	begin func(ctx context.Context) (T, error), fn func(ctx context.Context, tx T) error) (err error) {
 	var some Func
