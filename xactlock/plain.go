@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
@@ -234,7 +233,7 @@ func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 		return txlock.Unknown, pgtx.TxEnded(keys)
 	case errors.Is(err, pgx.ErrTxCommitRollback), inFailedTransaction(err):
 		return txlock.RolledBack, pgtx.Swallowed(keys, nil)
-	case lockerr.EndedWhileIdle(err), pgconn.SafeToRetry(err):
+	case lockerr.EndedWhileIdle(err):
 		return txlock.RolledBack, lost(keys, err)
 	case lockerr.IsAnswer(err):
 		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -132,7 +133,7 @@ func orm[T xactlock.Tx](t *testing.T, open func(t *testing.T, db *sql.DB) (begin
 			if n := s.held(t); n != len(keys) {
 				t.Errorf("%d locks are held, want %d", n, len(keys))
 			}
-			if ok, err := s.l.TryLock(t.Context(), other, append(keys, hashkey.Int64(1))...); ok || err != nil {
+			if ok, err := s.l.TryLock(t.Context(), other, slices.Concat(keys, []hashkey.Key{hashkey.Int64(1)})...); ok || err != nil {
 				t.Errorf("a try of what is held: %t, %v", ok, err)
 			}
 			if n := s.held(t); n != len(keys) {
