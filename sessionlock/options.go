@@ -93,7 +93,8 @@ type Options struct {
 	// a context made from it. The call waits with what it returns at Waiting, and
 	// the ctx of WithLock's, WithSlot's and Lead's callback is made from what it
 	// returns at Granted: so what it keeps there, such as a span, is beneath the
-	// caller's, and above what the callback does.
+	// caller's, and above what the callback does. It may be called concurrently
+	// for different locks, and must not block.
 	Trace func(ctx context.Context, e Event) context.Context
 }
 
