@@ -98,7 +98,7 @@ func (s *setting) statements(span sdktrace.ReadOnlySpan) (n int) {
 func attributes(all []attribute.KeyValue) map[string]string {
 	texts := map[string]string{}
 	for _, a := range all {
-		texts[string(a.Key)] = a.Value.Emit()
+		texts[string(a.Key)] = a.Value.String()
 	}
 	return texts
 }
