@@ -74,6 +74,14 @@ func boundings() map[string]bounding {
 			},
 		}
 	}
+	inTx := all["WithTx plain"]
+	all["WithTxOf"] = bounding{
+		hold: func(ctx context.Context, db *sql.DB, fn func(context.Context) error) error {
+			l := xactlock.New(db).With(xactlock.Options{MaxHold: graceMaxHold, Grace: grace})
+			return withTxOf(ctx, db, l, hashkey.Name(graceKey), func(ctx context.Context, _ *sql.Tx) error { return fn(ctx) })
+		},
+		is: inTx.is,
+	}
 	return all
 }
 

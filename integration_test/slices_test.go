@@ -35,6 +35,9 @@ var waiting = map[string]func(ctx context.Context, db *sql.DB, key hashkey.Key) 
 	"WithTxAll": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
 		return xactlock.New(db).WithTxAll(ctx, []hashkey.Key{key, hashkey.Name("another")}, nothing)
 	},
+	"WithTxOf": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+		return withTxOf(ctx, db, xactlock.New(db), key, nothing)
+	},
 	"Exec": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
 		_, err := xactlock.New(db).Exec(ctx, key, `select $1::int`, 1)
 		return err

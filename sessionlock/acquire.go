@@ -30,15 +30,25 @@ func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock
 	if l.invalid != nil {
 		return nil, l.invalid
 	}
-	l.opts.observe(Event{Kind: Waiting, Key: key})
+	ctx = l.opts.tell(ctx, Event{Kind: Waiting, Key: key})
 	call := l.call(key, r)
 	k, err := l.ask(ctx, call, key, r)
 	if err != nil {
 		call.End()
-		l.opts.observe(Event{Kind: Failed, Key: key, Waited: call.Waited, Err: err})
+		l.opts.tell(ctx, Event{Kind: Failed, Key: key, Waited: call.Waited, Err: err})
 		return nil, err
 	}
-	l.opts.observe(Event{Kind: Granted, Key: key, Waited: call.Waited})
+	granted := false
+	defer func() {
+		if !granted { // Observe or Trace has panicked
+			_ = k.Unlock()
+		}
+	}()
+	ctx = l.opts.tell(ctx, Event{Kind: Granted, Key: key, Waited: call.Waited})
+	if l.opts.Trace != nil {
+		k.traced = ctx
+	}
+	granted = true
 	return k, nil
 }
 

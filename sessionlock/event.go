@@ -1,6 +1,7 @@
 package sessionlock
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -23,6 +24,21 @@ type Event struct {
 	// Err says why the call has failed, how the lock was lost, or what went
 	// wrong when it was given back.
 	Err error
+}
+
+// MarshalJSON returns e for a log: the durations in seconds, and Err as its text.
+func (e Event) MarshalJSON() ([]byte, error) {
+	var text string
+	if e.Err != nil {
+		text = e.Err.Error()
+	}
+	return json.Marshal(struct {
+		Kind   EventKind   `json:"kind"`
+		Key    hashkey.Key `json:"key"`
+		Waited float64     `json:"waited"`
+		Held   float64     `json:"held"`
+		Err    string      `json:"error,omitempty"`
+	}{e.Kind, e.Key, e.Waited.Seconds(), e.Held.Seconds(), text})
 }
 
 // EventKind is what has happened.

@@ -25,6 +25,7 @@ type Lock struct {
 	owner   any // the pool
 	granted time.Time
 	session *pgsession.Session
+	traced  context.Context // what Options.Trace has returned; without it, Background
 
 	held   context.Context // ends with the lock; the cause says how
 	end    context.CancelCauseFunc
@@ -52,7 +53,7 @@ type home interface {
 
 // newLock returns the lock of key that the session has.
 func newLock(h home, p *pool, key hashkey.Key, session *pgsession.Session) *Lock {
-	k := &Lock{home: h, key: key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session}
+	k := &Lock{home: h, key: key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, traced: context.Background()}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlock = sync.OnceValue(k.unlockOnce)
 	return k
@@ -159,14 +160,14 @@ func (k *Lock) unlockOnce() error {
 	return nil
 }
 
-// release gives the lock back, and tells Options.Observe.
+// release gives the lock back, and tells Options.Observe and Trace.
 func (k *Lock) release() error {
 	err := k.home.free(k)
 	e := Event{Kind: Released, Key: k.key, Held: time.Since(k.granted), Err: err}
 	if errors.Is(err, ErrLost) {
 		e.Kind = Lost
 	}
-	k.opts.observe(e)
+	k.opts.tell(k.traced, e)
 	return err
 }
 
@@ -209,8 +210,12 @@ func FromContext(ctx context.Context) *Lock {
 	return k
 }
 
-// during runs fn with a ctx that ends with the lock, and gives the lock back.
+// during runs fn with a ctx that ends with the lock, and gives the lock back. ctx
+// is that of the call.
 func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error {
+	if k.opts.Trace != nil {
+		ctx = k.traced
+	}
 	if o := k.opts; o.MaxHold > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, k.granted.Add(o.MaxHold), ErrMaxHold)

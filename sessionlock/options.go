@@ -1,6 +1,7 @@
 package sessionlock
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
@@ -85,6 +86,16 @@ type Options struct {
 	// Observe, if not nil, is told what becomes of locks: see [Event]. It may be
 	// called concurrently, and must not block.
 	Observe func(Event)
+
+	// Trace, if not nil, is told what Observe is told, after it, with a context:
+	// at Waiting that of the call (each campaign of Lead counts as one), and then
+	// what it returned the time before, for the same lock. It must return ctx or
+	// a context made from it. The call waits with what it returns at Waiting, and
+	// the ctx of WithLock's, WithSlot's and Lead's callback is made from what it
+	// returns at Granted: so what it keeps there, such as a span, is beneath the
+	// caller's, and above what the callback does. It may be called concurrently
+	// for different locks, and must not block.
+	Trace func(ctx context.Context, e Event) context.Context
 }
 
 const (
@@ -127,9 +138,14 @@ func (o *Options) deadClient() time.Duration {
 	return o.DeadClient
 }
 
-// observe tells Observe, if there is one.
-func (o *Options) observe(e Event) {
+// tell tells Observe and Trace, if there are any, and returns the ctx for the next
+// event of the same lock.
+func (o *Options) tell(ctx context.Context, e Event) context.Context {
 	if o.Observe != nil {
 		o.Observe(e)
 	}
+	if o.Trace != nil {
+		return o.Trace(ctx, e)
+	}
+	return ctx
 }

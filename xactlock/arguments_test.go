@@ -26,6 +26,10 @@ var forms = map[string]func(*xactlock.Locker, xactlock.Func) error{
 	"TryWithTxAll": func(l *xactlock.Locker, fn xactlock.Func) error {
 		return l.TryWithTxAll(context.Background(), []hashkey.Key{hashkey.Name("k")}, fn)
 	},
+	"WithTxOf": func(l *xactlock.Locker, fn xactlock.Func) error {
+		begin := func(context.Context) (*sql.Tx, error) { panic("begin was called") }
+		return xactlock.WithTxOf(context.Background(), l, hashkey.Name("k"), begin, fn)
+	},
 	"TryValue": func(l *xactlock.Locker, fn xactlock.Func) error {
 		var withResult func(context.Context, *sql.Tx) (int, error)
 		if fn != nil {
@@ -123,6 +127,20 @@ func TestOutcomeText(t *testing.T) {
 	text, err := json.Marshal(map[string]any{"outcome": xactlock.NotAcquired})
 	if err != nil || string(text) != `{"outcome":"not acquired"}` {
 		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// An event in JSON says what it is about.
+func TestEventJSON(t *testing.T) {
+	text, err := json.Marshal(xactlock.Event{
+		Op: "WithTx", Keys: []hashkey.Key{hashkey.Namespace("accounts").ID(42)},
+		Queued: time.Second, Waited: 1500 * time.Millisecond, Held: 2 * time.Millisecond,
+		Contended: true, Outcome: xactlock.RolledBack, Err: sql.ErrNoRows,
+	})
+	const want = `{"op":"WithTx","keys":["\"accounts/42\" (-286207215604641505)"],"shared":false,"queued":1,"waited":1.5,"held":0.002,` +
+		`"contended":true,"plain":false,"outcome":"rolled back","error":"sql: no rows in result set"}`
+	if err != nil || string(text) != want {
+		t.Errorf("got %s, %v\nwant %s", text, err, want)
 	}
 }
 

@@ -70,7 +70,8 @@ func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try boo
 // runSlot runs fn in one of n slots of key.
 func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int, try bool, fn Func) (err error) {
 	c, err := l.newCall(op, key, nil, try, fn)
-	defer func() { c.observe(err) }()
+	ctx = c.tellStart(ctx)
+	defer func() { c.tellEnd(ctx, err) }()
 	switch {
 	case err != nil:
 		return err
@@ -84,34 +85,12 @@ func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int,
 // run runs fn under the lock of key, or where keys is not nil of those.
 func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (err error) {
 	c, err := l.newCall(op, key, keys, try, fn)
-	defer func() { c.observe(err) }()
+	ctx = c.tellStart(ctx)
+	defer func() { c.tellEnd(ctx, err) }()
 	if err != nil {
 		return err
 	}
 	return c.Run(ctx)
-}
-
-// observe tells Options.Observe of the end of the call. err is what the call
-// returns; it is nil if it panics.
-func (c *call) observe(err error) {
-	if c.locker == nil || c.locker.opts.Observe == nil {
-		return
-	}
-	if c.Waited == 0 { // the call was refused before it began to wait
-		c.Waited = time.Since(c.began)
-	}
-	c.locker.opts.Observe(Event{
-		Op:        c.op,
-		Keys:      c.Keys,
-		Shared:    c.Shared,
-		Queued:    c.Queued,
-		Waited:    c.Waited,
-		Held:      c.Held,
-		Contended: c.Contended,
-		Plain:     c.pool.plain,
-		Outcome:   Outcome(c.Outcome),
-		Err:       err,
-	})
 }
 
 // about names keys in an error.

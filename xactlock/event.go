@@ -1,6 +1,7 @@
 package xactlock
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -23,6 +24,28 @@ type Event struct {
 	Err       error // what the call returns; nil where it panics
 }
 
+// MarshalJSON returns e for a log: the durations in seconds, and Err as its text.
+func (e Event) MarshalJSON() ([]byte, error) {
+	var text string
+	if e.Err != nil {
+		text = e.Err.Error()
+	}
+	return json.Marshal(struct {
+		Op        string        `json:"op"`
+		Keys      []hashkey.Key `json:"keys"`
+		Shared    bool          `json:"shared"`
+		Queued    float64       `json:"queued"`
+		Waited    float64       `json:"waited"`
+		Held      float64       `json:"held"`
+		Contended bool          `json:"contended"`
+		Plain     bool          `json:"plain"`
+		Outcome   Outcome       `json:"outcome"`
+		Err       string        `json:"error,omitempty"`
+	}{
+		e.Op, e.Keys, e.Shared, e.Queued.Seconds(), e.Waited.Seconds(), e.Held.Seconds(), e.Contended, e.Plain, e.Outcome, text,
+	})
+}
+
 // Outcome is how a call ended.
 type Outcome int
 
@@ -33,6 +56,7 @@ const (
 	NotAcquired                // fn did not run: the lock was not to be had in time
 	Failed                     // something failed before fn ran, or the server refused the commit
 	Unknown                    // the answer to COMMIT never came, or fn ended the transaction by a way of its own
+	Granted                    // the lock is held: a Lock or TryLock has ended well, or fn is about to run
 )
 
 // MarshalText returns what String does, so that a JSON log shows the outcome's
@@ -52,6 +76,8 @@ func (o Outcome) String() string {
 		return "failed"
 	case Unknown:
 		return "unknown"
+	case Granted:
+		return "granted"
 	}
 	return fmt.Sprintf("Outcome(%d)", int(o))
 }

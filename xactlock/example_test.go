@@ -3,9 +3,11 @@ package xactlock_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"log"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -201,20 +203,61 @@ func ExampleToken() {
 
 func upload(context.Context, string, uint64) error { return nil }
 
-// What each call cost, for a log or for metrics.
+// What each call cost, in a structured log. The key is named as a person wrote it,
+// and the durations are in seconds.
 func ExampleOptions_observe() {
-	locker := xactlock.New(db).With(xactlock.Options{
+	log := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTimes}))
+	locker := xactlock.New(sql.OpenDB(away{})).With(xactlock.Options{
 		Wait: 2 * time.Second,
 		Observe: func(e xactlock.Event) {
-			slog.Info("lock", "keys", e.Keys, "outcome", e.Outcome.String(), "contended", e.Contended,
-				"queued", e.Queued, "waited", e.Waited, "held", e.Held, "error", e.Err)
+			level := slog.LevelDebug
+			if e.Err != nil {
+				level = slog.LevelWarn
+			}
+			log.Log(context.Background(), level, "lock", "op", e.Op, "keys", e.Keys, "outcome", e.Outcome,
+				"contended", e.Contended, "waited", e.Waited.Seconds(), "held", e.Held.Seconds(), "error", e.Err)
 		},
 	})
 
-	err := locker.WithTx(ctx, accounts.ID(42), func(ctx context.Context, tx *sql.Tx) error {
+	_ = locker.WithTx(context.Background(), accounts.ID(42), func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `update accounts set balance = 0 where id = $1`, 42)
 		return err
 	})
+	// Output:
+	// {"level":"WARN","msg":"lock","op":"WithTx","keys":["\"accounts/42\" (-286207215604641505)"],"outcome":"failed","contended":false,"error":"xactlock: \"accounts/42\" (-286207215604641505): the database is away"}
+}
+
+// away is a database that cannot be reached.
+type away struct{}
+
+func (away) Connect(context.Context) (driver.Conn, error) {
+	return nil, errors.New("the database is away")
+}
+func (away) Driver() driver.Driver { return nil }
+
+// withoutTimes leaves out what differs from run to run.
+func withoutTimes(_ []string, a slog.Attr) slog.Attr {
+	switch a.Key {
+	case slog.TimeKey, "waited", "held":
+		return slog.Attr{}
+	}
+	return a
+}
+
+// An ORM's own transaction: here that of a program's own type around *sql.Tx.
+func ExampleWithTxOf() {
+	locker := xactlock.New(db)
+	type orm struct{ *sql.Tx } // or bun.Tx, *sqlx.Tx, a method's receiver, …
+
+	err := xactlock.WithTxOf(ctx, locker, accounts.ID(42),
+		func(ctx context.Context) (orm, error) {
+			tx, err := db.BeginTx(ctx, nil)
+			return orm{tx}, err
+		},
+		func(ctx context.Context, tx orm) error {
+			_, err := tx.ExecContext(ctx, `update accounts set balance = 0 where id = $1`, 42)
+			return err
+		})
 	if err != nil {
 		log.Print(err)
 	}

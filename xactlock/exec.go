@@ -43,7 +43,8 @@ func (l *Locker) Exec(ctx context.Context, key hashkey.Key, query string, args .
 // exec runs a statement under the lock of key, in one message where that can be.
 func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err error) {
 	c, err := l.newCall("Exec", key, nil, false, e.asFunc)
-	defer func() { c.observe(err) }()
+	ctx = c.tellStart(ctx)
+	defer func() { c.tellEnd(ctx, err) }()
 	switch {
 	case err != nil:
 		return err

@@ -1,6 +1,7 @@
 package xactlock
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -36,13 +37,25 @@ type Tx interface {
 // inside a savepoint that came after Lock: PostgreSQL frees what a transaction
 // holds when it aborts, which is before the ROLLBACK.
 //
+// A transaction that prepares each text that it is given, as gorm's does with
+// PrepareStmt, takes one statement at a time, and a message for each. Lock knows
+// it by gorm's method GetDBConn.
+//
 // After any other error, such as [ErrNotAcquired] or [ErrDeadlock], tx can only
 // be rolled back, as after any failed statement.
 func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
+	keys = ordered(keys)
+	t := l.traceLock(&ctx, "Lock", keys)
+	defer t.end(ctx)
+	err := l.lock(ctx, tx, keys)
+	t.done(ctx, err == nil, err)
+	return err
+}
+
+func (l *Locker) lock(ctx context.Context, tx Tx, keys []hashkey.Key) error {
 	if err := l.checkTx(tx, keys); err != nil {
 		return err
 	}
-	keys = ordered(keys)
 	if l.opts.Wait > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, l.opts.Wait)
@@ -64,14 +77,45 @@ func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
 // Its errors are those of [Locker.Lock], less [ErrNotAcquired] as long as ctx
 // has not ended.
 func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool, error) {
+	keys = ordered(keys)
+	t := l.traceLock(&ctx, "TryLock", keys)
+	defer t.end(ctx)
+	ok, err := l.tryLock(ctx, tx, keys)
+	t.done(ctx, ok, err)
+	return ok, err
+}
+
+func (l *Locker) tryLock(ctx context.Context, tx Tx, keys []hashkey.Key) (bool, error) {
 	if err := l.checkTx(tx, keys); err != nil {
 		return false, err
 	}
-	keys = ordered(keys)
 	patient, cancel := pastDeadline(ctx)
 	defer cancel()
-	ok, err := askVerdict(patient, tx, locksql.TryIn(l.opts.Shared, keys, false))
+	var ok bool
+	var err error
+	if len(keys) > 1 && preparesTexts(tx) {
+		ok, err = tryAll(patient, tx, locksql.TryAllIn(l.opts.Shared, keys))
+	} else {
+		ok, err = askVerdict(patient, tx, locksql.TryIn(l.opts.Shared, keys, false))
+	}
 	return ok, acquired(ctx, keys, err)
+}
+
+// tryAll asks for several keys by a message that may lock some of them and
+// refuse, and frees those then.
+func tryAll(ctx context.Context, tx Tx, message locksql.Message) (ok bool, err error) {
+	if _, err := tx.ExecContext(ctx, locksql.BeforeTry); err != nil {
+		return false, err
+	}
+	ok, err = askVerdict(ctx, tx, message)
+	if err == nil && !ok {
+		_, err = tx.ExecContext(ctx, locksql.UndoTry)
+	}
+	if lockerr.SQLState(err) == "" { // else the transaction has failed
+		_, releaseErr := tx.ExecContext(ctx, locksql.AfterTry)
+		err = cmp.Or(err, releaseErr)
+	}
+	return ok && err == nil, err
 }
 
 func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
@@ -99,7 +143,7 @@ func acquired(ctx context.Context, keys []hashkey.Key, err error) error {
 
 func (l *Locker) poll(ctx context.Context, tx Tx, keys []hashkey.Key) error {
 	for {
-		ok, err := l.TryLock(ctx, tx, keys...)
+		ok, err := l.tryLock(ctx, tx, keys)
 		if ok || err != nil {
 			return err
 		}

@@ -14,7 +14,8 @@ import (
 //
 // Most callers want [Locker.WithTx], which waits its turn. [Locker.TryWithTx]
 // is for work that need not be done twice; [Locker.WithTxAll] is for several
-// locks at once; [Locker.Lock] is for a transaction that the caller has begun.
+// locks at once; [WithTxOf] is for an ORM's transaction, and [Locker.Lock] for one
+// that the caller has begun.
 type Locker struct {
 	db    *sql.DB
 	conns *sqlconn.Pool

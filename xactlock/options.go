@@ -15,7 +15,7 @@ import (
 // A negative duration or count, or an isolation level that PostgreSQL does not
 // have, is an error on first use that names the field.
 //
-// [Locker.Lock] and [Locker.TryLock] obey Shared, Wait and Poll; the other
+// [Locker.Lock] and [Locker.TryLock] obey Shared, Wait, Poll and Trace; the other
 // fields are for whoever begins the transaction.
 type Options struct {
 	// Shared takes the lock in share mode: any number of shared holders at
@@ -85,6 +85,9 @@ type Options struct {
 	// concurrently. An Exec that goes in one message does not see its grant:
 	// all its time is in Waited.
 	Observe func(Event)
+
+	// Trace, if not nil, is told of each call while it runs: see [Tracer].
+	Trace Tracer
 }
 
 func (o *Options) validate() error {

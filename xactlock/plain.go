@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
@@ -70,13 +71,13 @@ func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, 
 	case !granted && t.OneSnapshot():
 		return false, errors.New("BEGIN went to another session than the lock: is there a pooler in transaction mode?")
 	case granted && t.MaxHold > 0:
-		_, err = c.tx.ExecContext(patient, locksql.MaxHold(t.MaxHold))
+		_, err = send(patient, c.tx, locksql.MaxHold(t.MaxHold))
 	}
 	return granted && err == nil, err
 }
 
 // message asks for the locks in the transaction.
-func (c *plainConn) message(o acquire.Opening) string {
+func (c *plainConn) message(o acquire.Opening) locksql.Message {
 	t := &c.job.transaction
 	switch {
 	case t.Slots > 0 && c.waited:
@@ -96,11 +97,7 @@ const beginPatience = time.Second
 // begin begins the transaction. Its context must not end under a running fn, but
 // BeginTx must end soon after the wait.
 func (c *plainConn) begin(ctx context.Context) error {
-	txCtx, endTx := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		acquire.Sleep(txCtx, beginPatience)
-		endTx()
-	})
+	txCtx, endTx, stop := whileBegun(ctx)
 	tx, err := c.conn.BeginTx(txCtx, &sql.TxOptions{Isolation: c.level(), ReadOnly: c.job.opts.ReadOnly})
 	if err != nil {
 		endTx()
@@ -112,6 +109,18 @@ func (c *plainConn) begin(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return nil
+}
+
+// whileBegun returns the ctx of a transaction that is begun because of ctx. It
+// ends a while after ctx, unless stop is called before ctx ends, which stop
+// reports, and by endTx.
+func whileBegun(ctx context.Context) (txCtx context.Context, endTx context.CancelFunc, stop func() bool) {
+	txCtx, endTx = context.WithCancel(context.WithoutCancel(ctx))
+	stop = context.AfterFunc(ctx, func() {
+		acquire.Sleep(txCtx, beginPatience)
+		endTx()
+	})
+	return txCtx, endTx, stop
 }
 
 // level names READ COMMITTED where the options leave it to the default.
@@ -163,31 +172,37 @@ func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 	})
 	switch {
 	case rawErr != nil:
-		return txlock.RolledBack, c.lost(rawErr)
+		return txlock.RolledBack, lost(t.Keys, rawErr)
 	case err != nil:
 		return outcome, err
 	}
+	return refused(ctx, c.tx, t.Keys, func() bool { return isDead(c.conn) })
+}
+
+// refused releases the savepoint of a transaction, and returns why it must not be
+// committed, or nil. isDead reports whether its connection is known to be dead.
+func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() bool) (txlock.Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingPatience)
 	defer cancel()
-	_, err = c.tx.ExecContext(ctx, locksql.Release)
+	_, err := tx.ExecContext(ctx, locksql.Release)
 	switch {
 	case err == nil:
 		return txlock.Committed, nil
 	case errors.Is(err, sql.ErrTxDone), pgtx.NoSuchSavepoint(err):
-		return txlock.Unknown, pgtx.TxEnded(t.Keys)
-	case ctx.Err() != nil, isDead(c.conn):
-		return txlock.RolledBack, c.lost(err)
+		return txlock.Unknown, pgtx.TxEnded(keys)
+	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
+		return txlock.RolledBack, lost(keys, err)
 	case lockerr.SQLState(err) == "":
 		// The driver has not sent it: fn has left rows open, which
 		// database/sql closes before it commits.
 		return txlock.Committed, nil
 	}
-	return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(t.Keys), err)
+	return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
 }
 
-// lost is the error where COMMIT was not sent because the session is gone.
-func (c *plainConn) lost(err error) error {
-	return fmt.Errorf("%w: %s: nothing is committed: %w", ErrLost, lockerr.Keys(c.job.transaction.Keys), err)
+// lost is the error where COMMIT was not executed because the session is gone.
+func lost(keys []hashkey.Key, err error) error {
+	return fmt.Errorf("%w: %s: nothing is committed: %w", ErrLost, lockerr.Keys(keys), err)
 }
 
 // Commit is [txlock.Conn]'s.
@@ -203,17 +218,23 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 	defer stop()
 	keys := c.job.transaction.Keys
 	err := c.finish(c.tx.Commit)
+	if c.stuck {
+		return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
+	}
+	return committed(keys, err)
+}
+
+// committed returns the outcome of a transaction whose Commit has returned err.
+func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 	switch {
 	case err == nil:
 		return txlock.Committed, nil
-	case c.stuck:
-		return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
 	case errors.Is(err, sql.ErrTxDone):
 		return txlock.Unknown, pgtx.TxEnded(keys)
 	case errors.Is(err, pgx.ErrTxCommitRollback), inFailedTransaction(err):
 		return txlock.RolledBack, pgtx.Swallowed(keys, nil)
 	case lockerr.EndedWhileIdle(err):
-		return txlock.RolledBack, c.lost(err)
+		return txlock.RolledBack, lost(keys, err)
 	case lockerr.IsAnswer(err):
 		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
 	}
@@ -255,15 +276,15 @@ func (c *plainConn) finish(end func() error) error {
 	return errStuck
 }
 
-// within waits for an error, for at most d, and reports whether it came.
-func within(c <-chan error, d time.Duration) (error, bool) {
+// within waits for a result, for at most d, and reports whether it came.
+func within[T any](c <-chan T, d time.Duration) (result T, ok bool) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case err := <-c:
-		return err, true
+	case result = <-c:
+		return result, true
 	case <-timer.C:
-		return nil, false
+		return result, false
 	}
 }
 
@@ -309,7 +330,7 @@ func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted
 	if c.locked = granted; !granted {
 		// Some of several locks may be held, even after an error.
 		c.cleanUp(c.conn, func(ctx context.Context) error {
-			_, err := c.conn.ExecContext(ctx, t.Abandon().Text())
+			_, err := send(ctx, c.conn, t.Abandon())
 			return err
 		})
 	}

@@ -48,6 +48,14 @@ func texts() string {
 			}
 		}
 	}
+	separately := func(heading string, m locksql.Message) {
+		message(heading, m)
+		for i, s := range m.Statements {
+			if len(s.Params) > 0 {
+				write(fmt.Sprintf("%s, separately, %d", heading, i+1), s.SQL)
+			}
+		}
+	}
 	one := []hashkey.Key{hashkey.Int64(7)}
 	two := []hashkey.Key{hashkey.Int64(math.MinInt64), hashkey.Pair(-1, 2)}
 	for _, t := range []struct {
@@ -78,13 +86,19 @@ func texts() string {
 	message("exec: before", before)
 	message("exec: after", after)
 	for _, own := range []bool{false, true} {
-		write(fmt.Sprintf("verdict, own %t: try", own), locksql.TryIn(false, one, own))
-		write(fmt.Sprintf("verdict, own %t: try, two keys", own), locksql.TryIn(true, two, own))
-		write(fmt.Sprintf("verdict, own %t: wait", own), locksql.WaitIn(false, two, time.Second, own))
+		message(fmt.Sprintf("verdict, own %t: try", own), locksql.TryIn(false, one, own))
+		message(fmt.Sprintf("verdict, own %t: try, two keys", own), locksql.TryIn(true, two, own))
+		message(fmt.Sprintf("verdict, own %t: wait", own), locksql.WaitIn(false, two, time.Second, own))
 	}
-	write("verdict: the session tries", locksql.SessionVerdict(locksql.TryLock, false, two))
-	write("verdict: the session waits", locksql.WaitForSession(false, two, time.Second))
-	write("verdict: MaxHold", locksql.MaxHold(time.Second))
+	for _, key := range two {
+		separately(fmt.Sprintf("begun by the caller, %v: try", key), locksql.TryBegun(true, key))
+		separately(fmt.Sprintf("begun by the caller, %v: wait", key), locksql.WaitBegun(false, key, 500*time.Millisecond))
+	}
+	separately("in one statement: try", locksql.TryAllIn(false, two))
+	separately("in statements: wait", locksql.WaitIn(true, two, time.Second, false))
+	message("verdict: the session tries", locksql.SessionVerdict(locksql.TryLock, false, two))
+	message("verdict: the session waits", locksql.WaitForSession(false, two, time.Second))
+	message("verdict: MaxHold", locksql.MaxHold(time.Second))
 	message("session: unlock", locksql.Message{Statements: []locksql.Statement{
 		locksql.Question(locksql.Unlock, false, one[0]), locksql.Question(locksql.Unlock, true, two[1]),
 	}, Prepare: true})
@@ -96,8 +110,8 @@ func texts() string {
 	wait.Keys, wait.One = two, 1
 	message("session: wait for one of two", wait.Message())
 	message("session: forsake", locksql.Forsake(false, two...))
-	write("plain: try slots", locksql.TrySlotsIn(false, one[0], 2))
-	write("plain: wait for slots", locksql.WaitSlotsIn(false, one[0], 2, 1, 500*time.Millisecond))
+	message("plain: try slots", locksql.TrySlotsIn(false, one[0], 2))
+	message("plain: wait for slots", locksql.WaitSlotsIn(false, one[0], 2, 1, 500*time.Millisecond))
 	return b.String()
 }
 

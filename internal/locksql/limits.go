@@ -82,22 +82,28 @@ func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 // block stays with the transaction. Nothing is locked unless condition, if it is
 // not "", is true.
 func (m *Message) quietly(shared bool, keys []hashkey.Key, limit time.Duration, condition string) {
-	m.add("SELECT", "select "+
-		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "+
-		"pg_catalog.set_config('lock_timeout', '"+milliseconds(perLock(limit, len(keys)))+"', true), "+
-		"pg_catalog.set_config('pgadvisory.granted', 'true', true)")
-	var block strings.Builder
-	block.WriteString("do $pgadvisory$ begin ")
-	if condition != "" {
-		block.WriteString("if " + condition + " then ")
-	}
+	m.addWith([]Param{{Number: Milliseconds(perLock(limit, len(keys)))}}, setLockTimeout)
+	var locks strings.Builder
 	for _, key := range keys {
-		block.WriteString("perform " + Call(XactLock, shared, key) + "; ")
+		locks.WriteString("perform " + Call(XactLock, shared, key) + "; ")
 	}
+	m.waitInBlock(locks.String(), condition)
+}
+
+// setLockTimeout is what comes before the block of a quiet wait, whose limit is
+// $1.
+const setLockTimeout = "select " +
+	"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
+	"pg_catalog.set_config('lock_timeout', $1, true), " +
+	"pg_catalog.set_config('pgadvisory.granted', 'true', true)"
+
+// waitInBlock executes locks, if condition is true or "", in the block of a quiet
+// wait, and puts lock_timeout back.
+func (m *Message) waitInBlock(locks, condition string) {
 	if condition != "" {
-		block.WriteString("end if; ")
+		locks = "if " + condition + " then " + locks + "end if; "
 	}
-	m.add("DO", block.String()+"exception when lock_not_available then "+
+	m.add("DO", "do $pgadvisory$ begin "+locks+"exception when lock_not_available then "+
 		"perform pg_catalog.set_config('pgadvisory.granted', 'false', true); end $pgadvisory$")
 	m.add("SELECT", "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
 }

@@ -42,6 +42,11 @@ func (m *Message) add(tag, sql string) {
 	m.Statements = append(m.Statements, Statement{SQL: sql, Tag: tag})
 }
 
+// addWith adds a select that has params.
+func (m *Message) addWith(params []Param, sql string) {
+	m.Statements = append(m.Statements, Statement{SQL: sql, Params: params, Tag: "SELECT"})
+}
+
 // ask adds a select that answers whether the lock is granted.
 func (m *Message) ask(expression string) {
 	m.Statements = append(m.Statements, Statement{SQL: "select " + expression, Tag: "SELECT", Answer: Granted})

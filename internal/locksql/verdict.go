@@ -37,73 +37,74 @@ func obstacles(own bool) (whens, none string) {
 }
 
 // end adds the verdict: granted, if condition is true and none of whens comes
-// first. Where the savepoint comes between the verdict and the end of the
-// message, a setting keeps the verdict.
-func (m *Message) end(whens, condition string, own bool) string {
+// first; params are those of condition. Where the savepoint comes between the
+// verdict and the end of the message, a setting keeps the verdict.
+func (m *Message) end(whens, condition string, params []Param, savepointFollows bool) Message {
 	number := "case " + whens + "when " + condition + " then 1 else 0 end"
-	if own {
-		m.add("SELECT", "select pg_catalog.set_config('pgadvisory.verdict', ("+number+")::pg_catalog.text, true)")
+	if savepointFollows {
+		m.addWith(params, "select pg_catalog.set_config('pgadvisory.verdict', ("+number+")::pg_catalog.text, true)")
 		m.add("SAVEPOINT", savepoint)
-		number = "pg_catalog.current_setting('pgadvisory.verdict')::integer"
+		number, params = "pg_catalog.current_setting('pgadvisory.verdict')::integer", nil
 	}
-	m.add("SELECT", "select pg_catalog.generate_series(1, "+number+")")
-	return m.Text()
+	m.addWith(params, "select pg_catalog.generate_series(1, "+number+")")
+	return *m
 }
 
 // TryIn asks for keys in an open transaction, without waiting: all or none of
 // them. The savepoint follows in a transaction of the library's own.
-func TryIn(shared bool, keys []hashkey.Key, own bool) string {
+func TryIn(shared bool, keys []hashkey.Key, own bool) Message {
 	var m Message
 	whens, noObstacle := obstacles(own)
-	condition := All(TryXactLock, shared, keys)
-	if len(keys) > 1 {
-		// Some may be granted before one is refused. What a block with an
-		// exception clause has locked is freed when it is left by one, as by
-		// ROLLBACK TO a savepoint, but in the same message.
-		m.add("SELECT", "select pg_catalog.set_config('pgadvisory.all', 'true', true)")
-		m.add("DO", "do $pgadvisory$ begin "+
-			"if "+noObstacle+" and not ("+condition+") then raise sqlstate 'PGADV'; end if; "+
-			"exception when sqlstate 'PGADV' then "+
-			"perform pg_catalog.set_config('pgadvisory.all', 'false', true); "+
-			"end $pgadvisory$")
-		condition = "pg_catalog.current_setting('pgadvisory.all')::boolean"
+	if len(keys) == 1 {
+		condition, params := allOf(TryXactLock, shared, keys)
+		return m.end(whens, condition, params, own)
 	}
-	return m.end(whens, condition, own)
+	// Some may be granted before one is refused. What a block with an
+	// exception clause has locked is freed when it is left by one, as by
+	// ROLLBACK TO a savepoint, but in the same message.
+	m.add("SELECT", "select pg_catalog.set_config('pgadvisory.all', 'true', true)")
+	m.add("DO", "do $pgadvisory$ begin "+
+		"if "+noObstacle+" and not ("+All(TryXactLock, shared, keys)+") then raise sqlstate 'PGADV'; end if; "+
+		"exception when sqlstate 'PGADV' then "+
+		"perform pg_catalog.set_config('pgadvisory.all', 'false', true); "+
+		"end $pgadvisory$")
+	return m.end(whens, "pg_catalog.current_setting('pgadvisory.all')::boolean", nil, own)
 }
 
 // WaitIn waits for keys in an open transaction, for at most limit where that is
 // not 0. A wait that ends is an error with SQLSTATE 55P03, or a refusal in a
 // transaction of the library's own, where the savepoint follows.
-func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, own bool) string {
+func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, own bool) Message {
 	var m Message
 	whens, noObstacle := obstacles(own)
 	m.add("SELECT", setAside)
 	if own {
 		m.quietly(shared, keys, limit, noObstacle)
 		m.add("SELECT", putBack)
-		return m.end(whens, quietlyGranted, own)
+		return m.end(whens, quietlyGranted, nil, own)
 	}
-	m.add("SELECT", "select "+
+	m.addWith([]Param{{Number: Milliseconds(limit)}}, "select "+
 		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "+
-		"pg_catalog.set_config('lock_timeout', '"+milliseconds(limit)+"', true)")
+		"pg_catalog.set_config('lock_timeout', $1, true)")
 	for _, key := range keys {
-		m.add("SELECT", "select "+Call(XactLock, shared, key)+" where "+noObstacle)
+		call, params := allOf(XactLock, shared, []hashkey.Key{key})
+		m.addWith(params, "select "+call+" where "+noObstacle)
 	}
 	m.add("SELECT", putBack)
 	m.add("SELECT", "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
-	return m.end(whens, "true", own)
+	return m.end(whens, "true", nil, own)
 }
 
 // SessionVerdict asks f, a session's function, about all keys.
-func SessionVerdict(f Func, shared bool, keys []hashkey.Key) string {
+func SessionVerdict(f Func, shared bool, keys []hashkey.Key) Message {
 	var m Message
-	return m.end(whenNoServer, All(f, shared, keys), false)
+	return m.end(whenNoServer, All(f, shared, keys), nil, false)
 }
 
 // WaitForSession waits for the session's locks of keys, for at most limit, which
 // is not 0, in a transaction of its own. The session may hold some of them
 // before, from a try. The verdict is what the session holds in the end.
-func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) string {
+func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) Message {
 	var m Message
 	_, noObstacle := obstacles(true)
 	m.Statements = append(m.Statements, beginReadCommitted)
@@ -116,16 +117,16 @@ func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) string
 	m.quietly(shared, keys, limit, noObstacle)
 	m.add("SELECT", "select case when "+quietlyGranted+" and "+noObstacle+" then "+All(TryLock, shared, keys)+" end")
 	m.add("COMMIT", "commit")
-	return m.end(whenNoServer, HeldAll(keys), false)
+	return m.end(whenNoServer, HeldAll(keys), nil, false)
 }
 
 // MaxHold has the server bound a transaction of the library's own that is open.
-func MaxHold(hold time.Duration) string {
+func MaxHold(hold time.Duration) Message {
 	var m Message
 	m.maxHold(hold)
 	m.add("RELEASE", Release) // or else fn's first error would put MaxHold back
 	m.add("SAVEPOINT", savepoint)
-	return m.Text()
+	return m
 }
 
 // anySlot returns a condition that is true if one of n slots of key was free,
@@ -136,18 +137,18 @@ func anySlot(shared bool, key hashkey.Key, n int) string {
 }
 
 // TrySlotsIn is [TryIn] for one of n slots of key.
-func TrySlotsIn(shared bool, key hashkey.Key, n int) string {
+func TrySlotsIn(shared bool, key hashkey.Key, n int) Message {
 	var m Message
 	whens, _ := obstacles(true)
-	return m.end(whens, anySlot(shared, key, n), true)
+	return m.end(whens, anySlot(shared, key, n), nil, true)
 }
 
 // WaitSlotsIn is [WaitIn] for one of n slots of key, of which it waits for one.
-func WaitSlotsIn(shared bool, key hashkey.Key, n, one int, limit time.Duration) string {
+func WaitSlotsIn(shared bool, key hashkey.Key, n, one int, limit time.Duration) Message {
 	var m Message
 	whens, noObstacle := obstacles(true)
 	m.add("SELECT", setAside)
 	m.quietly(shared, []hashkey.Key{key.Slot(one)}, limit, noObstacle)
 	m.add("SELECT", putBack)
-	return m.end(whens, "("+quietlyGranted+" or "+anySlot(shared, key, n)+")", true)
+	return m.end(whens, "("+quietlyGranted+" or "+anySlot(shared, key, n)+")", nil, true)
 }

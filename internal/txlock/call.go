@@ -18,6 +18,7 @@ type Call struct {
 	Watchers *Watchers
 	MaxHold  time.Duration // >0: fn's ctx ends after it
 	Longest  time.Duration // >0: the session ends after it
+	OnGrant  func()        // called when the locks are held, before fn; may be nil
 
 	Held    time.Duration
 	Outcome Outcome
@@ -47,13 +48,16 @@ func (c *Call) run(ctx context.Context) error {
 		return err
 	}
 	defer conn.Release(ctx)
+	c.Outcome = RolledBack
+	if c.OnGrant != nil {
+		c.OnGrant()
+	}
 	return c.hold(ctx, conn.(Conn))
 }
 
 // hold runs fn, now that the transaction on conn holds the lock, and ends the
 // transaction. A panic in fn passes through it, to conn.Release.
 func (c *Call) hold(ctx context.Context, conn Conn) error {
-	c.Outcome = RolledBack
 	if err := c.work(ctx, conn); err != nil {
 		return err
 	}

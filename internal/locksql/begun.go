@@ -1,0 +1,86 @@
+package locksql
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+)
+
+// Some libraries prepare every text that they send in a transaction. Such a text
+// is one statement, and it should be the same for all keys: its key is a
+// parameter, or, in a block, which takes none, comes from a setting.
+
+// TryAllIn asks for keys in the caller's own transaction, without waiting, in one
+// statement. If it refuses, some may be locked: the caller rolls back to a
+// savepoint.
+func TryAllIn(shared bool, keys []hashkey.Key) Message {
+	var m Message
+	whens, _ := obstacles(false)
+	condition, params := allOf(TryXactLock, shared, keys)
+	return m.end(whens, condition, params, false)
+}
+
+// Around TryAllIn.
+const (
+	BeforeTry = "savepoint pgadvisory_try"
+	UndoTry   = "rollback to savepoint pgadvisory_try"
+	AfterTry  = "release savepoint pgadvisory_try"
+)
+
+// TryBegun asks for key in a transaction that the caller has begun for the
+// library, at a level that is not known, without waiting. The savepoint follows.
+func TryBegun(shared bool, key hashkey.Key) Message {
+	var m Message
+	whens, _ := obstacles(false)
+	condition, params := allOf(TryXactLock, shared, []hashkey.Key{key})
+	return m.end(whens, condition, params, true)
+}
+
+// WaitBegun is [TryBegun] that waits for at most limit, which is not 0. A wait
+// that ends is a refusal, and leaves no line in the server's log.
+func WaitBegun(shared bool, key hashkey.Key, limit time.Duration) Message {
+	var m Message
+	whens, noObstacle := obstacles(false)
+	m.add("SELECT", setAside)
+	class, object, pair := key.Pair()
+	settings := []Param{{Number: Milliseconds(limit)}, {Number: key.Int64()}}
+	set := ", pg_catalog.set_config('pgadvisory.key', $2, true)"
+	args := "pg_catalog.current_setting('pgadvisory.key')::bigint"
+	if pair {
+		settings = []Param{settings[0], {Number: int64(class)}, {Number: int64(object)}}
+		set = ", pg_catalog.set_config('pgadvisory.class', $2, true), pg_catalog.set_config('pgadvisory.object', $3, true)"
+		args = "pg_catalog.current_setting('pgadvisory.class')::integer, pg_catalog.current_setting('pgadvisory.object')::integer"
+	}
+	m.addWith(settings, setLockTimeout+set)
+	m.waitInBlock("perform "+function(XactLock, shared)+"("+args+"); ", noObstacle)
+	m.add("SELECT", putBack)
+	return m.end(whens, quietlyGranted, nil, true)
+}
+
+// allOf is [All] with keys as parameters.
+func allOf(f Func, shared bool, keys []hashkey.Key) (expression string, params []Param) {
+	calls := make([]string, len(keys))
+	next := func(n int64, typ string) string {
+		params = append(params, Param{Number: n})
+		return "$" + strconv.Itoa(len(params)) + "::" + typ
+	}
+	for i, key := range keys {
+		if class, object, pair := key.Pair(); pair {
+			calls[i] = function(f, shared) + "(" + next(int64(class), "integer") + ", " + next(int64(object), "integer") + ")"
+		} else {
+			calls[i] = function(f, shared) + "(" + next(key.Int64(), "bigint") + ")"
+		}
+	}
+	return strings.Join(calls, " and "), params
+}
+
+// function returns the name of f with its schema.
+func function(f Func, shared bool) string {
+	name := "pg_catalog." + string(f)
+	if shared {
+		name += "_shared"
+	}
+	return name
+}

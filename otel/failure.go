@@ -1,0 +1,58 @@
+package pgadvisoryotel
+
+import (
+	"context"
+	"errors"
+
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// errPanic stands for the error of a call that returns none.
+var errPanic = errors.New("fn panicked, or ended its goroutine")
+
+// failure returns the error of a call that has failed. A try that was refused has
+// not; a call without an error that has rolled back has, by a panic.
+func failure(err error, rolledBack bool) error {
+	switch {
+	case err == nil && rolledBack:
+		return errPanic
+	case errors.Is(err, xactlock.ErrNotAcquired) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
+		return nil
+	}
+	return err
+}
+
+// names are the errors that say most, by what error.type is for them.
+var names = []struct {
+	err  error
+	name string
+}{
+	{errPanic, "panic"},
+	{xactlock.ErrNotAcquired, "ErrNotAcquired"},
+	{xactlock.ErrNested, "ErrNested"},
+	{xactlock.ErrTxEnded, "ErrTxEnded"},
+	{xactlock.ErrStaleSnapshot, "ErrStaleSnapshot"},
+	{xactlock.ErrCommitUnknown, "ErrCommitUnknown"},
+	{xactlock.ErrLost, "ErrLost"},
+	{xactlock.ErrDeadlock, "ErrDeadlock"},
+	{xactlock.ErrLockTableFull, "ErrLockTableFull"},
+	{xactlock.ErrUnsupportedServer, "ErrUnsupportedServer"},
+	{xactlock.ErrStandby, "ErrStandby"},
+	{xactlock.ErrDriver, "ErrDriver"},
+	{sessionlock.ErrPooler, "ErrPooler"},
+}
+
+// errorType returns what error.type is for err. Its values are few.
+func errorType(err error) string {
+	for _, known := range names {
+		if errors.Is(err, known.err) {
+			return known.name
+		}
+	}
+	var state interface{ SQLState() string }
+	if errors.As(err, &state) && state.SQLState() != "" {
+		return state.SQLState()
+	}
+	return "_OTHER" // OpenTelemetry's name for whatever has none
+}

@@ -1,0 +1,253 @@
+package pgadvisoryotel_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	pgadvisoryotel "github.com/pgadvisory/pgadvisory/otel"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+var (
+	errExpected = errors.New("an error of the test's own")
+	key         = hashkey.Namespace("accounts").ID(42)
+)
+
+// A call is a wait and then a hold beneath the caller's span, and fn's statements
+// are beneath the hold.
+func TestSpansOfAHolder(t *testing.T) {
+	s := newSetting(t, pgadvisoryotel.Options{})
+	l := xactlock.New(s.db).With(xactlock.Options{Trace: s.telemetry})
+	session := sessionlock.New(s.db).With(sessionlock.Options{Trace: s.telemetry.Session})
+	for _, test := range []struct {
+		op      string
+		call    func(ctx context.Context) error
+		outcome string
+	}{
+		{"WithTx", func(ctx context.Context) error {
+			return l.WithTx(ctx, key, func(ctx context.Context, tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, `select 1`)
+				return err
+			})
+		}, "committed"},
+		{"WithTxOf", func(ctx context.Context) error {
+			return xactlock.WithTxOf(ctx, l, key, func(ctx context.Context) (*sql.Tx, error) { return s.db.BeginTx(ctx, nil) },
+				func(ctx context.Context, tx *sql.Tx) error {
+					_, err := tx.ExecContext(ctx, `select 1`)
+					return err
+				})
+		}, "committed"},
+		{"Lock", func(ctx context.Context) error {
+			return session.WithLock(ctx, key, func(ctx context.Context, conn *sql.Conn) error {
+				_, err := conn.ExecContext(ctx, `select 1`)
+				return err
+			})
+		}, "released"},
+	} {
+		spans := s.under(t, func(ctx context.Context) {
+			if err := test.call(ctx); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if len(spans) != 2 || spans[0].Name() != "lock wait accounts" || spans[1].Name() != "lock hold accounts" {
+			t.Fatalf("%s: the spans are %v", test.op, names(spans))
+		}
+		wait, hold := spans[0], spans[1]
+		if wait.EndTime().After(hold.StartTime()) {
+			t.Errorf("%s: the hold begins before the wait ends", test.op)
+		}
+		if n := s.statements(hold); n == 0 {
+			t.Errorf("%s: fn's statement is not beneath the hold", test.op)
+		}
+		for span, outcome := range map[sdktrace.ReadOnlySpan]string{wait: "granted", hold: test.outcome} {
+			got := attributes(span.Attributes())
+			delete(got, "pgadvisory.contended")
+			want := map[string]string{"db.system.name": "postgresql", "db.operation.name": test.op,
+				"pgadvisory.namespace": "accounts", "pgadvisory.outcome": outcome}
+			equal(t, test.op+": "+span.Name(), got, want)
+			if code := span.Status().Code; code != codes.Unset {
+				t.Errorf("%s: %s: status %v", test.op, span.Name(), code)
+			}
+		}
+	}
+}
+
+func names(spans []sdktrace.ReadOnlySpan) (names []string) {
+	for _, span := range spans {
+		names = append(names, span.Name())
+	}
+	return names
+}
+
+func equal(t *testing.T, what string, got, want map[string]string) {
+	t.Helper()
+	for k, v := range want {
+		if got[k] != v {
+			t.Errorf("%s: %s is %q, want %q", what, k, got[k], v)
+		}
+	}
+	for k, v := range got {
+		if _, ok := want[k]; !ok {
+			t.Errorf("%s: it has %s = %q", what, k, v)
+		}
+	}
+}
+
+// The last span of a call tells how it has ended.
+func TestSpansOfEachEnd(t *testing.T) {
+	s := newSetting(t, pgadvisoryotel.Options{})
+	l := xactlock.New(s.db).With(xactlock.Options{Trace: s.telemetry})
+	session := sessionlock.New(s.db).With(sessionlock.Options{Trace: s.telemetry.Session})
+	soon := func(ctx context.Context) context.Context {
+		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	busy := hashkey.Int64(7) // it has no namespace
+	holder, err := sessionlock.New(s.db).Lock(t.Context(), busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Unlock()
+	fails := func(query string) xactlock.Func {
+		return func(ctx context.Context, tx *sql.Tx) error { _, err := tx.ExecContext(ctx, query); return err }
+	}
+	for _, test := range []struct {
+		name      string
+		call      func(ctx context.Context)
+		spans     string
+		outcome   string
+		errorType string // "" if the call has not failed
+	}{
+		{"fn's error", func(ctx context.Context) {
+			_ = l.WithTx(ctx, key, func(context.Context, *sql.Tx) error { return errExpected })
+		}, "lock wait accounts, lock hold accounts", "rolled back", "_OTHER"},
+		{"a statement's error", func(ctx context.Context) { _ = l.WithTx(ctx, key, fails(`select 1/0`)) },
+			"lock wait accounts, lock hold accounts", "rolled back", "22012"},
+		{"a panic", func(ctx context.Context) {
+			defer func() { _ = recover() }()
+			_ = l.WithTx(ctx, key, func(context.Context, *sql.Tx) error { panic(errExpected) })
+		}, "lock wait accounts, lock hold accounts", "rolled back", "panic"},
+		{"commit inside", func(ctx context.Context) { _ = l.WithTx(ctx, key, fails(`commit`)) },
+			"lock wait accounts, lock hold accounts", "unknown", "ErrTxEnded"},
+		{"a refused try", func(ctx context.Context) { _ = l.TryWithTx(ctx, busy, fails(``)) },
+			"lock wait", "not acquired", ""},
+		{"a deadline", func(ctx context.Context) { _ = l.WithTx(soon(ctx), busy, fails(``)) },
+			"lock wait", "not acquired", "ErrNotAcquired"},
+		{"a bad argument", func(ctx context.Context) { _ = l.WithTx(ctx, key, nil) },
+			"lock wait accounts", "failed", "_OTHER"},
+		{"Exec", func(ctx context.Context) { _, _ = l.Exec(ctx, key, `select 1`) },
+			"lock exec accounts", "committed", ""},
+		{"Exec that fails", func(ctx context.Context) { _, _ = l.Exec(ctx, key, `select 1/0`) },
+			"lock exec accounts", "rolled back", "22012"},
+		{"Exec in three messages", func(ctx context.Context) {
+			o := l.Options()
+			o.Plain = true
+			_, _ = l.With(o).Exec(ctx, key, `select 1`)
+		}, "lock wait accounts, lock hold accounts", "committed", ""},
+		{"Lock", func(ctx context.Context) {
+			tx, err := s.db.BeginTx(ctx, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer tx.Rollback()
+			_ = l.Lock(ctx, tx, key)
+		}, "lock wait accounts", "granted", ""},
+		{"a session's refused try", func(ctx context.Context) { _, _ = session.TryLock(ctx, busy) },
+			"lock wait", "not acquired", ""},
+		{"a session's deadline", func(ctx context.Context) { _, _ = session.Lock(soon(ctx), busy) },
+			"lock wait", "not acquired", "ErrNotAcquired"},
+		{"a session's loss", func(ctx context.Context) {
+			_ = session.WithLock(ctx, key, func(ctx context.Context, conn *sql.Conn) error {
+				_, _ = conn.ExecContext(ctx, `select pg_terminate_backend(pg_backend_pid())`)
+				<-ctx.Done()
+				return nil
+			})
+		}, "lock wait accounts, lock hold accounts", "lost", "ErrLost"},
+	} {
+		spans := s.under(t, test.call)
+		if got := strings.Join(names(spans), ", "); got != test.spans {
+			t.Errorf("%s: the spans are %s, want %s", test.name, got, test.spans)
+			continue
+		}
+		last := spans[len(spans)-1]
+		got := attributes(last.Attributes())
+		if got["pgadvisory.outcome"] != test.outcome || got["error.type"] != test.errorType ||
+			(last.Status().Code == codes.Error) != (test.errorType != "") {
+			t.Errorf("%s: %v, status %v", test.name, got, last.Status())
+		}
+		if text := last.Status().Description; text != test.errorType {
+			t.Errorf("%s: the status tells %q", test.name, text)
+		}
+	}
+}
+
+// Metrics tell durations and outcomes by namespace, and no names of keys; spans do
+// if they shall.
+func TestMetrics(t *testing.T) {
+	s := newSetting(t, pgadvisoryotel.Options{Names: true})
+	l := xactlock.New(s.db).With(xactlock.Options{Trace: s.telemetry})
+	keys := []hashkey.Key{key, hashkey.Namespace("accounts").ID(7), hashkey.Namespace("users").ID(1), hashkey.Int64(1)}
+	spans := s.under(t, func(ctx context.Context) {
+		for _, result := range []error{nil, nil, errExpected} {
+			_ = l.WithTxAll(ctx, keys, func(context.Context, *sql.Tx) error { return result })
+		}
+		_ = l.WithTxAll(ctx, keys, nil)
+	})
+	for _, span := range spans {
+		if texts := attributes(span.Attributes())["pgadvisory.keys"]; !strings.Contains(texts, "accounts/42") || !strings.Contains(texts, "users/1") {
+			t.Errorf("%s: the keys are %q", span.Name(), texts)
+		}
+	}
+	of := func(outcome string) string { return outcome + " accounts,users" }
+	wantCounts := map[string]map[string]uint64{
+		"pgadvisory.lock.wait.duration": {of("granted"): 3, of("failed"): 1},
+		"pgadvisory.lock.hold.duration": {of("committed"): 2, of("rolled back"): 1},
+		"pgadvisory.lock.calls":         {of("committed"): 2, of("rolled back"): 1, of("failed"): 1},
+	}
+	metrics := s.metrics(t)
+	for name, want := range wantCounts {
+		got := map[string]uint64{}
+		count := func(attrs map[string]string, n uint64) {
+			got[attrs["pgadvisory.outcome"]+" "+attrs["pgadvisory.namespace"]] += n
+			if attrs["db.operation.name"] != "WithTxAll" || attrs["db.system.name"] != "postgresql" || attrs["pgadvisory.keys"] != "" {
+				t.Errorf("%s: attributes %v", name, attrs)
+			}
+		}
+		switch data := metrics[name].(type) {
+		case metricdata.Histogram[float64]:
+			for _, point := range data.DataPoints {
+				count(attributes(point.Attributes.ToSlice()), point.Count)
+				if point.Sum < 0 || point.Sum > 60 {
+					t.Errorf("%s: %v seconds", name, point.Sum)
+				}
+			}
+		case metricdata.Sum[int64]:
+			for _, point := range data.DataPoints {
+				count(attributes(point.Attributes.ToSlice()), uint64(point.Value))
+			}
+		default:
+			t.Errorf("%s is a %T", name, data)
+		}
+		for outcome, n := range want {
+			if got[outcome] != n {
+				t.Errorf("%s: %v, want %v", name, got, want)
+				break
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
