@@ -5,12 +5,10 @@ import (
 	"database/sql"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/acquire"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
-	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
+	"github.com/pgadvisory/pgadvisory/internal/verdict"
 )
 
 // Tx is a transaction of the caller's own: a *sql.Tx, or what embeds one, or
@@ -42,19 +40,7 @@ func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
 	if err := l.checkTx(tx, keys); err != nil {
 		return err
 	}
-	keys = ordered(keys)
-	if l.opts.Wait > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, l.opts.Wait)
-		defer cancel()
-	}
-	if l.opts.Poll > 0 {
-		return l.poll(ctx, tx, keys)
-	}
-	patient, cancel := pastDeadline(ctx)
-	defer cancel()
-	_, err := askVerdict(patient, tx, locksql.WaitIn(l.opts.Shared, keys, untilDeadline(ctx), false))
-	return acquired(ctx, keys, err)
+	return l.ownTx(tx, keys).Lock(ctx)
 }
 
 // TryLock takes keys in tx, all or none, without waiting, and reports whether
@@ -67,11 +53,7 @@ func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool,
 	if err := l.checkTx(tx, keys); err != nil {
 		return false, err
 	}
-	keys = ordered(keys)
-	patient, cancel := pastDeadline(ctx)
-	defer cancel()
-	ok, err := askVerdict(patient, tx, locksql.TryIn(l.opts.Shared, keys, false))
-	return ok, acquired(ctx, keys, err)
+	return l.ownTx(tx, keys).TryLock(ctx)
 }
 
 func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
@@ -86,37 +68,29 @@ func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
 	return nil
 }
 
-// acquired returns the error of an attempt on the caller's transaction.
-func acquired(ctx context.Context, keys []hashkey.Key, err error) error {
-	switch err {
-	case nil:
-		return nil
-	case ErrStaleSnapshot, ErrStandby, ErrUnsupportedServer:
-		return about(err, keys)
-	}
-	return lockerr.AcquireError(ctx, "xactlock", keys, err)
-}
-
-func (l *Locker) poll(ctx context.Context, tx Tx, keys []hashkey.Key) error {
-	for {
-		ok, err := l.TryLock(ctx, tx, keys...)
-		if ok || err != nil {
-			return err
-		}
-		if !acquire.Sleep(ctx, l.opts.Poll) {
-			return lockerr.AcquireError(ctx, "xactlock", keys, nil)
-		}
+// ownTx returns a request for keys in tx.
+func (l *Locker) ownTx(tx Tx, keys []hashkey.Key) *verdict.OwnTx {
+	return &verdict.OwnTx{
+		Package: "xactlock",
+		Exec:    execOn(tx),
+		Keys:    txlock.Ordered(keys),
+		Shared:  l.opts.Shared,
+		Wait:    l.opts.Wait,
+		Poll:    l.opts.Poll,
 	}
 }
 
-// untilDeadline returns the time that ctx leaves, at least a millisecond, or 0
-// where it has no deadline.
-func untilDeadline(ctx context.Context) time.Duration {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return 0
+// execOn returns how a verdict is asked for on a connection or a transaction.
+func execOn(on interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}) verdict.Exec {
+	return func(ctx context.Context, text string) (int64, error) {
+		result, err := on.ExecContext(ctx, text)
+		if err != nil {
+			return 0, err
+		}
+		return result.RowsAffected()
 	}
-	return max(time.Until(deadline), time.Millisecond)
 }
 
 // Token returns the fencing token of tx: the transaction's id, which the

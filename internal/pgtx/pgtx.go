@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,6 +35,7 @@ var (
 
 // Tx is a transaction that holds locks, or is to.
 type Tx struct {
+	Package string // whose call it is, for messages
 	Session *pgsession.Session
 	locksql.Transaction
 	direct bool // no pooler is in between, as far as is known
@@ -102,7 +102,7 @@ func (t *Tx) Refuse(ended bool, failure error) (txlock.Outcome, error) {
 	case ended:
 		return txlock.RolledBack, TxEnded(t.Keys)
 	case pg.TxStatus() == 'E':
-		return txlock.RolledBack, Swallowed(t.Keys, failure)
+		return txlock.RolledBack, Swallowed(t.Package, t.Keys, failure)
 	}
 	return txlock.Committed, nil
 }
@@ -114,7 +114,7 @@ func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
 	if taken := min(len(a.Results)-1, index-1); err != nil && taken > 0 && len(a.Results) <= index {
 		t.unlock(ctx, taken)
 	}
-	return Outcome(a, index, err, t.Keys)
+	return t.outcome(a, index, err)
 }
 
 // unlock frees the first n of the session's locks, which the message that
@@ -132,15 +132,16 @@ func (t *Tx) unlock(ctx context.Context, n int) {
 	}
 }
 
-// Outcome returns what a message that commits has come to, of whose answer a and
+// outcome returns what a message that commits has come to, of whose answer a and
 // err came back, and whose COMMIT is the statement with the index.
-func Outcome(a pgsession.Answer, index int, err error, keys []hashkey.Key) (txlock.Outcome, error) {
+func (t *Tx) outcome(a pgsession.Answer, index int, err error) (txlock.Outcome, error) {
+	keys := t.Keys
 	fate := a.Fate(index, err)
 	switch {
 	case fate == pgsession.Executed && a.Results[index].Tag == "COMMIT":
 		return txlock.Committed, nil
 	case fate == pgsession.Executed:
-		return txlock.RolledBack, Swallowed(keys, nil)
+		return txlock.RolledBack, Swallowed(t.Package, keys, nil)
 	case fate == pgsession.Unknown:
 		return txlock.Unknown, fmt.Errorf("%w: %s: %w", lockerr.ErrCommitUnknown, lockerr.Keys(keys), err)
 	case NoSuchSavepoint(err):
@@ -148,7 +149,7 @@ func Outcome(a pgsession.Answer, index int, err error, keys []hashkey.Key) (txlo
 	case !pgsession.IsAnswer(err):
 		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, lockerr.Keys(keys), err)
 	}
-	return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
+	return txlock.Failed, fmt.Errorf("%s: %s: commit: %w", t.Package, lockerr.Keys(keys), err)
 }
 
 // TxEnded is the error after fn has ended the transaction.
@@ -157,9 +158,9 @@ func TxEnded(keys []hashkey.Key) error {
 }
 
 // Swallowed is the error where a statement failed and fn returned nil. failure
-// is the statement's error, if known.
-func Swallowed(keys []hashkey.Key, failure error) error {
-	err := fmt.Errorf("xactlock: %s: a statement failed and fn returned nil: %w", lockerr.Keys(keys), pgx.ErrTxCommitRollback)
+// is the statement's error, if known. pkg is the prefix of the message.
+func Swallowed(pkg string, keys []hashkey.Key, failure error) error {
+	err := fmt.Errorf("%s: %s: a statement failed and fn returned nil: %w", pkg, lockerr.Keys(keys), pgx.ErrTxCommitRollback)
 	if failure != nil {
 		err = fmt.Errorf("%w: %w", err, failure)
 	}
@@ -197,37 +198,28 @@ func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index in
 	case err == pgsession.ErrSimpleProtocol:
 		return txlock.Executed{Unfit: true}
 	case !sent && t.Session.Closed(), fate == pgsession.NotExecuted && sent && !pgsession.IsAnswer(err):
-		e := failed(txlock.Failed, lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err))
+		e := failed(txlock.Failed, lockerr.AcquireError(waitCtx, t.Package, t.Keys, err))
 		e.Dead = true
 		return e
 	case !sent && waitCtx.Err() != nil:
-		return failed(txlock.NotAcquired, lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err))
+		return failed(txlock.NotAcquired, lockerr.AcquireError(waitCtx, t.Package, t.Keys, err))
 	case !sent && lockerr.SQLState(err) == "":
-		return failed(txlock.Failed, fmt.Errorf("xactlock: %s: %w", lockerr.Keys(t.Keys), err))
+		return failed(txlock.Failed, fmt.Errorf("%s: %s: %w", t.Package, lockerr.Keys(t.Keys), err))
 	case !sent:
 		return failed(txlock.RolledBack, err)
 	case fate == pgsession.Executed && locksql.EndsTransaction(a.Results[index].Tag):
 		return failed(txlock.Unknown, TxEnded(t.Keys))
 	case fate != pgsession.NotExecuted || len(a.Results) == commit:
-		o, err := Outcome(a, commit, err, t.Keys)
+		o, err := t.outcome(a, commit, err)
 		if err != nil {
 			return failed(o, err)
 		}
-		return txlock.Executed{Outcome: o, Rows: rowsAffected(a.Results[index].Tag)}
+		return txlock.Executed{Outcome: o, Tag: a.Results[index].Tag}
 	case len(a.Results) == index: // the statement itself
 		return failed(txlock.RolledBack, err)
 	case waitCtx.Err() == nil && lockerr.WaitEnded(err) && !lockerr.AtDeadline(waitCtx):
 		return txlock.Executed{Busy: true}
 	}
-	err = lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err)
+	err = lockerr.AcquireError(waitCtx, t.Package, t.Keys, err)
 	return failed(txlock.OutcomeBefore(err), err)
-}
-
-// rowsAffected returns the number at the end of a command tag.
-func rowsAffected(tag string) int64 {
-	n, err := strconv.ParseInt(tag[strings.LastIndexByte(tag, ' ')+1:], 10, 64)
-	if err != nil {
-		return 0 // the tag has none
-	}
-	return n
 }

@@ -1,0 +1,79 @@
+package verdict
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+)
+
+// OwnTx takes locks in a transaction of the caller's own.
+type OwnTx struct {
+	Package    string // whose call it is, for messages
+	Exec       Exec   // in the transaction
+	Keys       []hashkey.Key
+	Shared     bool
+	Wait, Poll time.Duration // as in the options
+}
+
+// Lock takes the keys, waiting for each as long as ctx and Wait allow.
+func (o *OwnTx) Lock(ctx context.Context) error {
+	if o.Wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.Wait)
+		defer cancel()
+	}
+	if o.Poll > 0 {
+		return o.poll(ctx)
+	}
+	patient, cancel := PastDeadline(ctx)
+	defer cancel()
+	_, err := Ask(patient, o.Exec, locksql.WaitIn(o.Shared, o.Keys, untilDeadline(ctx), false))
+	return o.acquired(ctx, err)
+}
+
+// TryLock takes the keys, all or none, without waiting, and reports whether it
+// did.
+func (o *OwnTx) TryLock(ctx context.Context) (bool, error) {
+	patient, cancel := PastDeadline(ctx)
+	defer cancel()
+	ok, err := Ask(patient, o.Exec, locksql.TryIn(o.Shared, o.Keys, false))
+	return ok, o.acquired(ctx, err)
+}
+
+func (o *OwnTx) poll(ctx context.Context) error {
+	for {
+		ok, err := o.TryLock(ctx)
+		if ok || err != nil {
+			return err
+		}
+		if !acquire.Sleep(ctx, o.Poll) {
+			return lockerr.AcquireError(ctx, o.Package, o.Keys, nil)
+		}
+	}
+}
+
+// acquired returns the error of an attempt.
+func (o *OwnTx) acquired(ctx context.Context, err error) error {
+	switch err {
+	case nil:
+		return nil
+	case lockerr.ErrStaleSnapshot, lockerr.ErrStandby, lockerr.ErrUnsupportedServer:
+		return fmt.Errorf("%w: %s", err, lockerr.Keys(o.Keys))
+	}
+	return lockerr.AcquireError(ctx, o.Package, o.Keys, err)
+}
+
+// untilDeadline returns the time that ctx leaves, at least a millisecond, or 0
+// where it has no deadline.
+func untilDeadline(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return 0
+	}
+	return max(time.Until(deadline), time.Millisecond)
+}
