@@ -37,6 +37,7 @@ var (
 type Tx struct {
 	Package string // whose call it is, for messages
 	Session *pgsession.Session
+	Trace   bool // tell pgx's tracer of the messages that open and end the transaction
 	locksql.Transaction
 	direct bool // no pooler is in between, as far as is known
 }
@@ -51,9 +52,9 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 		if t.Slots > 0 {
 			t.WaitSlot = rand.N(t.Slots)
 		}
-		a, err = t.Session.Open(ctx, waiting, t.Wait(o.Limit, o.Quiet))
+		a, err = t.open(ctx, waiting, t.Wait(o.Limit, o.Quiet))
 	} else {
-		a, err = t.Session.Open(ctx, opening, t.Try())
+		a, err = t.open(ctx, opening, t.Try())
 	}
 	if pid := a.PID(); pid != "" {
 		t.direct = pid == strconv.FormatUint(uint64(t.Session.PG().PID()), 10)
@@ -68,12 +69,42 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 	return false, err
 }
 
+// open sends a message that begins the transaction.
+func (t *Tx) open(ctx context.Context, p interrupt.Policy, m locksql.Message) (a pgsession.Answer, err error) {
+	ctx, end := t.traced(ctx, m)
+	defer func() { end(a, err) }()
+	return t.Session.Open(ctx, p, m)
+}
+
+// send sends a message that ends it.
+func (t *Tx) send(ctx context.Context, m locksql.Message) (a pgsession.Answer, err error) {
+	ctx, end := t.traced(ctx, m)
+	defer func() { end(a, err) }()
+	return t.Session.Send(ctx, ending, m)
+}
+
+// traced tells pgx's tracer that m is about to be sent. The function it returns
+// tells it of the end, with the tag of the last statement that has succeeded.
+func (t *Tx) traced(ctx context.Context, m locksql.Message) (context.Context, func(pgsession.Answer, error)) {
+	if !t.Trace || !t.Session.Traces() {
+		return ctx, func(pgsession.Answer, error) {}
+	}
+	ctx, end := t.Session.Trace(ctx, pgsession.Query{SQL: m.Text()})
+	return ctx, func(a pgsession.Answer, err error) {
+		tag := ""
+		if n := len(a.Results); n > 0 {
+			tag = a.Results[n-1].Tag
+		}
+		end(tag, err)
+	}
+}
+
 // abandon ends what an opening message that failed has left.
 func (t *Tx) abandon(ctx context.Context) {
 	if t.Session.Closed() {
 		return
 	}
-	if _, err := t.Session.Send(ctx, ending, t.Abandon()); err != nil {
+	if _, err := t.send(ctx, t.Abandon()); err != nil {
 		t.Session.Discard()
 	}
 }
@@ -87,7 +118,19 @@ func (t *Tx) Cut() {
 
 // Rollback ends the transaction, if it is open. A session that is not usable
 // after that is discarded.
-func (t *Tx) Rollback(ctx context.Context) { t.Session.Rollback(ctx, ending) }
+func (t *Tx) Rollback(ctx context.Context) {
+	if !t.Session.InTransaction() {
+		t.Session.Rollback(ctx, ending) // which sends nothing
+		return
+	}
+	_, end := t.traced(ctx, locksql.One(locksql.Rollback))
+	t.Session.Rollback(ctx, ending)
+	if t.Session.Closed() {
+		end(pgsession.Answer{}, lockerr.ErrLost)
+		return
+	}
+	end(pgsession.Answer{Results: []pgsession.Result{{Tag: locksql.Rollback.Tag}}}, nil)
+}
 
 // Refuse returns why the transaction must not be committed though fn returned
 // nil, or nil, and what the outcome is then. ended is true if fn ended the
@@ -110,7 +153,7 @@ func (t *Tx) Refuse(ended bool, failure error) (txlock.Outcome, error) {
 // Commit commits, and returns the outcome with its error.
 func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
 	m, index := t.Transaction.Commit(t.Level == locksql.Serializable && t.direct)
-	a, err := t.Session.Send(ctx, ending, m)
+	a, err := t.send(ctx, m)
 	if taken := min(len(a.Results)-1, index-1); err != nil && taken > 0 && len(a.Results) <= index {
 		t.unlock(ctx, taken)
 	}
@@ -127,7 +170,7 @@ func (t *Tx) unlock(ctx context.Context, n int) {
 	if !t.Session.InTransaction() {
 		m.Statements = m.Statements[1:]
 	}
-	if _, err := t.Session.Send(ctx, ending, m); err != nil {
+	if _, err := t.send(ctx, m); err != nil {
 		t.Session.Discard()
 	}
 }
