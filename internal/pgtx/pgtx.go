@@ -5,6 +5,7 @@ package pgtx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -32,6 +33,10 @@ var (
 	// Working is the policy of fn's statements.
 	Working = interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second}
 )
+
+// errBusy: pgx has begun a message, and will not end it. Release closes the
+// connection then.
+var errBusy = errors.New("a panic inside a statement has left the connection busy")
 
 // Tx is a transaction that holds locks, or is to.
 type Tx struct {
@@ -140,6 +145,8 @@ func (t *Tx) Refuse(ended bool, failure error) (txlock.Outcome, error) {
 	switch {
 	case pg.IsClosed():
 		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(t.Keys))
+	case pg.IsBusy():
+		return txlock.RolledBack, fmt.Errorf("%s: %s: rolled back: %w", t.Package, lockerr.Keys(t.Keys), errBusy)
 	case pg.TxStatus() == 'I':
 		return txlock.Unknown, TxEnded(t.Keys)
 	case ended:
