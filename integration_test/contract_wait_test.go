@@ -2,9 +2,11 @@ package integration_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,6 +95,40 @@ func ruleTries(t *testing.T, s *stage) {
 		t.Error(err)
 	}
 	if err := s.l.TryWithTxAll(t.Context(), []hashkey.Key{hashkey.Int64(1), key}, idle); err != nil {
+		t.Error(err)
+	}
+}
+
+// Shared holders are inside at once, and no other is.
+func ruleShared(t *testing.T, s *stage) {
+	l := s.with(xactlock.Options{Shared: true})
+	err := l.WithTx(t.Context(), key, func(context.Context, transaction) error {
+		s.taken(t, key)
+		return l.TryWithTx(t.Context(), key, idle)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// ReadOnly has the server refuse to write.
+func ruleReadOnly(t *testing.T, s *stage) {
+	const readOnlySQLTransaction = "25006"
+	if err := s.with(xactlock.Options{ReadOnly: true}).WithTx(t.Context(), key, write); sqlState(err) != readOnlySQLTransaction {
+		t.Errorf("got %v, want SQLSTATE %s", err, readOnlySQLTransaction)
+	}
+}
+
+// fn's transaction has the level of the options.
+func ruleLevel(t *testing.T, s *stage) {
+	err := s.l.WithTx(t.Context(), key, func(ctx context.Context, tx transaction) error {
+		got, err := tx.Text(ctx, `show transaction_isolation`)
+		if want := s.l.Options().Isolation; got != strings.ToLower(want.String()) && (want != sql.LevelDefault || got != "read committed") {
+			t.Errorf("the level is %s, want %v", got, want)
+		}
+		return err
+	})
+	if err != nil {
 		t.Error(err)
 	}
 }

@@ -441,13 +441,22 @@ func TestPgxLeftOpen(t *testing.T) {
 				t.Errorf("%s has no error", name)
 			}
 		}
-		if left.rows.Next() || left.rows.FieldDescriptions() != nil {
+		if n := s.meter.messages.Load() - sent; n != 0 {
+			t.Errorf("%d messages were sent after the call", n)
+		}
+		// The next user of the connection is not disturbed, and not seen.
+		next, err := s.pool.Query(ctx, `select generate_series(1, 3)`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left.rows.Next() || left.rows.Scan(new(int)) == nil || left.rows.RawValues() != nil || left.rows.FieldDescriptions() != nil {
 			t.Error("the rows go on")
 		}
 		left.rows.Close()
 		_ = left.results.Close()
-		if n := s.meter.messages.Load() - sent; n != 0 {
-			t.Errorf("%d messages were sent after the call", n)
+		_, _ = left.results.Exec()
+		if all, err := pgx.CollectRows(next, pgx.RowTo[int]); len(all) != 3 || err != nil {
+			t.Errorf("the next query read %v, %v", all, err)
 		}
 	})
 }
