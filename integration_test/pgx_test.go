@@ -379,7 +379,13 @@ func TestPgxStatementIsCancelled(t *testing.T) {
 // connection.
 func TestPgxLeftOpen(t *testing.T) {
 	t.Parallel()
-	s := newPgxStage(t)
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec} {
+		t.Run(mode.String(), func(t *testing.T) { testLeftOpen(t, mode) })
+	}
+}
+
+func testLeftOpen(t *testing.T, mode pgx.QueryExecMode) {
+	s := newPgxStage(t, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
 	s.keepsItsConnection(t, func() {
 		var left struct {
 			tx, nested pgx.Tx
@@ -417,7 +423,7 @@ func TestPgxLeftOpen(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if n := rows(t, s.watcher); n != 1 || !called {
+		if n := rows(t, s.watcher); n != 1 || called {
 			t.Errorf("the second statement of the batch wrote %d rows, its callback was called %t", n, called)
 		}
 		ctx := t.Context()
@@ -537,6 +543,23 @@ type panickingText struct{}
 
 func (panickingText) Scan(any) error { panic("in Value") }
 
+// nosyText uses what it is scanned from.
+type nosyText struct {
+	tx   pgx.Tx
+	rows pgx.Rows
+}
+
+func (n nosyText) Scan(any) error {
+	_, err := n.tx.Exec(context.Background(), `select 1`)
+	if err == nil {
+		err = errors.New("a statement runs inside Scan")
+	} else {
+		err = n.rows.Err()
+	}
+	n.rows.Close() // which is done later
+	return err
+}
+
 // A statement of another goroutine, or of a callback, gets an error while one runs:
 // it neither waits for ever nor disturbs it.
 func TestPgxOneAtATime(t *testing.T) {
@@ -557,6 +580,18 @@ func TestPgxOneAtATime(t *testing.T) {
 			close(source.leave)
 			if err := <-copied; err != nil {
 				t.Errorf("the statement that ran: %v", err)
+			}
+			rows, err := tx.Query(ctx, `select generate_series(1, 2)::text`)
+			if err != nil {
+				return err
+			}
+			for rows.Next() {
+				if err := rows.Scan(nosyText{tx, rows}); err != nil {
+					t.Errorf("Scan: %v", err)
+				}
+			}
+			if err := rows.Err(); err != nil {
+				t.Errorf("the rows: %v", err)
 			}
 			var b pgx.Batch
 			b.Queue(`select 1`).QueryRow(func(pgx.Row) error {

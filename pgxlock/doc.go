@@ -26,8 +26,8 @@
 //     [ErrTxEnded]. Those of a nested transaction do what they do in pgx.
 //   - A statement whose ctx ends is cancelled on the server. pgx would close the
 //     connection, and free the lock while fn runs.
-//   - What fn leaves open, rows or a batch, is closed when fn returns, and the
-//     transaction of no use after it. A nested transaction that fn has not ended
+//   - What fn leaves open, rows or a batch, is closed when fn returns, without the
+//     batch's callbacks, and the transaction is of no use after it. A nested transaction that fn has not ended
 //     is committed with fn's, or rolled back with it, as in pgx.
 //
 // Statements on the connection itself, tx.Conn, are pgx's own: one whose ctx ends

@@ -63,22 +63,18 @@ func (r *batchResults) query() *rows {
 		return err
 	})
 	if err != nil {
-		q.done, q.err = true, err
+		q.fail(err)
 	}
 	return q
 }
 
-// Close is pgx.BatchResults's. It runs the callbacks of the batch.
+// Close is pgx.BatchResults's. It runs the callbacks of the batch. After one that
+// panicked, no other runs.
 func (r *batchResults) Close() error {
 	if err := r.conn.enter(); err != nil {
 		return err
 	}
 	defer r.conn.leave()
-	return r.CloseLocked()
-}
-
-// CloseLocked is txguard.Open's. After a callback that panicked, no other runs.
-func (r *batchResults) CloseLocked() error {
 	if r.done || r.conn.Over() {
 		return r.err
 	}
@@ -86,6 +82,16 @@ func (r *batchResults) CloseLocked() error {
 		r.forgetCallbacks()
 	}
 	r.closing = true
+	return r.finish()
+}
+
+// CloseLocked is txguard.Open's. It runs no callbacks: fn has returned.
+func (r *batchResults) CloseLocked() error {
+	r.forgetCallbacks()
+	return r.finish()
+}
+
+func (r *batchResults) finish() error {
 	err := r.results.Close()
 	r.done = true
 	r.conn.Forget(r)

@@ -167,7 +167,7 @@ func (tx *Tx) query(ctx context.Context, sql string, args []any) *rows {
 		return err
 	})
 	if err != nil {
-		r.done, r.err = true, err
+		r.fail(err)
 	}
 	return r
 }

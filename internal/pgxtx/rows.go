@@ -3,6 +3,7 @@ package pgxtx
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,8 +19,8 @@ type rows struct {
 	conn     *conn
 	ctx      context.Context // of the query
 	watch    *interrupt.Watch
-	done     bool  // guarded by conn: nothing of it reaches the connection any more
-	err      error // guarded by conn, until done is true
+	done     atomic.Bool // nothing of it reaches the connection any more
+	err      error       // set before done is
 }
 
 // use calls f, while the rows are open.
@@ -29,9 +30,9 @@ func (r *rows) use(f func() error) error {
 	}
 	defer r.conn.leave()
 	switch {
-	case r.done && r.err != nil:
+	case r.done.Load() && r.err != nil:
 		return r.err
-	case r.done, r.conn.Over():
+	case r.done.Load(), r.conn.Over():
 		return errRowsClosed
 	}
 	err := f()
@@ -98,14 +99,12 @@ func (r *rows) Conn() *pgx.Conn { return r.conn.pgx }
 // TypeMap is pgx.Rows's.
 func (r *rows) TypeMap() *pgtype.Map { return r.conn.pgx.TypeMap() }
 
-// Err is pgx.Rows's.
+// Err is pgx.Rows's. Rows that are open have no error yet.
 func (r *rows) Err() error {
-	r.conn.Lock()
-	defer r.conn.Unlock()
-	if r.done || r.Rows == nil {
-		return r.err
+	if !r.done.Load() {
+		return nil
 	}
-	return r.Rows.Err()
+	return r.err
 }
 
 // Close is pgx.Rows's.
@@ -114,22 +113,29 @@ func (r *rows) Close() {
 		return // they are in use, and closed with the transaction
 	}
 	defer r.conn.leave()
-	_ = r.CloseLocked() // Err returns it
+	if !r.conn.Over() {
+		_ = r.CloseLocked() // Err returns it
+	}
 }
 
 // CloseLocked is txguard.Open's.
 func (r *rows) CloseLocked() error {
-	if r.done || r.conn.Over() {
+	if r.done.Load() {
 		return r.err
 	}
 	r.Rows.Close()
-	r.done = true
 	r.conn.Forget(r)
 	r.watch.Stop()
 	err := r.Rows.Err()
 	r.conn.Note(err)
-	r.err = lockerr.Because(r.ctx, err)
+	r.fail(lockerr.Because(r.ctx, err))
 	return r.err
+}
+
+// fail ends the rows with err, which may be nil.
+func (r *rows) fail(err error) {
+	r.err = err
+	r.done.Store(true)
 }
 
 // row is the first of rows.
