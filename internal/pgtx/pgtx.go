@@ -145,8 +145,6 @@ func (t *Tx) Refuse(ended bool, failure error) (txlock.Outcome, error) {
 	switch {
 	case pg.IsClosed():
 		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(t.Keys))
-	case pg.IsBusy():
-		return txlock.RolledBack, fmt.Errorf("%s: %s: rolled back: %w", t.Package, lockerr.Keys(t.Keys), errBusy)
 	case pg.TxStatus() == 'I':
 		return txlock.Unknown, TxEnded(t.Keys)
 	case ended:
@@ -157,8 +155,12 @@ func (t *Tx) Refuse(ended bool, failure error) (txlock.Outcome, error) {
 	return txlock.Committed, nil
 }
 
-// Commit commits, and returns the outcome with its error.
+// Commit commits, and returns the outcome with its error. Nothing may be open on
+// the session.
 func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
+	if t.Session.PG().IsBusy() {
+		return txlock.RolledBack, fmt.Errorf("%s: %s: rolled back: %w", t.Package, lockerr.Keys(t.Keys), errBusy)
+	}
 	m, index := t.Transaction.Commit(t.Level == locksql.Serializable && t.direct)
 	a, err := t.send(ctx, m)
 	if taken := min(len(a.Results)-1, index-1); err != nil && taken > 0 && len(a.Results) <= index {

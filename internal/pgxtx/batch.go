@@ -17,7 +17,6 @@ type batchResults struct {
 	ctx     context.Context // of the batch
 	batch   *pgx.Batch
 	watch   *interrupt.Watch
-	closing bool  // guarded by conn: Close has begun
 	done    bool  // guarded by conn: nothing of it reaches the connection any more
 	err     error // guarded by conn
 }
@@ -68,8 +67,7 @@ func (r *batchResults) query() *rows {
 	return q
 }
 
-// Close is pgx.BatchResults's. It runs the callbacks of the batch. After one that
-// panicked, no other runs.
+// Close is pgx.BatchResults's. It runs the callbacks of the batch.
 func (r *batchResults) Close() error {
 	if err := r.conn.enter(); err != nil {
 		return err
@@ -78,10 +76,6 @@ func (r *batchResults) Close() error {
 	if r.done || r.conn.Over() {
 		return r.err
 	}
-	if r.closing {
-		r.forgetCallbacks()
-	}
-	r.closing = true
 	return r.finish()
 }
 
