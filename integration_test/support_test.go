@@ -60,6 +60,11 @@ func openStdlib(tb testing.TB, dsn string, opts []stdlib.OptionOpenDB, options .
 	for _, option := range options {
 		option(config)
 	}
+	return openConfig(tb, config, opts...)
+}
+
+func openConfig(tb testing.TB, config *pgx.ConnConfig, opts ...stdlib.OptionOpenDB) *sql.DB {
+	tb.Helper()
 	db := stdlib.OpenDB(*config, opts...)
 	db.SetMaxOpenConns(20)
 	db.SetMaxIdleConns(20)

@@ -7,8 +7,6 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
-	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
@@ -51,19 +49,12 @@ func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try boo
 		Queue:   l.queue,
 		Owner:   l.db,
 		Kind:    nesting.Transaction,
-
-		Keys:       keys,
-		Shared:     l.opts.Shared,
-		Try:        try,
-		Wait:       l.opts.Wait,
-		Poll:       l.opts.Poll,
-		MaxWaiters: l.opts.MaxWaiters,
+		Keys:    keys,
 	}
-	c.Watchers, c.MaxHold, c.Longest = &watchers, l.opts.MaxHold, l.opts.longest()
+	c.Apply(&l.settings, try)
+	c.Watchers = &watchers
 	c.pool.conns = l.conns
-	c.pool.job = job{fn: fn, opts: &l.opts, transaction: locksql.Transaction{
-		Keys: keys, Shared: l.opts.Shared, Level: l.opts.level(), ReadOnly: l.opts.ReadOnly, MaxHold: l.opts.atServer(),
-	}}
+	c.pool.job = job{fn: fn, opts: &l.opts, transaction: l.settings.Transaction(keys)}
 	return c, nil
 }
 
@@ -91,9 +82,4 @@ func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []has
 		return err
 	}
 	return c.Run(ctx)
-}
-
-// about names keys in an error.
-func about(err error, keys []hashkey.Key) error {
-	return fmt.Errorf("%w: %s", err, lockerr.Keys(keys))
 }

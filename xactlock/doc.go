@@ -25,6 +25,9 @@
 // message, and two messages are all that an uncontended call costs. Other drivers take more, as
 // does [Options].Plain.
 //
+// For pgx's own pool and transactions, without database/sql, there is
+// [github.com/pgadvisory/pgadvisory/pgxlock].
+//
 // A test that looks for leaked goroutines with goleak finds one of this
 // package, once it has been used: database/sql's connectionOpener, which every
 // *sql.DB has, for the one database that this package keeps for itself.

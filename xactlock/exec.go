@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
@@ -48,13 +49,13 @@ func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err e
 	switch {
 	case err != nil:
 		return err
-	case !l.opts.oneMessage():
+	case l.opts.Plain, !l.settings.OneMessage():
 		return c.Run(ctx)
 	}
 	c.pool.query = &pgsession.Query{SQL: e.query, Args: e.args}
-	rows, oneMessage, err := c.Exec(ctx)
+	tag, oneMessage, err := c.Exec(ctx)
 	if oneMessage {
-		e.result = result(rows)
+		e.result = driver.RowsAffected(pgconn.NewCommandTag(tag).RowsAffected()) // as pgx's
 	}
 	return err
 }
@@ -71,12 +72,3 @@ func (e *execution) asFunc(ctx context.Context, tx *sql.Tx) (err error) {
 	e.result, err = tx.ExecContext(ctx, e.query, e.args...)
 	return err
 }
-
-// oneMessage reports whether the options let an Exec be one message.
-func (o *Options) oneMessage() bool {
-	oneSnapshot := o.Isolation == sql.LevelRepeatableRead || o.Isolation == sql.LevelSerializable
-	return !oneSnapshot && !o.Plain && o.Poll == 0 && o.MaxHold == 0
-}
-
-// result is the sql.Result of an Exec in one message, as that of pgx.
-func result(rows int64) sql.Result { return driver.RowsAffected(rows) }

@@ -1,17 +1,14 @@
 package xactlock
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/acquire"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
-	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
+	"github.com/pgadvisory/pgadvisory/internal/verdict"
 )
 
 // Tx is a transaction of the caller's own: a *sql.Tx, or what embeds one, or
@@ -44,30 +41,15 @@ type Tx interface {
 // After any other error, such as [ErrNotAcquired] or [ErrDeadlock], tx can only
 // be rolled back, as after any failed statement.
 func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
-	keys = ordered(keys)
+	keys = txlock.Ordered(keys)
 	t := l.traceLock(&ctx, "Lock", keys)
 	defer t.end(ctx)
-	err := l.lock(ctx, tx, keys)
+	err := l.checkTx(tx, keys)
+	if err == nil {
+		err = l.ownTx(tx, keys).Lock(ctx)
+	}
 	t.done(ctx, err == nil, err)
 	return err
-}
-
-func (l *Locker) lock(ctx context.Context, tx Tx, keys []hashkey.Key) error {
-	if err := l.checkTx(tx, keys); err != nil {
-		return err
-	}
-	if l.opts.Wait > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, l.opts.Wait)
-		defer cancel()
-	}
-	if l.opts.Poll > 0 {
-		return l.poll(ctx, tx, keys)
-	}
-	patient, cancel := pastDeadline(ctx)
-	defer cancel()
-	_, err := askVerdict(patient, tx, locksql.WaitIn(l.opts.Shared, keys, untilDeadline(ctx), false))
-	return acquired(ctx, keys, err)
 }
 
 // TryLock takes keys in tx, all or none, without waiting, and reports whether
@@ -77,45 +59,16 @@ func (l *Locker) lock(ctx context.Context, tx Tx, keys []hashkey.Key) error {
 // Its errors are those of [Locker.Lock], less [ErrNotAcquired] as long as ctx
 // has not ended.
 func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool, error) {
-	keys = ordered(keys)
+	keys = txlock.Ordered(keys)
 	t := l.traceLock(&ctx, "TryLock", keys)
 	defer t.end(ctx)
-	ok, err := l.tryLock(ctx, tx, keys)
+	err := l.checkTx(tx, keys)
+	ok := false
+	if err == nil {
+		ok, err = l.ownTx(tx, keys).TryLock(ctx)
+	}
 	t.done(ctx, ok, err)
 	return ok, err
-}
-
-func (l *Locker) tryLock(ctx context.Context, tx Tx, keys []hashkey.Key) (bool, error) {
-	if err := l.checkTx(tx, keys); err != nil {
-		return false, err
-	}
-	patient, cancel := pastDeadline(ctx)
-	defer cancel()
-	var ok bool
-	var err error
-	if len(keys) > 1 && preparesTexts(tx) {
-		ok, err = tryAll(patient, tx, locksql.TryAllIn(l.opts.Shared, keys))
-	} else {
-		ok, err = askVerdict(patient, tx, locksql.TryIn(l.opts.Shared, keys, false))
-	}
-	return ok, acquired(ctx, keys, err)
-}
-
-// tryAll asks for several keys by a message that may lock some of them and
-// refuse, and frees those then.
-func tryAll(ctx context.Context, tx Tx, message locksql.Message) (ok bool, err error) {
-	if _, err := tx.ExecContext(ctx, locksql.BeforeTry); err != nil {
-		return false, err
-	}
-	ok, err = askVerdict(ctx, tx, message)
-	if err == nil && !ok {
-		_, err = tx.ExecContext(ctx, locksql.UndoTry)
-	}
-	if lockerr.SQLState(err) == "" { // else the transaction has failed
-		_, releaseErr := tx.ExecContext(ctx, locksql.AfterTry)
-		err = cmp.Or(err, releaseErr)
-	}
-	return ok && err == nil, err
 }
 
 func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
@@ -130,37 +83,17 @@ func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
 	return nil
 }
 
-// acquired returns the error of an attempt on the caller's transaction.
-func acquired(ctx context.Context, keys []hashkey.Key, err error) error {
-	switch err {
-	case nil:
-		return nil
-	case ErrStaleSnapshot, ErrStandby, ErrUnsupportedServer:
-		return about(err, keys)
+// ownTx returns a request for keys in tx.
+func (l *Locker) ownTx(tx Tx, keys []hashkey.Key) *verdict.OwnTx {
+	return &verdict.OwnTx{
+		Package: "xactlock",
+		Exec:    execOn(tx),
+		Apart:   preparesTexts(tx),
+		Keys:    keys,
+		Shared:  l.opts.Shared,
+		Wait:    l.opts.Wait,
+		Poll:    l.opts.Poll,
 	}
-	return lockerr.AcquireError(ctx, "xactlock", keys, err)
-}
-
-func (l *Locker) poll(ctx context.Context, tx Tx, keys []hashkey.Key) error {
-	for {
-		ok, err := l.tryLock(ctx, tx, keys)
-		if ok || err != nil {
-			return err
-		}
-		if !acquire.Sleep(ctx, l.opts.Poll) {
-			return lockerr.AcquireError(ctx, "xactlock", keys, nil)
-		}
-	}
-}
-
-// untilDeadline returns the time that ctx leaves, at least a millisecond, or 0
-// where it has no deadline.
-func untilDeadline(ctx context.Context) time.Duration {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return 0
-	}
-	return max(time.Until(deadline), time.Millisecond)
 }
 
 // Token returns the fencing token of tx: the transaction's id, which the

@@ -2,11 +2,10 @@ package xactlock
 
 import (
 	"database/sql"
-	"slices"
 
-	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/admission"
 	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
 // A Locker takes locks through one pool. Make one for each pool and share it;
@@ -20,8 +19,10 @@ type Locker struct {
 	db    *sql.DB
 	conns *sqlconn.Pool
 	queue *admission.Queue
-	opts  Options
-	bad   error // what is wrong with opts
+
+	opts     Options
+	settings txlock.Settings // of opts
+	bad      error           // what is wrong with opts
 }
 
 // New returns a Locker on db with the zero [Options]. It does not connect, and
@@ -37,7 +38,9 @@ func (l *Locker) With(o Options) *Locker {
 	if l == nil {
 		return new(Locker) // whose calls say so
 	}
-	return &Locker{db: l.db, conns: l.conns, queue: l.queue, opts: o, bad: o.validate()}
+	with := &Locker{db: l.db, conns: l.conns, queue: l.queue, opts: o, settings: o.settings()}
+	with.bad = with.settings.Validate("xactlock")
+	return with
 }
 
 // Options returns the options of l.
@@ -46,15 +49,6 @@ func (l *Locker) Options() Options {
 		return Options{}
 	}
 	return l.opts
-}
-
-// ordered returns keys sorted and without duplicates.
-func ordered(keys []hashkey.Key) []hashkey.Key {
-	keys = slices.SortedFunc(slices.Values(keys), hashkey.Compare)
-	if keys == nil {
-		return []hashkey.Key{}
-	}
-	return slices.CompactFunc(keys, func(a, b hashkey.Key) bool { return hashkey.Compare(a, b) == 0 })
 }
 
 // invalid returns why the Locker cannot be used.

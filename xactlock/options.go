@@ -2,11 +2,9 @@ package xactlock
 
 import (
 	"database/sql"
-	"fmt"
-	"math"
 	"time"
 
-	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
 // Options changes how a [Locker] locks. The zero Options is what [New] gives:
@@ -90,63 +88,16 @@ type Options struct {
 	Trace Tracer
 }
 
-func (o *Options) validate() error {
-	for _, field := range []struct {
-		name  string
-		value time.Duration
-	}{{"Wait", o.Wait}, {"Poll", o.Poll}, {"MaxHold", o.MaxHold}, {"Grace", o.Grace}} {
-		if field.value < 0 {
-			return fmt.Errorf("xactlock: Options.%s is negative: %v", field.name, field.value)
-		}
+// settings returns what the options say about a transaction and its locks.
+func (o *Options) settings() txlock.Settings {
+	return txlock.Settings{
+		Shared:     o.Shared,
+		Wait:       o.Wait,
+		Poll:       o.Poll,
+		Isolation:  o.Isolation,
+		ReadOnly:   o.ReadOnly,
+		MaxHold:    o.MaxHold,
+		Grace:      o.Grace,
+		MaxWaiters: o.MaxWaiters,
 	}
-	if o.MaxWaiters < 0 {
-		return fmt.Errorf("xactlock: Options.MaxWaiters is negative: %d", o.MaxWaiters)
-	}
-	if o.level() == "" {
-		return fmt.Errorf("xactlock: Options.Isolation: PostgreSQL has no isolation level %v", o.Isolation)
-	}
-	return nil
-}
-
-func (o *Options) grace() time.Duration {
-	if o.Grace == 0 {
-		return time.Second
-	}
-	return o.Grace
-}
-
-// longest returns how long a holder may be in the way, or 0 for as long as the
-// role's own limits allow.
-func (o *Options) longest() time.Duration {
-	if o.MaxHold == 0 {
-		return 0
-	}
-	return min(o.MaxHold, math.MaxInt64-o.grace()) + o.grace()
-}
-
-// atServer is longest as the server is told. It comes a little later there, for a
-// process that is stopped: where the process ends the session itself, it knows that
-// it did before another holder can tell it.
-func (o *Options) atServer() time.Duration {
-	const later = 100 * time.Millisecond
-	if o.MaxHold == 0 {
-		return 0
-	}
-	return min(o.longest(), math.MaxInt64-later) + later
-}
-
-// level returns the isolation level in SQL. It is always named in BEGIN: a
-// server's default_transaction_isolation would bring stale reads back.
-func (o *Options) level() string {
-	switch o.Isolation {
-	case sql.LevelDefault, sql.LevelReadCommitted:
-		return locksql.ReadCommitted
-	case sql.LevelReadUncommitted:
-		return locksql.ReadUncommitted
-	case sql.LevelRepeatableRead:
-		return locksql.RepeatableRead
-	case sql.LevelSerializable:
-		return locksql.Serializable
-	}
-	return ""
 }

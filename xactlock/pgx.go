@@ -38,14 +38,14 @@ func (c *pgxConn) Lost() bool {
 		return closed
 	}
 	tx := c.fnTx.Load()
-	return tx != nil && tx.Lost(c.Session.Read)
+	return tx != nil && tx.Guard().Lost(c.Session.Read)
 }
 
 // Commit is [txlock.Conn]'s.
 func (c *pgxConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 	tx := c.fnTx.Load()
 	tx.End()
-	if outcome, err := c.Refuse(tx.Ended(), tx.FirstError()); err != nil {
+	if outcome, err := c.Refuse(tx.Guard().Ended(), tx.Guard().FirstError()); err != nil {
 		return outcome, err
 	}
 	return c.Tx.Commit(ctx)

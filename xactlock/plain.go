@@ -18,6 +18,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/pgtx"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
+	"github.com/pgadvisory/pgadvisory/internal/verdict"
 )
 
 // plainConn is a connection of any driver, or of pgx where Options.Plain says
@@ -61,10 +62,10 @@ func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, 
 			return false, err
 		}
 	}
-	patient, cancel := pastDeadline(ctx)
+	patient, cancel := verdict.PastDeadline(ctx)
 	defer cancel()
 	c.waited = o.Wait && !t.OneSnapshot()
-	granted, err = askVerdict(patient, c.tx, c.message(o))
+	granted, err = verdict.Ask(patient, execOn(c.tx), c.message(o))
 	switch {
 	case err != nil:
 		return false, err
@@ -162,7 +163,7 @@ func (c *plainConn) Cut() {
 // transaction's status. On any driver the savepoint is then released, in a
 // message of its own: where the session is gone, it is so before COMMIT is sent.
 func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
-	t := pgtx.Tx{Session: c.session, Transaction: c.job.transaction}
+	t := pgtx.Tx{Package: "xactlock", Session: c.session, Transaction: c.job.transaction}
 	outcome, err := txlock.RolledBack, error(nil)
 	rawErr := c.conn.Raw(func(any) error {
 		if t.Session != nil {
@@ -232,7 +233,7 @@ func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 	case errors.Is(err, sql.ErrTxDone):
 		return txlock.Unknown, pgtx.TxEnded(keys)
 	case errors.Is(err, pgx.ErrTxCommitRollback), inFailedTransaction(err):
-		return txlock.RolledBack, pgtx.Swallowed(keys, nil)
+		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, nil)
 	case lockerr.EndedWhileIdle(err):
 		return txlock.RolledBack, lost(keys, err)
 	case lockerr.IsAnswer(err):
@@ -316,13 +317,13 @@ func (c *plainConn) Closed() bool { return c.closed }
 // granted, the session holds nothing.
 func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	t := &c.job.transaction
-	patient, cancel := pastDeadline(ctx)
+	patient, cancel := verdict.PastDeadline(ctx)
 	defer cancel()
 	message := locksql.SessionVerdict(locksql.TryLock, t.Shared, t.Keys)
 	if o.Wait {
 		message = locksql.WaitForSession(t.Shared, t.Keys, o.Limit)
 	}
-	granted, err = askVerdict(patient, c.conn, message)
+	granted, err = verdict.Ask(patient, execOn(c.conn), message)
 	if err != nil && discardDead(c.conn) {
 		c.closed = true
 		return false, err
@@ -341,7 +342,7 @@ func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted
 func (c *plainConn) unlockSession(conn *sql.Conn) {
 	t := &c.job.transaction
 	c.cleanUp(conn, func(ctx context.Context) error {
-		ok, err := askVerdict(ctx, conn, locksql.SessionVerdict(locksql.Unlock, t.Shared, t.Keys))
+		ok, err := verdict.Ask(ctx, execOn(conn), locksql.SessionVerdict(locksql.Unlock, t.Shared, t.Keys))
 		if err == nil && !ok {
 			err = errors.New("the session did not hold the lock")
 		}

@@ -5,42 +5,26 @@ import (
 	"database/sql"
 	"fmt"
 	"strconv"
-	"time"
 
-	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/verdict"
 )
 
-// execer is what a verdict is asked on.
+// execer is a connection or a transaction on which a verdict is asked for.
 type execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// askVerdict sends a message that ends in a verdict, and reports whether the
-// lock is granted.
-func askVerdict(ctx context.Context, on execer, message locksql.Message) (bool, error) {
-	result, err := send(ctx, on, message)
-	if err != nil {
-		return false, err
+// execOn returns how a verdict is asked for on a connection or a transaction.
+func execOn(on execer) verdict.Exec {
+	return func(ctx context.Context, m locksql.Message) (int64, error) {
+		result, err := send(ctx, on, m)
+		if err != nil {
+			return 0, err
+		}
+		return result.RowsAffected()
 	}
-	rows, err := result.RowsAffected()
-	if err != nil {
-		return false, err
-	}
-	switch rows {
-	case locksql.VerdictRefused:
-		return false, nil
-	case locksql.VerdictGranted:
-		return true, nil
-	case locksql.VerdictStale:
-		return false, ErrStaleSnapshot
-	case locksql.VerdictStandby:
-		return false, ErrStandby
-	case locksql.VerdictPretends:
-		return false, ErrUnsupportedServer
-	}
-	return false, fmt.Errorf("xactlock: the driver reports %d rows for a select of at most %d", rows, locksql.VerdictPretends)
 }
 
 // send sends a message, and returns the result of its last statement. A
@@ -79,22 +63,4 @@ func explained(err error) error {
 	}
 	return fmt.Errorf("tx prepares its texts, and seems to be wrapped: give it a method GetDBConn() (*sql.DB, error), "+
 		"and it is sent one statement at a time: %w", err)
-}
-
-// pastDeadline returns a ctx that ends with parent's cancellation, but only
-// some time after its deadline: the server knows that as lock_timeout, and its
-// answer leaves the connection whole, where a ctx that ends would not.
-func pastDeadline(parent context.Context) (context.Context, context.CancelFunc) {
-	const deadlineGrace = 500 * time.Millisecond
-	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
-	if parent.Err() != nil {
-		cancel() // now, and not when AfterFunc gets to it
-	}
-	stop := context.AfterFunc(parent, func() {
-		if parent.Err() == context.DeadlineExceeded {
-			acquire.Sleep(ctx, deadlineGrace)
-		}
-		cancel()
-	})
-	return ctx, func() { stop(); cancel() }
 }

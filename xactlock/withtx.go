@@ -5,6 +5,7 @@ import (
 	"database/sql"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
 // WithTx waits for the lock of key and runs fn once, in a transaction that
@@ -47,13 +48,13 @@ func (l *Locker) TryWithTx(ctx context.Context, key hashkey.Key, fn Func) error 
 // calls with overlapping keys do not deadlock; a key given twice is taken
 // once. No keys at all is an error.
 func (l *Locker) WithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) error {
-	return l.run(ctx, "WithTxAll", hashkey.Key{}, ordered(keys), false, fn)
+	return l.run(ctx, "WithTxAll", hashkey.Key{}, txlock.Ordered(keys), false, fn)
 }
 
 // TryWithTxAll is [Locker.WithTxAll] for locks that are free: if one of them is
 // not, it returns [ErrNotAcquired] at once, fn has not run, and none is held.
 func (l *Locker) TryWithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) error {
-	return l.run(ctx, "TryWithTxAll", hashkey.Key{}, ordered(keys), true, fn)
+	return l.run(ctx, "TryWithTxAll", hashkey.Key{}, txlock.Ordered(keys), true, fn)
 }
 
 // WithSlot is [Locker.WithTx] for a resource that n holders may have at once: it

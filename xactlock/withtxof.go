@@ -11,6 +11,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
+	"github.com/pgadvisory/pgadvisory/internal/verdict"
 )
 
 // WithTxOf is [Locker.WithTx] for a transaction of another library's type, such
@@ -108,7 +109,7 @@ func (c *begunConn[T]) Open(ctx context.Context, o acquire.Opening) (granted boo
 			return false, err
 		}
 	}
-	patient, cancel := pastDeadline(ctx)
+	patient, cancel := verdict.PastDeadline(ctx)
 	defer cancel()
 	c.waited = o.Wait
 	t := c.transaction
@@ -116,7 +117,7 @@ func (c *begunConn[T]) Open(ctx context.Context, o acquire.Opening) (granted boo
 	if o.Wait {
 		message = locksql.WaitBegun(t.Shared, t.Keys[0], o.Limit)
 	}
-	granted, err = askVerdict(patient, c.tx, message)
+	granted, err = verdict.Ask(patient, execOn(c.tx), message)
 	if granted && err == nil && t.MaxHold > 0 {
 		_, err = send(patient, c.tx, locksql.MaxHold(t.MaxHold))
 	}

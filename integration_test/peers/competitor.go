@@ -93,6 +93,8 @@ const (
 	nameExec     = "pgadvisory Exec"
 	nameHand     = "hand-written"
 	nameHandTry  = "hand-written try, 5 ms apart"
+	nameOursPgx  = "pgxlock WithTx"
+	nameHandPgx  = "hand-written, pgxpool"
 	nameSession  = "session lock + transaction"
 	nameRun      = "golang-migrate, Run"
 )
@@ -100,7 +102,7 @@ const (
 // uncontendedField is who competes for locks that nobody else wants.
 func uncontendedField() []competitor {
 	return []competitor{
-		bareBytes(), bareDriver(), handWritten(), ourWithTx(), sessionLock(),
+		bareBytes(), bareDriver(), handWritten(), ourWithTx(), handWrittenPgx(), ourPgx(), sessionLock(),
 		goose(), golangMigrate(), golangMigrateRun(), goPglock(), cirelloPglock(),
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -71,38 +72,46 @@ func (r *results) verdicts(p plan) []verdict {
 func (r *results) judgeUncontended() []verdict {
 	var all []verdict
 	for _, g := range []struct {
-		delay   time.Duration
-		workers int
-		against string
-		goal    float64
+		delay         time.Duration
+		workers       int
+		ours, against string
+		goal          float64
 	}{
-		{0, 8, nameBare, 0.85},
-		{0, 1, nameBare, 0.80},
-		{0, 8, nameHand, 1.05},
-		{0, 1, nameHand, 1.05},
-		{shortDelay, 8, nameHand, 1.45},
-		{shortDelay, 1, nameHand, 1.45},
-		{shortDelay, 8, nameSession, 1.9},
-		{shortDelay, 1, nameSession, 1.9},
+		{0, 8, nameOurs, nameBare, 0.85},
+		{0, 1, nameOurs, nameBare, 0.80},
+		{0, 8, nameOurs, nameHand, 1.05},
+		{0, 1, nameOurs, nameHand, 1.05},
+		{shortDelay, 8, nameOurs, nameHand, 1.45},
+		{shortDelay, 1, nameOurs, nameHand, 1.45},
+		{shortDelay, 8, nameOurs, nameSession, 1.9},
+		{shortDelay, 1, nameOurs, nameSession, 1.9},
+		{0, 8, nameOursPgx, nameHandPgx, 1.05},
+		{0, 1, nameOursPgx, nameHandPgx, 1.05},
+		{shortDelay, 8, nameOursPgx, nameHandPgx, 1.45},
+		{shortDelay, 1, nameOursPgx, nameHandPgx, 1.45},
 	} {
 		c := r.contest(g.delay, g.workers, false)
-		what := fmt.Sprintf("WithTx / %s, uncontended, empty fn, %s, %s", g.against, latency(g.delay), count(g.workers, "goroutine"))
-		all = append(all, atLeast(g.goal).judge(what, ratio(of(c, nameOurs), of(c, g.against))))
+		what := fmt.Sprintf("%s / %s, uncontended, empty fn, %s, %s", shortName(g.ours), g.against, latency(g.delay), count(g.workers, "goroutine"))
+		all = append(all, atLeast(g.goal).judge(what, ratio(of(c, g.ours), of(c, g.against))))
 	}
 	return all
 }
 
+// shortName is a name of ours without the product's.
+func shortName(ours string) string { return strings.TrimPrefix(ours, "pgadvisory ") }
+
 // judgeUpdate compares with the competitor that comes closest: WithTx is ahead
 // of it where there is a latency, and not far behind where there is none. The
 // bare driver and bytes are no way to take turns, and golang-migrate's Run is no
-// transaction that the caller's code runs in; all are in the tables.
+// transaction that the caller's code runs in; those on a pgxpool do without
+// database/sql. All are in the tables.
 func (r *results) judgeUpdate(delay time.Duration, workers []int) verdict {
 	lead, closest := math.NaN(), ""
 	for _, n := range workers {
 		c := r.contest(delay, n, true)
 		for _, s := range c {
 			switch s.competitor {
-			case nameOurs, nameBare, nameBytes, nameRun:
+			case nameOurs, nameBare, nameBytes, nameRun, nameOursPgx, nameHandPgx:
 				continue
 			}
 			if x := ratio(of(c, nameOurs), s.values); math.IsNaN(lead) || x < lead {

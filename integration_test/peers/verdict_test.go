@@ -39,7 +39,7 @@ func TestVerdictsWithoutAnyResult(t *testing.T) {
 func TestUpdateVerdictNamesTheClosest(t *testing.T) {
 	r := results{uncontended: []contest{
 		{workers: 1, update: true, series: []series{
-			{nameOurs, []float64{100}}, {nameBare, []float64{200}}, {nameBytes, []float64{300}}, {nameHand, []float64{50}},
+			{nameOurs, []float64{100}}, {nameBare, []float64{200}}, {nameBytes, []float64{300}}, {nameHandPgx, []float64{200}}, {nameHand, []float64{50}},
 		}},
 		{workers: 8, update: true, series: []series{
 			{nameOurs, []float64{100}}, {nameHand, []float64{60}}, {nameSession, []float64{80}},

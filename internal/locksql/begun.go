@@ -23,10 +23,10 @@ func TryAllIn(shared bool, keys []hashkey.Key) Message {
 }
 
 // Around TryAllIn.
-const (
-	BeforeTry = "savepoint pgadvisory_try"
-	UndoTry   = "rollback to savepoint pgadvisory_try"
-	AfterTry  = "release savepoint pgadvisory_try"
+var (
+	BeforeTry = One(Statement{SQL: "savepoint pgadvisory_try"})
+	UndoTry   = One(Statement{SQL: "rollback to savepoint pgadvisory_try"})
+	AfterTry  = One(Statement{SQL: "release savepoint pgadvisory_try"})
 )
 
 // TryBegun asks for key in a transaction that the caller has begun for the

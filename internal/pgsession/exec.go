@@ -60,8 +60,8 @@ func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.M
 	if mode, _, _ := s.mode(q.Args); mode == pgx.QueryExecModeSimpleProtocol {
 		return a, 0, false, ErrSimpleProtocol
 	}
-	ctx, end := s.trace(ctx, q)
-	defer func() { end(a, index, err) }()
+	ctx, end := s.Trace(ctx, q)
+	defer func() { end(a.tag(index), err) }()
 	defer interrupt.Start(ctx, s.pg, p).Stop()
 	index = len(before.Statements)
 	for range 1 + len(before.Statements) + 1 { // each statement can be missing once
@@ -149,7 +149,7 @@ func (s *Session) options(ctx context.Context, q Query) (sql string, args []any,
 
 // mode returns the options, and the arguments that follow them.
 func (s *Session) mode(args []any) (pgx.QueryExecMode, pgx.QueryRewriter, []any) {
-	mode := s.conn.Config().DefaultQueryExecMode
+	mode := s.defaultMode
 	var rewriter pgx.QueryRewriter
 	for i, arg := range args {
 		switch arg := arg.(type) {
@@ -256,18 +256,25 @@ func mayBeStale(code string) bool {
 	return false
 }
 
-// trace tells pgx's tracer, if there is one, of the statement.
-func (s *Session) trace(ctx context.Context, q Query) (context.Context, func(Answer, int, error)) {
-	tracer := s.conn.Config().Tracer
-	if tracer == nil {
-		return ctx, func(Answer, int, error) {}
+// Traces reports whether pgx's tracer is told of anything.
+func (s *Session) Traces() bool { return s.tracer != nil }
+
+// Trace tells pgx's tracer, if there is one, that q begins. The function it returns
+// tells it of the end.
+func (s *Session) Trace(ctx context.Context, q Query) (context.Context, func(tag string, err error)) {
+	if s.tracer == nil {
+		return ctx, func(string, error) {}
 	}
-	ctx = tracer.TraceQueryStart(ctx, s.conn, pgx.TraceQueryStartData{SQL: q.SQL, Args: q.Args})
-	return ctx, func(a Answer, index int, err error) {
-		data := pgx.TraceQueryEndData{Err: err}
-		if index < len(a.Results) {
-			data.CommandTag = pgconn.NewCommandTag(a.Results[index].Tag)
-		}
-		tracer.TraceQueryEnd(ctx, s.conn, data)
+	ctx = s.tracer.TraceQueryStart(ctx, s.conn, pgx.TraceQueryStartData{SQL: q.SQL, Args: q.Args})
+	return ctx, func(tag string, err error) {
+		s.tracer.TraceQueryEnd(ctx, s.conn, pgx.TraceQueryEndData{CommandTag: pgconn.NewCommandTag(tag), Err: err})
 	}
+}
+
+// tag returns the command tag of the i-th statement, or "" if it has none.
+func (a Answer) tag(i int) string {
+	if i < len(a.Results) {
+		return a.Results[i].Tag
+	}
+	return ""
 }

@@ -21,8 +21,10 @@ import (
 // Session is one connection, and what is known of it. It lives as long as the
 // connection, and has one user at a time, as the connection has.
 type Session struct {
-	conn *pgx.Conn
-	pg   *pgconn.PgConn
+	conn        *pgx.Conn
+	pg          *pgconn.PgConn
+	defaultMode pgx.QueryExecMode
+	tracer      pgx.QueryTracer // nil: none
 
 	prepares   bool                    // messages go as prepared statements
 	names      map[string]bool         // of the statements that are prepared, which are their names
@@ -57,12 +59,15 @@ func Of(conn *pgx.Conn) *Session {
 	data := conn.PgConn().CustomData()
 	s, ok := data[dataKey].(*Session)
 	if !ok {
+		config := conn.Config() // which is a copy, and not cheap
 		s = &Session{
-			conn:       conn,
-			pg:         conn.PgConn(),
-			prepares:   conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement,
-			names:      make(map[string]bool),
-			statements: make(map[string]*description),
+			conn:        conn,
+			pg:          conn.PgConn(),
+			defaultMode: config.DefaultQueryExecMode,
+			tracer:      config.Tracer,
+			prepares:    config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement,
+			names:       make(map[string]bool),
+			statements:  make(map[string]*description),
 		}
 		data[dataKey] = s
 	}

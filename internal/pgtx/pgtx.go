@@ -5,10 +5,10 @@ package pgtx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,9 +34,15 @@ var (
 	Working = interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second}
 )
 
+// errBusy: pgx has begun a message, and will not end it. Release closes the
+// connection then.
+var errBusy = errors.New("a panic inside a statement has left the connection busy")
+
 // Tx is a transaction that holds locks, or is to.
 type Tx struct {
+	Package string // whose call it is, for messages
 	Session *pgsession.Session
+	Trace   bool // tell pgx's tracer of the messages that open and end the transaction
 	locksql.Transaction
 	direct bool // no pooler is in between, as far as is known
 }
@@ -51,9 +57,9 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 		if t.Slots > 0 {
 			t.WaitSlot = rand.N(t.Slots)
 		}
-		a, err = t.Session.Open(ctx, waiting, t.Wait(o.Limit, o.Quiet))
+		a, err = t.open(ctx, waiting, t.Wait(o.Limit, o.Quiet))
 	} else {
-		a, err = t.Session.Open(ctx, opening, t.Try())
+		a, err = t.open(ctx, opening, t.Try())
 	}
 	if pid := a.PID(); pid != "" {
 		t.direct = pid == strconv.FormatUint(uint64(t.Session.PG().PID()), 10)
@@ -68,12 +74,42 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 	return false, err
 }
 
+// open sends a message that begins the transaction.
+func (t *Tx) open(ctx context.Context, p interrupt.Policy, m locksql.Message) (a pgsession.Answer, err error) {
+	ctx, end := t.traced(ctx, m)
+	defer func() { end(a, err) }()
+	return t.Session.Open(ctx, p, m)
+}
+
+// send sends a message that ends it.
+func (t *Tx) send(ctx context.Context, m locksql.Message) (a pgsession.Answer, err error) {
+	ctx, end := t.traced(ctx, m)
+	defer func() { end(a, err) }()
+	return t.Session.Send(ctx, ending, m)
+}
+
+// traced tells pgx's tracer that m is about to be sent. The function it returns
+// tells it of the end, with the tag of the last statement that has succeeded.
+func (t *Tx) traced(ctx context.Context, m locksql.Message) (context.Context, func(pgsession.Answer, error)) {
+	if !t.Trace || !t.Session.Traces() {
+		return ctx, func(pgsession.Answer, error) {}
+	}
+	ctx, end := t.Session.Trace(ctx, pgsession.Query{SQL: m.Text()})
+	return ctx, func(a pgsession.Answer, err error) {
+		tag := ""
+		if n := len(a.Results); n > 0 {
+			tag = a.Results[n-1].Tag
+		}
+		end(tag, err)
+	}
+}
+
 // abandon ends what an opening message that failed has left.
 func (t *Tx) abandon(ctx context.Context) {
 	if t.Session.Closed() {
 		return
 	}
-	if _, err := t.Session.Send(ctx, ending, t.Abandon()); err != nil {
+	if _, err := t.send(ctx, t.Abandon()); err != nil {
 		t.Session.Discard()
 	}
 }
@@ -87,7 +123,19 @@ func (t *Tx) Cut() {
 
 // Rollback ends the transaction, if it is open. A session that is not usable
 // after that is discarded.
-func (t *Tx) Rollback(ctx context.Context) { t.Session.Rollback(ctx, ending) }
+func (t *Tx) Rollback(ctx context.Context) {
+	if !t.Session.InTransaction() {
+		t.Session.Rollback(ctx, ending) // which sends nothing
+		return
+	}
+	_, end := t.traced(ctx, locksql.One(locksql.Rollback))
+	t.Session.Rollback(ctx, ending)
+	if t.Session.Closed() {
+		end(pgsession.Answer{}, lockerr.ErrLost)
+		return
+	}
+	end(pgsession.Answer{Results: []pgsession.Result{{Tag: locksql.Rollback.Tag}}}, nil)
+}
 
 // Refuse returns why the transaction must not be committed though fn returned
 // nil, or nil, and what the outcome is then. ended is true if fn ended the
@@ -102,19 +150,23 @@ func (t *Tx) Refuse(ended bool, failure error) (txlock.Outcome, error) {
 	case ended:
 		return txlock.RolledBack, TxEnded(t.Keys)
 	case pg.TxStatus() == 'E':
-		return txlock.RolledBack, Swallowed(t.Keys, failure)
+		return txlock.RolledBack, Swallowed(t.Package, t.Keys, failure)
 	}
 	return txlock.Committed, nil
 }
 
-// Commit commits, and returns the outcome with its error.
+// Commit commits, and returns the outcome with its error. Nothing may be open on
+// the session.
 func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
+	if t.Session.PG().IsBusy() {
+		return txlock.RolledBack, fmt.Errorf("%s: %s: rolled back: %w", t.Package, lockerr.Keys(t.Keys), errBusy)
+	}
 	m, index := t.Transaction.Commit(t.Level == locksql.Serializable && t.direct)
-	a, err := t.Session.Send(ctx, ending, m)
+	a, err := t.send(ctx, m)
 	if taken := min(len(a.Results)-1, index-1); err != nil && taken > 0 && len(a.Results) <= index {
 		t.unlock(ctx, taken)
 	}
-	return Outcome(a, index, err, t.Keys)
+	return t.outcome(a, index, err)
 }
 
 // unlock frees the first n of the session's locks, which the message that
@@ -127,20 +179,21 @@ func (t *Tx) unlock(ctx context.Context, n int) {
 	if !t.Session.InTransaction() {
 		m.Statements = m.Statements[1:]
 	}
-	if _, err := t.Session.Send(ctx, ending, m); err != nil {
+	if _, err := t.send(ctx, m); err != nil {
 		t.Session.Discard()
 	}
 }
 
-// Outcome returns what a message that commits has come to, of whose answer a and
+// outcome returns what a message that commits has come to, of whose answer a and
 // err came back, and whose COMMIT is the statement with the index.
-func Outcome(a pgsession.Answer, index int, err error, keys []hashkey.Key) (txlock.Outcome, error) {
+func (t *Tx) outcome(a pgsession.Answer, index int, err error) (txlock.Outcome, error) {
+	keys := t.Keys
 	fate := a.Fate(index, err)
 	switch {
 	case fate == pgsession.Executed && a.Results[index].Tag == "COMMIT":
 		return txlock.Committed, nil
 	case fate == pgsession.Executed:
-		return txlock.RolledBack, Swallowed(keys, nil)
+		return txlock.RolledBack, Swallowed(t.Package, keys, nil)
 	case fate == pgsession.Unknown:
 		return txlock.Unknown, fmt.Errorf("%w: %s: %w", lockerr.ErrCommitUnknown, lockerr.Keys(keys), err)
 	case NoSuchSavepoint(err):
@@ -148,7 +201,7 @@ func Outcome(a pgsession.Answer, index int, err error, keys []hashkey.Key) (txlo
 	case !pgsession.IsAnswer(err):
 		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, lockerr.Keys(keys), err)
 	}
-	return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
+	return txlock.Failed, fmt.Errorf("%s: %s: commit: %w", t.Package, lockerr.Keys(keys), err)
 }
 
 // TxEnded is the error after fn has ended the transaction.
@@ -157,9 +210,9 @@ func TxEnded(keys []hashkey.Key) error {
 }
 
 // Swallowed is the error where a statement failed and fn returned nil. failure
-// is the statement's error, if known.
-func Swallowed(keys []hashkey.Key, failure error) error {
-	err := fmt.Errorf("xactlock: %s: a statement failed and fn returned nil: %w", lockerr.Keys(keys), pgx.ErrTxCommitRollback)
+// is the statement's error, if known. pkg is the prefix of the message.
+func Swallowed(pkg string, keys []hashkey.Key, failure error) error {
+	err := fmt.Errorf("%s: %s: a statement failed and fn returned nil: %w", pkg, lockerr.Keys(keys), pgx.ErrTxCommitRollback)
 	if failure != nil {
 		err = fmt.Errorf("%w: %w", err, failure)
 	}
@@ -197,37 +250,28 @@ func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index in
 	case err == pgsession.ErrSimpleProtocol:
 		return txlock.Executed{Unfit: true}
 	case !sent && t.Session.Closed(), fate == pgsession.NotExecuted && sent && !pgsession.IsAnswer(err):
-		e := failed(txlock.Failed, lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err))
+		e := failed(txlock.Failed, lockerr.AcquireError(waitCtx, t.Package, t.Keys, err))
 		e.Dead = true
 		return e
 	case !sent && waitCtx.Err() != nil:
-		return failed(txlock.NotAcquired, lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err))
+		return failed(txlock.NotAcquired, lockerr.AcquireError(waitCtx, t.Package, t.Keys, err))
 	case !sent && lockerr.SQLState(err) == "":
-		return failed(txlock.Failed, fmt.Errorf("xactlock: %s: %w", lockerr.Keys(t.Keys), err))
+		return failed(txlock.Failed, fmt.Errorf("%s: %s: %w", t.Package, lockerr.Keys(t.Keys), err))
 	case !sent:
 		return failed(txlock.RolledBack, err)
 	case fate == pgsession.Executed && locksql.EndsTransaction(a.Results[index].Tag):
 		return failed(txlock.Unknown, TxEnded(t.Keys))
 	case fate != pgsession.NotExecuted || len(a.Results) == commit:
-		o, err := Outcome(a, commit, err, t.Keys)
+		o, err := t.outcome(a, commit, err)
 		if err != nil {
 			return failed(o, err)
 		}
-		return txlock.Executed{Outcome: o, Rows: rowsAffected(a.Results[index].Tag)}
+		return txlock.Executed{Outcome: o, Tag: a.Results[index].Tag}
 	case len(a.Results) == index: // the statement itself
 		return failed(txlock.RolledBack, err)
 	case waitCtx.Err() == nil && lockerr.WaitEnded(err) && !lockerr.AtDeadline(waitCtx):
 		return txlock.Executed{Busy: true}
 	}
-	err = lockerr.AcquireError(waitCtx, "xactlock", t.Keys, err)
+	err = lockerr.AcquireError(waitCtx, t.Package, t.Keys, err)
 	return failed(txlock.OutcomeBefore(err), err)
-}
-
-// rowsAffected returns the number at the end of a command tag.
-func rowsAffected(tag string) int64 {
-	n, err := strconv.ParseInt(tag[strings.LastIndexByte(tag, ' ')+1:], 10, 64)
-	if err != nil {
-		return 0 // the tag has none
-	}
-	return n
 }

@@ -52,6 +52,7 @@ func (s *server) answer(m pgproto3.FrontendMessage) []pgproto3.BackendMessage {
 func begin(t *testing.T, s *server, level string, parameters ...pgproto3.ParameterStatus) *pgtx.Tx {
 	t.Helper()
 	return &pgtx.Tx{
+		Package:     "pgtx_test",
 		Session:     pgsession.Of(pgfake.Connect(t, s.answer, parameters...)),
 		Transaction: locksql.Transaction{Keys: []hashkey.Key{hashkey.Name("k")}, Level: level},
 	}
@@ -234,8 +235,8 @@ func TestExec(t *testing.T) {
 		is      error // what its error is, if it has one
 		code    string
 	}{
-		"committed":      {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Rows: 3}},
-		"no number":      {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("CREATE TABLE"), done("COMMIT"), ready('I')}}},
+		"committed":      {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Tag: "UPDATE 3"}},
+		"no number":      {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("CREATE TABLE"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Tag: "CREATE TABLE"}},
 		"fails":          {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), failure("ERROR", "23505"), ready('E')}, rolledBack}, want: txlock.Executed{Outcome: txlock.RolledBack}, code: "23505"},
 		"COMMIT fails":   {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), failure("ERROR", "23503"), ready('I')}}, want: txlock.Executed{Outcome: txlock.Failed}, code: "23503"},
 		"COMMIT is lost": {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), failure("FATAL", "57P01")}}, want: txlock.Executed{Outcome: txlock.Unknown}, is: lockerr.ErrCommitUnknown},

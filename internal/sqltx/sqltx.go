@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/txguard"
 )
 
 // Tx is a *sql.Tx, and what becomes of it.
@@ -30,8 +31,8 @@ type Tx struct {
 // Begin returns a Tx for the transaction that is open on session. Statements go
 // to the connection as it came from the pool, with the instruments that it may
 // be wrapped in; policy is theirs.
-func Begin(pooled driver.Conn, session Session, policy interrupt.Policy) (*Tx, error) {
-	t := &Tx{conn: conn{Conn: pooled, session: session, policy: policy}}
+func Begin(pooled driver.Conn, session txguard.Session, policy interrupt.Policy) (*Tx, error) {
+	t := &Tx{conn: conn{Conn: pooled, Guard: txguard.Make(session, policy, sql.ErrTxDone)}}
 	t.carrier = carrier{context.Background(), &t.conn}
 	var err error
 	if t.Tx, err = database().BeginTx(&t.carrier, nil); err != nil {
@@ -48,44 +49,18 @@ func Begin(pooled driver.Conn, session Session, policy interrupt.Policy) (*Tx, e
 // of its methods: its own Rollback would then wait for ever. So it is not waited
 // for where that can be. End does nothing the second time.
 func (t *Tx) End() {
-	if t.conn.over.Load() {
+	if t.conn.Over() {
 		return
 	}
-	if tidy := t.conn.end(); tidy {
+	if tidy := t.conn.End(); tidy {
 		_ = t.Rollback() // sends nothing
 	} else {
 		go t.Rollback()
 	}
 }
 
-// Lost reports whether the session is gone, as far as a statement has found out,
-// or, where none runs, read does.
-func (t *Tx) Lost(read func() error) bool {
-	c := &t.conn
-	if !c.mu.TryLock() {
-		return false // a statement runs, and will fail
-	}
-	defer c.mu.Unlock()
-	switch {
-	case c.over.Load():
-		return false
-	case c.session.IsClosed():
-		return true
-	}
-	return len(c.open) == 0 && read() != nil
-}
-
-// Ended reports whether fn has ended the transaction, or tried to: by Commit or
-// Rollback, or by a statement.
-func (t *Tx) Ended() bool { return t.conn.ended.Load() }
-
-// FirstError returns the error of the statement that made the transaction fail,
-// if it is failed and that was a statement of fn.
-func (t *Tx) FirstError() error {
-	t.conn.mu.Lock()
-	defer t.conn.mu.Unlock()
-	return t.conn.failure
-}
+// Guard returns what stands between fn and the connection.
+func (t *Tx) Guard() *txguard.Guard { return &t.conn.Guard }
 
 // database returns the database whose connections are carried by ctx.
 var database = sync.OnceValue(func() *sql.DB {

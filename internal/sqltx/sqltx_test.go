@@ -145,7 +145,7 @@ func TestEnd(t *testing.T) {
 	if c.uses != before || c.open != 0 {
 		t.Errorf("after the end: %d uses, %d open", c.uses-before, c.open)
 	}
-	if tx.Ended() {
+	if tx.Guard().Ended() {
 		t.Error("End counts as fn's")
 	}
 }
@@ -167,7 +167,7 @@ func TestEnded(t *testing.T) {
 			if err := test.end(tx.Tx, c); !errors.Is(err, test.want) || test.want == nil && err != nil {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
-			if !tx.Ended() {
+			if !tx.Guard().Ended() {
 				t.Error("not ended")
 			}
 			before := c.uses
@@ -187,7 +187,7 @@ func TestFirstError(t *testing.T) {
 		c.fails = state
 		_, _ = tx.Exec("a statement")
 	}
-	if err := tx.FirstError(); lockerr.SQLState(err) != "23505" {
+	if err := tx.Guard().FirstError(); lockerr.SQLState(err) != "23505" {
 		t.Errorf("got %v", err)
 	}
 	tx.End()

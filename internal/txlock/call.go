@@ -86,7 +86,7 @@ func (c *Call) work(ctx context.Context, conn Conn) error {
 		return lost(c.Keys, err)
 	}
 	if err == nil && ended {
-		return fmt.Errorf("xactlock: %s: rolled back, because ctx ended inside fn: %w", lockerr.Keys(c.Keys), lockerr.Ended(ctx))
+		return fmt.Errorf("%s: %s: rolled back, because ctx ended inside fn: %w", c.Package, lockerr.Keys(c.Keys), lockerr.Ended(ctx))
 	}
 	return err
 }

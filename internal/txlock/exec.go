@@ -9,30 +9,30 @@ import (
 )
 
 // Exec runs fn, which is one statement, in one message with the lock and COMMIT,
-// and returns how many rows it affected. Of the Execs for one key at most half
+// and returns its command tag. Of the Execs for one key at most half
 // of the pool is under way, and 8, first come, first served. They wait for each other
 // on the server; one that finds the lock held for longer than a slice waits as
 // Run does, while no other is under way.
 //
 // Where the statement cannot go in one message, Exec runs as Run, and oneMessage
 // is false.
-func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error) {
+func (c *Call) Exec(ctx context.Context) (tag string, oneMessage bool, err error) {
 	c.Outcome = Failed
 	defer c.end()
 	waitCtx, cancel, err := c.Begin(ctx)
 	if err != nil {
-		return 0, false, err
+		return "", false, err
 	}
 	defer cancel()
 	var turn admission.Ticket
 	defer turn.End()
 	if err := c.Enter(waitCtx, &turn, c.execLine()); err != nil {
-		return 0, true, c.notAcquired(waitCtx, err)
+		return "", true, c.notAcquired(waitCtx, err)
 	}
 	c.Contended = !turn.First()
 	if !turn.TryReserve() && !turn.Quick() {
 		// All calls that may wait on the server do. This one asks first.
-		return 0, false, c.run(ctx)
+		return "", false, c.run(ctx)
 	}
 	for {
 		e, again, err := c.execOnce(ctx, waitCtx, &turn)
@@ -40,17 +40,17 @@ func (c *Call) Exec(ctx context.Context) (rows int64, oneMessage bool, err error
 		case again:
 			continue
 		case err != nil:
-			return 0, true, err
+			return "", true, err
 		case e.Unfit:
 			turn.End()
-			return 0, false, c.run(ctx)
+			return "", false, c.run(ctx)
 		case e.Busy:
 			turn.Stand() // Run has a seat of its own
 			c.Taken()
-			return 0, false, c.run(ctx)
+			return "", false, c.run(ctx)
 		}
 		c.Outcome = e.Outcome
-		return e.Rows, true, e.Err
+		return e.Tag, true, e.Err
 	}
 }
 

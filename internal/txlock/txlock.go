@@ -57,7 +57,7 @@ func OutcomeBefore(err error) Outcome {
 type Executed struct {
 	Outcome Outcome
 	Err     error
-	Rows    int64 // affected
+	Tag     string // of the command
 
 	Busy  bool // the lock was not to be had within the limit, and nothing was executed
 	Dead  bool // the connection was dead, and nothing was executed

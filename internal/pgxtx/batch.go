@@ -1,0 +1,106 @@
+package pgxtx
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+)
+
+// batchResults is what came of a batch, which is watched over until it is closed.
+type batchResults struct {
+	results pgx.BatchResults
+	conn    *conn
+	ctx     context.Context // of the batch
+	batch   *pgx.Batch
+	watch   *interrupt.Watch
+	done    bool  // guarded by conn: nothing of it reaches the connection any more
+	err     error // guarded by conn
+}
+
+var errBatchClosed = errors.New("batch already closed")
+
+// use calls f, while the batch is open.
+func (r *batchResults) use(f func() error) error {
+	if err := r.conn.enter(); err != nil {
+		return err
+	}
+	defer r.conn.leave()
+	if r.done || r.conn.Over() {
+		return errBatchClosed
+	}
+	err := f()
+	r.conn.Note(err)
+	return lockerr.Because(r.ctx, err)
+}
+
+// Exec is pgx.BatchResults's.
+func (r *batchResults) Exec() (tag pgconn.CommandTag, err error) {
+	err = r.use(func() (err error) {
+		tag, err = r.results.Exec()
+		return err
+	})
+	return tag, err
+}
+
+// Query is pgx.BatchResults's.
+func (r *batchResults) Query() (pgx.Rows, error) {
+	q := r.query()
+	return q, q.err
+}
+
+// QueryRow is pgx.BatchResults's.
+func (r *batchResults) QueryRow() pgx.Row { return row{r.query()} }
+
+func (r *batchResults) query() *rows {
+	q := &rows{conn: r.conn, ctx: r.ctx}
+	err := r.use(func() (err error) {
+		q.Rows, err = r.results.Query()
+		return err
+	})
+	if err != nil {
+		q.fail(err)
+	}
+	return q
+}
+
+// Close is pgx.BatchResults's. It runs the callbacks of the batch.
+func (r *batchResults) Close() error {
+	if err := r.conn.enter(); err != nil {
+		return err
+	}
+	defer r.conn.leave()
+	if r.done || r.conn.Over() {
+		return r.err
+	}
+	return r.finish()
+}
+
+// CloseLocked is txguard.Open's. It runs no callbacks: fn has returned.
+func (r *batchResults) CloseLocked() error {
+	r.forgetCallbacks()
+	return r.finish()
+}
+
+func (r *batchResults) finish() error {
+	err := r.results.Close()
+	r.done = true
+	r.conn.Forget(r)
+	r.watch.Stop()
+	r.conn.Note(err)
+	r.err = lockerr.Because(r.ctx, err)
+	return r.err
+}
+
+// forgetCallbacks has what is left of the batch read, and nothing called.
+func (r *batchResults) forgetCallbacks() {
+	for _, q := range r.batch.QueuedQueries {
+		q.Fn = nil
+	}
+}
+
+// Tx is pgx.BatchResults's: the batch has begun none.
+func (r *batchResults) Tx() pgx.Tx { return nil }

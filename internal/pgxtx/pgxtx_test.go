@@ -1,0 +1,100 @@
+package pgxtx_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/pgfake"
+	"github.com/pgadvisory/pgadvisory/internal/pgxtx"
+)
+
+// begin returns a transaction on a server that answers each text with a tag, and
+// counts them.
+func begin(t *testing.T, texts *atomic.Int32) *pgxtx.Tx {
+	t.Helper()
+	conn := pgfake.Connect(t, func(m pgproto3.FrontendMessage) []pgproto3.BackendMessage {
+		q, ok := m.(*pgproto3.Query)
+		if !ok {
+			return nil
+		}
+		texts.Add(1)
+		return []pgproto3.BackendMessage{pgfake.Done(q.String), pgfake.Ready('T')}
+	})
+	return pgxtx.Begin(conn, interrupt.Policy{})
+}
+
+// Commit and Rollback of fn's own transaction send nothing, and nothing is sent
+// after them.
+func TestEndIsRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		end  func(pgx.Tx, context.Context) error
+		want error
+	}{"Commit": {pgx.Tx.Commit, lockerr.ErrTxEnded}, "Rollback": {pgx.Tx.Rollback, nil}} {
+		t.Run(name, func(t *testing.T) {
+			var texts atomic.Int32
+			tx := begin(t, &texts)
+			if err := test.end(tx, t.Context()); err != test.want || !tx.Guard().Ended() {
+				t.Errorf("got %v, ended %t", err, tx.Guard().Ended())
+			}
+			_, execErr := tx.Exec(t.Context(), "select")
+			_, beginErr := tx.Begin(t.Context())
+			if execErr != lockerr.ErrTxEnded || beginErr != lockerr.ErrTxEnded {
+				t.Errorf("statements after it: %v, %v", execErr, beginErr)
+			}
+			if commit, rollback := tx.Commit(t.Context()), tx.Rollback(t.Context()); commit != pgx.ErrTxClosed || rollback != pgx.ErrTxClosed {
+				t.Errorf("once more: %v, %v", commit, rollback)
+			}
+			if n := texts.Load(); n != 0 {
+				t.Errorf("%d messages were sent", n)
+			}
+		})
+	}
+}
+
+// Nested transactions are savepoints with names of their own.
+func TestNested(t *testing.T) {
+	var texts atomic.Int32
+	tx := begin(t, &texts)
+	one, err := tx.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := one.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{two.Rollback(t.Context()), one.Commit(t.Context())} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	for _, nested := range []pgx.Tx{one, two} {
+		if commit, rollback := nested.Commit(t.Context()), nested.Rollback(t.Context()); commit != pgx.ErrTxClosed || rollback != pgx.ErrTxClosed {
+			t.Errorf("once more: %v, %v", commit, rollback)
+		}
+	}
+	if n := texts.Load(); n != 4 || tx.Guard().Ended() {
+		t.Errorf("%d messages, ended %t", n, tx.Guard().Ended())
+	}
+	tx.Guard().End()
+	if _, err := tx.Exec(t.Context(), "select"); err != pgx.ErrTxClosed {
+		t.Errorf("after the call: %v", err)
+	}
+}
+
+// The type of pgx's large objects is as this package knows it.
+func TestLargeObjects(t *testing.T) {
+	var texts atomic.Int32
+	tx := begin(t, &texts)
+	tx.Guard().End()
+	objects := tx.LargeObjects()
+	if _, err := objects.Create(t.Context(), 0); !errors.Is(err, pgx.ErrTxClosed) {
+		t.Errorf("got %v, want what the transaction says", err)
+	}
+}

@@ -1,0 +1,163 @@
+package pgxtx
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+)
+
+// rows is what a query returned. Its statement runs, and is watched over, until it
+// is closed. Those of a batch are watched over with the batch.
+type rows struct {
+	pgx.Rows // nil if the query could not be sent
+	conn     *conn
+	ctx      context.Context // of the query
+	watch    *interrupt.Watch
+	done     atomic.Bool // nothing of it reaches the connection any more
+	err      error       // set before done is
+}
+
+// use calls f, while the rows are open.
+func (r *rows) use(f func() error) error {
+	if err := r.conn.enter(); err != nil {
+		return err
+	}
+	defer r.conn.leave()
+	switch {
+	case r.done.Load() && r.err != nil:
+		return r.err
+	case r.done.Load(), r.conn.Over():
+		return errRowsClosed
+	}
+	err := f()
+	if err != nil {
+		_ = r.CloseLocked() // as pgx has done; r.err keeps the error
+	}
+	return err
+}
+
+var errNoMore = errors.New("there are no more rows")
+
+// Next is pgx.Rows's.
+func (r *rows) Next() bool {
+	return r.use(func() error {
+		if !r.Rows.Next() {
+			return errNoMore
+		}
+		return nil
+	}) == nil
+}
+
+// Scan is pgx.Rows's.
+func (r *rows) Scan(dest ...any) error {
+	return r.use(func() error { return r.Rows.Scan(dest...) })
+}
+
+// Values is pgx.Rows's.
+func (r *rows) Values() (values []any, err error) {
+	err = r.use(func() (err error) {
+		values, err = r.Rows.Values()
+		return err
+	})
+	return values, err
+}
+
+// RawValues is pgx.Rows's.
+func (r *rows) RawValues() (values [][]byte) {
+	_ = r.use(func() error { // there are none, if the rows are closed
+		values = r.Rows.RawValues()
+		return nil
+	})
+	return values
+}
+
+// FieldDescriptions is pgx.Rows's.
+func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
+	if r.Rows == nil || r.conn.Over() {
+		return nil
+	}
+	return r.Rows.FieldDescriptions()
+}
+
+// CommandTag is pgx.Rows's.
+func (r *rows) CommandTag() pgconn.CommandTag {
+	if r.Rows == nil {
+		return pgconn.CommandTag{}
+	}
+	return r.Rows.CommandTag()
+}
+
+// Conn is pgx.Rows's.
+func (r *rows) Conn() *pgx.Conn { return r.conn.pgx }
+
+// TypeMap is pgx.Rows's.
+func (r *rows) TypeMap() *pgtype.Map { return r.conn.pgx.TypeMap() }
+
+// Err is pgx.Rows's. Rows that are open have no error yet.
+func (r *rows) Err() error {
+	if !r.done.Load() {
+		return nil
+	}
+	return r.err
+}
+
+// Close is pgx.Rows's.
+func (r *rows) Close() {
+	if r.conn.enter() != nil {
+		return // they are in use, and closed with the transaction
+	}
+	defer r.conn.leave()
+	if !r.conn.Over() {
+		_ = r.CloseLocked() // Err returns it
+	}
+}
+
+// CloseLocked is txguard.Open's.
+func (r *rows) CloseLocked() error {
+	if r.done.Load() {
+		return r.err
+	}
+	r.Rows.Close()
+	r.conn.Forget(r)
+	r.watch.Stop()
+	err := r.Rows.Err()
+	r.conn.Note(err)
+	r.fail(lockerr.Because(r.ctx, err))
+	return r.err
+}
+
+// fail ends the rows with err, which may be nil.
+func (r *rows) fail(err error) {
+	r.err = err
+	r.done.Store(true)
+}
+
+// row is the first of rows.
+type row struct{ rows *rows }
+
+// Scan is pgx.Row's.
+func (r row) Scan(dest ...any) error {
+	defer r.rows.Close()
+	for _, d := range dest {
+		if _, ok := d.(*pgtype.DriverBytes); ok {
+			return errors.New("cannot scan into *pgtype.DriverBytes from QueryRow")
+		}
+	}
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}

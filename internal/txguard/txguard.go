@@ -1,0 +1,181 @@
+// Package txguard stands between fn and the connection that carries fn's
+// transaction. It watches over each statement, so that one whose ctx ends is
+// cancelled on the server, where the driver alone would cut the connection. It
+// notes what statements do to the transaction. And once the call is over, it keeps
+// everything that fn has left from the connection.
+package txguard
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
+)
+
+// Session is what this package needs of the session that runs the transaction.
+// A *pgconn.PgConn is one.
+type Session interface {
+	interrupt.Conn
+	TxStatus() byte
+}
+
+// Open is what a statement leaves open on the connection, rows for instance.
+type Open interface {
+	// CloseLocked closes it, and takes it out of the guard's list. The guard is
+	// locked. It may be called twice.
+	CloseLocked() error
+}
+
+// Guard is the guard of one transaction. It is locked while the connection is in
+// use.
+type Guard struct {
+	session Session
+	policy  interrupt.Policy
+	closed  error
+
+	ended atomic.Bool // fn ended the transaction, or tried to
+	over  atomic.Bool // the call is over: nothing may reach the connection
+
+	mu       sync.Mutex
+	open     []Open // guarded by mu
+	failure  error  // guarded by mu: the error that made the transaction fail, if it is failed
+	panicked bool   // guarded by mu: a panic has passed through a statement
+}
+
+// Make returns a Guard for the transaction that is open on session. Statements
+// whose ctx ends are dealt with by policy, and those that come when the call is
+// over get the error closed.
+func Make(session Session, policy interrupt.Policy, closed error) Guard {
+	return Guard{session: session, policy: policy, closed: closed}
+}
+
+// Use calls f, which uses the connection for a statement with ctx. f's own ctx
+// does not end: when ctx does, the server is asked to cancel the statement. The
+// watch w is over when Use returns. But if keep is true and f returns nil, it goes
+// on, for what f has opened and added, which stops it when it is closed.
+func (g *Guard) Use(ctx context.Context, keep bool, f func(endless context.Context, w *interrupt.Watch) error) (err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.refuses(ctx); err != nil {
+		return err
+	}
+	ctx = nesting.Caller(ctx)
+	w := interrupt.Start(ctx, g.session, g.policy)
+	returned := false
+	defer func() {
+		if !returned || !keep || err != nil {
+			w.Stop()
+		}
+		g.panicked = g.panicked || !returned
+		g.Note(err)
+		err = lockerr.Because(ctx, err)
+	}()
+	endless := ctx
+	if ctx.Done() != nil {
+		endless = context.WithoutCancel(ctx)
+	}
+	err = f(endless, w)
+	returned = true
+	return err
+}
+
+// refuses returns why a statement with ctx may not run.
+func (g *Guard) refuses(ctx context.Context) error {
+	switch {
+	case g.over.Load():
+		return g.closed
+	case g.ended.Load():
+		return lockerr.ErrTxEnded // rather than run it without the lock
+	}
+	return ctx.Err()
+}
+
+// Note notes what a statement that came to err has done to the transaction. The
+// guard is locked.
+func (g *Guard) Note(err error) {
+	if g.session.IsClosed() {
+		return
+	}
+	switch g.session.TxStatus() {
+	case 'I':
+		g.ended.Store(true)
+	case 'T':
+		g.failure = nil // fn went back to a savepoint of its own
+	case 'E':
+		if g.failure == nil && lockerr.SQLState(err) != "" {
+			g.failure = err
+		}
+	}
+}
+
+// Lock waits for the use of the connection to end, and keeps others from it until
+// Unlock.
+func (g *Guard) Lock() { g.mu.Lock() }
+
+// Unlock is the end of what Lock began.
+func (g *Guard) Unlock() { g.mu.Unlock() }
+
+// Add adds what is open. The guard is locked.
+func (g *Guard) Add(o Open) { g.open = append(g.open, o) }
+
+// Forget takes what is closed out of the list. The guard is locked.
+func (g *Guard) Forget(closed Open) {
+	for i, o := range g.open {
+		if o == closed {
+			g.open = append(g.open[:i], g.open[i+1:]...)
+			return
+		}
+	}
+}
+
+// End ends the use of the connection, when what runs on it has ended, and closes
+// what is open. It reports whether no panic has passed through a statement, and
+// nothing was open.
+func (g *Guard) End() (tidy bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	tidy = !g.panicked && len(g.open) == 0
+	for len(g.open) > 0 {
+		_ = g.open[len(g.open)-1].CloseLocked() // an error leaves a connection that is seen to be closed, or not idle
+	}
+	g.over.Store(true)
+	return tidy
+}
+
+// Over reports whether the use of the connection has ended.
+func (g *Guard) Over() bool { return g.over.Load() }
+
+// MarkEnded notes that fn has tried to end the transaction. Further statements
+// are refused.
+func (g *Guard) MarkEnded() { g.ended.Store(true) }
+
+// Ended reports whether fn has ended the transaction, or tried to, by a method or
+// by a statement.
+func (g *Guard) Ended() bool { return g.ended.Load() }
+
+// Lost reports whether the session is gone, as far as a statement has found out,
+// or, where none runs, read does.
+func (g *Guard) Lost(read func() error) bool {
+	if !g.mu.TryLock() {
+		return false // a statement runs, and will fail
+	}
+	defer g.mu.Unlock()
+	switch {
+	case g.over.Load():
+		return false
+	case g.session.IsClosed():
+		return true
+	}
+	return len(g.open) == 0 && read() != nil
+}
+
+// FirstError returns the error of the statement that made the transaction fail,
+// if it is failed and that was a statement of fn.
+func (g *Guard) FirstError() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failure
+}

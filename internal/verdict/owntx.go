@@ -1,0 +1,104 @@
+package verdict
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+)
+
+// OwnTx takes locks in a transaction of the caller's own.
+type OwnTx struct {
+	Package    string // whose call it is, for messages
+	Exec       Exec   // in the transaction
+	Apart      bool   // the transaction takes one statement at a time
+	Keys       []hashkey.Key
+	Shared     bool
+	Wait, Poll time.Duration // as in the options
+}
+
+// Lock takes the keys, waiting for each as long as ctx and Wait allow.
+func (o *OwnTx) Lock(ctx context.Context) error {
+	if o.Wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.Wait)
+		defer cancel()
+	}
+	if o.Poll > 0 {
+		return o.poll(ctx)
+	}
+	patient, cancel := PastDeadline(ctx)
+	defer cancel()
+	_, err := Ask(patient, o.Exec, locksql.WaitIn(o.Shared, o.Keys, untilDeadline(ctx), false))
+	return o.acquired(ctx, err)
+}
+
+// TryLock takes the keys, all or none, without waiting, and reports whether it
+// did.
+func (o *OwnTx) TryLock(ctx context.Context) (bool, error) {
+	patient, cancel := PastDeadline(ctx)
+	defer cancel()
+	var ok bool
+	var err error
+	if len(o.Keys) > 1 && o.Apart {
+		ok, err = o.tryAll(patient)
+	} else {
+		ok, err = Ask(patient, o.Exec, locksql.TryIn(o.Shared, o.Keys, false))
+	}
+	return ok, o.acquired(ctx, err)
+}
+
+// tryAll asks for several keys by a statement that may lock some of them and
+// refuse, and frees those then.
+func (o *OwnTx) tryAll(ctx context.Context) (ok bool, err error) {
+	if _, err := o.Exec(ctx, locksql.BeforeTry); err != nil {
+		return false, err
+	}
+	ok, err = Ask(ctx, o.Exec, locksql.TryAllIn(o.Shared, o.Keys))
+	if err == nil && !ok {
+		_, err = o.Exec(ctx, locksql.UndoTry)
+	}
+	if lockerr.SQLState(err) == "" { // else the transaction has failed
+		_, releaseErr := o.Exec(ctx, locksql.AfterTry)
+		err = cmp.Or(err, releaseErr)
+	}
+	return ok && err == nil, err
+}
+
+func (o *OwnTx) poll(ctx context.Context) error {
+	for {
+		ok, err := o.TryLock(ctx)
+		if ok || err != nil {
+			return err
+		}
+		if !acquire.Sleep(ctx, o.Poll) {
+			return lockerr.AcquireError(ctx, o.Package, o.Keys, nil)
+		}
+	}
+}
+
+// acquired returns the error of an attempt.
+func (o *OwnTx) acquired(ctx context.Context, err error) error {
+	switch err {
+	case nil:
+		return nil
+	case lockerr.ErrStaleSnapshot, lockerr.ErrStandby, lockerr.ErrUnsupportedServer:
+		return fmt.Errorf("%w: %s", err, lockerr.Keys(o.Keys))
+	}
+	return lockerr.AcquireError(ctx, o.Package, o.Keys, err)
+}
+
+// untilDeadline returns the time that ctx leaves, at least a millisecond, or 0
+// where it has no deadline.
+func untilDeadline(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return 0
+	}
+	return max(time.Until(deadline), time.Millisecond)
+}

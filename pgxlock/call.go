@@ -1,0 +1,84 @@
+package pgxlock
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
+)
+
+// watchers look after the sessions of all holders of this process.
+var watchers txlock.Watchers
+
+// call is one call of a Locker.
+type call struct {
+	txlock.Call
+	locker *Locker
+	op     string
+	pool   pool
+	oneKey [1]hashkey.Key
+	began  time.Time
+}
+
+// newCall returns a call for keys, sorted and without duplicates, or why there
+// can be none. For one key, keys is nil.
+func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (*call, error) {
+	c := &call{locker: l, op: op, oneKey: [1]hashkey.Key{key}, began: time.Now()}
+	if keys == nil {
+		keys = c.oneKey[:]
+	}
+	if l == nil {
+		return c, errNoLocker
+	}
+	c.Keys, c.Shared, c.Outcome = keys, l.opts.Shared, txlock.Failed
+	switch {
+	case l.invalid() != nil:
+		return c, l.invalid()
+	case fn == nil:
+		return c, errNilFunc
+	case len(keys) == 0:
+		return c, errNoKeys
+	}
+	c.Request = acquire.Request{
+		Package: pkg,
+		Pool:    &c.pool,
+		Queue:   l.queue,
+		Owner:   l.pool,
+		Kind:    nesting.Transaction,
+		Keys:    keys,
+	}
+	c.Apply(&l.settings, try)
+	c.Watchers = &watchers
+	c.pool = pool{Pool: l.pool, fn: fn, transaction: l.settings.Transaction(keys)}
+	return c, nil
+}
+
+// runSlot runs fn in one of n slots of key.
+func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int, try bool, fn Func) (err error) {
+	c, err := l.newCall(op, key, nil, try, fn)
+	ctx = c.tellStart(ctx)
+	defer func() { c.tellEnd(ctx, err) }()
+	switch {
+	case err != nil:
+		return err
+	case n < 1:
+		return fmt.Errorf("pgxlock: %s: %d slots", op, n)
+	}
+	c.Slots, c.pool.transaction.Slots = n, n
+	return c.Run(ctx)
+}
+
+// run runs fn under the lock of key, or where keys is not nil of those.
+func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (err error) {
+	c, err := l.newCall(op, key, keys, try, fn)
+	ctx = c.tellStart(ctx)
+	defer func() { c.tellEnd(ctx, err) }()
+	if err != nil {
+		return err
+	}
+	return c.Run(ctx)
+}

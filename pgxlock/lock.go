@@ -1,0 +1,117 @@
+package pgxlock
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
+	"github.com/pgadvisory/pgadvisory/internal/verdict"
+)
+
+// Lock takes keys in tx, a transaction of the caller's own, in one message,
+// waiting for each as long as ctx and Options.Wait allow. They are taken in the
+// order of [hashkey.Compare], and free when tx ends. Taking a key that tx holds
+// already succeeds.
+//
+// When Lock returns nil, tx holds all keys, and whatever it reads from then on
+// is as fresh as they are. That cannot be had from a REPEATABLE READ or
+// SERIALIZABLE transaction, whose snapshot may be older than the lock: the
+// error is [ErrStaleSnapshot], nothing was locked, and tx is as it was. The
+// same goes for [ErrStandby] and [ErrUnsupportedServer].
+//
+// A statement that fails later frees keys there and then, unless it fails
+// inside a savepoint that came after Lock (tx.Begin): PostgreSQL frees what a
+// transaction holds when it aborts, which is before the ROLLBACK.
+//
+// After any other error, such as [ErrNotAcquired] or [ErrDeadlock], tx can only
+// be rolled back, as after any failed statement. If ctx is cancelled while Lock
+// waits, pgx closes the connection of a transaction of its own; a deadline, and
+// Options.Wait, leave it whole.
+func (l *Locker) Lock(ctx context.Context, tx pgx.Tx, keys ...hashkey.Key) error {
+	keys = txlock.Ordered(keys)
+	t := l.traceLock(&ctx, "Lock", keys)
+	defer t.end(ctx)
+	err := l.checkTx(tx, keys)
+	if err == nil {
+		err = l.ownTx(tx, keys).Lock(ctx)
+	}
+	t.done(ctx, err == nil, err)
+	return err
+}
+
+// TryLock takes keys in tx, all or none, without waiting, and reports whether
+// it did. If it returns false and nil, somebody else has one of them or waits
+// for it, and tx holds what it held before and can be used on.
+//
+// Its errors are those of [Locker.Lock], less [ErrNotAcquired] as long as ctx
+// has not ended.
+func (l *Locker) TryLock(ctx context.Context, tx pgx.Tx, keys ...hashkey.Key) (bool, error) {
+	keys = txlock.Ordered(keys)
+	t := l.traceLock(&ctx, "TryLock", keys)
+	defer t.end(ctx)
+	err := l.checkTx(tx, keys)
+	ok := false
+	if err == nil {
+		ok, err = l.ownTx(tx, keys).TryLock(ctx)
+	}
+	t.done(ctx, ok, err)
+	return ok, err
+}
+
+func (l *Locker) checkTx(tx pgx.Tx, keys []hashkey.Key) error {
+	switch {
+	case l.invalid() != nil:
+		return l.invalid()
+	case tx == nil:
+		return errNilTx
+	case len(keys) == 0:
+		return errNoKeys
+	}
+	return nil
+}
+
+// ownTx returns a request for keys in tx.
+func (l *Locker) ownTx(tx pgx.Tx, keys []hashkey.Key) *verdict.OwnTx {
+	return &verdict.OwnTx{
+		Package: pkg,
+		Exec: func(ctx context.Context, m locksql.Message) (int64, error) {
+			tag, err := tx.Exec(ctx, m.Text())
+			return tag.RowsAffected(), err
+		},
+		Keys:   keys,
+		Shared: l.opts.Shared,
+		Wait:   l.opts.Wait,
+		Poll:   l.opts.Poll,
+	}
+}
+
+// Token returns the fencing token of tx: the transaction's id, which the
+// server assigns on first use (pg_current_xact_id). Called while tx holds a
+// lock, it is larger than the token of every earlier holder of that lock, so
+// that a system outside the database can refuse what comes late from a holder
+// that lost it. It is the same for the whole transaction.
+//
+// A transaction of the caller's own must take the lock before it writes: what
+// it writes has it assigned an id, and another holder may have had the lock,
+// with a larger one, in between.
+//
+// It is not the xmin of the rows that fn writes: those are written inside a
+// savepoint, which has an id of its own.
+func Token(ctx context.Context, tx pgx.Tx) (uint64, error) {
+	if tx == nil {
+		return 0, errNilTx
+	}
+	var id string
+	if err := tx.QueryRow(ctx, "select pg_catalog.pg_current_xact_id()::pg_catalog.text").Scan(&id); err != nil {
+		return 0, fmt.Errorf("pgxlock: token: %w", err)
+	}
+	token, err := strconv.ParseUint(id, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("pgxlock: token: %w", err)
+	}
+	return token, nil
+}
