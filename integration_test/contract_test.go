@@ -48,6 +48,7 @@ var rules = map[string]func(t *testing.T, s *stage){
 	"exec":                  ruleExec,
 	"exec waits":            ruleExecWaits,
 	"events":                ruleEvents,
+	"traced":                ruleTraced,
 }
 
 // levels are the isolation levels that differ in how a lock is taken.
