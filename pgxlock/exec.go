@@ -38,9 +38,9 @@ func (l *Locker) Exec(ctx context.Context, key hashkey.Key, sql string, args ...
 		tag, err = tx.Exec(ctx, sql, args...)
 		return err
 	}
-	c, err := l.newCall("Exec", key, nil, false, asFunc)
-	ctx = c.tellStart(ctx)
-	defer func() { c.tellEnd(ctx, err) }()
+	c, err := l.newCall(key, nil, false, asFunc)
+	ctx = c.Tell(ctx, l.listener(), "Exec")
+	defer func() { c.Told(ctx, err) }()
 	switch {
 	case err != nil:
 		return tag, err

@@ -32,15 +32,7 @@ import (
 // waits, pgx closes the connection of a transaction of its own; a deadline, and
 // Options.Wait, leave it whole.
 func (l *Locker) Lock(ctx context.Context, tx pgx.Tx, keys ...hashkey.Key) error {
-	keys = txlock.Ordered(keys)
-	t := l.traceLock(&ctx, "Lock", keys)
-	defer t.end(ctx)
-	err := l.checkTx(tx, keys)
-	if err == nil {
-		err = l.ownTx(tx, keys).Lock(ctx)
-	}
-	t.done(ctx, err == nil, err)
-	return err
+	return l.ownTx(tx, keys).Lock(ctx)
 }
 
 // TryLock takes keys in tx, all or none, without waiting, and reports whether
@@ -50,16 +42,7 @@ func (l *Locker) Lock(ctx context.Context, tx pgx.Tx, keys ...hashkey.Key) error
 // Its errors are those of [Locker.Lock], less [ErrNotAcquired] as long as ctx
 // has not ended.
 func (l *Locker) TryLock(ctx context.Context, tx pgx.Tx, keys ...hashkey.Key) (bool, error) {
-	keys = txlock.Ordered(keys)
-	t := l.traceLock(&ctx, "TryLock", keys)
-	defer t.end(ctx)
-	err := l.checkTx(tx, keys)
-	ok := false
-	if err == nil {
-		ok, err = l.ownTx(tx, keys).TryLock(ctx)
-	}
-	t.done(ctx, ok, err)
-	return ok, err
+	return l.ownTx(tx, keys).TryLock(ctx)
 }
 
 func (l *Locker) checkTx(tx pgx.Tx, keys []hashkey.Key) error {
@@ -76,17 +59,16 @@ func (l *Locker) checkTx(tx pgx.Tx, keys []hashkey.Key) error {
 
 // ownTx returns a request for keys in tx.
 func (l *Locker) ownTx(tx pgx.Tx, keys []hashkey.Key) *verdict.OwnTx {
-	return &verdict.OwnTx{
-		Package: pkg,
-		Exec: func(ctx context.Context, m locksql.Message) (int64, error) {
-			tag, err := tx.Exec(ctx, m.Text())
-			return tag.RowsAffected(), err
-		},
-		Keys:   keys,
-		Shared: l.opts.Shared,
-		Wait:   l.opts.Wait,
-		Poll:   l.opts.Poll,
+	own := &verdict.OwnTx{Package: pkg, Keys: txlock.Ordered(keys), Tell: l.listener().Tracer()}
+	if own.Bad = l.checkTx(tx, keys); own.Bad == errNoLocker {
+		return own
 	}
+	own.Exec = func(ctx context.Context, m locksql.Message) (int64, error) {
+		tag, err := tx.Exec(ctx, m.Text())
+		return tag.RowsAffected(), err
+	}
+	own.Shared, own.Wait, own.Poll = l.opts.Shared, l.opts.Wait, l.opts.Poll
+	return own
 }
 
 // Token returns the fencing token of tx: the transaction's id, which the

@@ -17,8 +17,9 @@ type Locker struct {
 	queue *admission.Queue
 
 	opts     Options
-	settings txlock.Settings // of opts
-	bad      error           // what is wrong with opts
+	settings txlock.Settings  // of opts
+	bad      error            // what is wrong with opts
+	tell     *txlock.Listener // as opts say; may be nil
 }
 
 // New returns a Locker on pool with the zero [Options]. It does not connect, and
@@ -38,7 +39,7 @@ func (l *Locker) With(o Options) *Locker {
 	if l == nil {
 		return new(Locker) // whose calls say so
 	}
-	with := &Locker{pool: l.pool, queue: l.queue, opts: o, settings: settings(&o)}
+	with := &Locker{pool: l.pool, queue: l.queue, opts: o, settings: settings(&o), tell: newListener(&o)}
 	with.bad = with.settings.Validate(pkg)
 	if o.Plain && with.bad == nil {
 		with.bad = errPlain
@@ -52,6 +53,14 @@ func (l *Locker) Options() Options {
 		return Options{}
 	}
 	return l.opts
+}
+
+// listener returns who is told of calls; it may be nil.
+func (l *Locker) listener() *txlock.Listener {
+	if l == nil {
+		return nil
+	}
+	return l.tell
 }
 
 // invalid returns why the Locker cannot be used.

@@ -6,7 +6,6 @@ import (
 	"errors"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/acquire"
 )
 
 // LockConn is [Locker.Lock] on a connection of the caller's own, for a program
@@ -37,37 +36,4 @@ func (l *Locker) lockConn(ctx context.Context, conn *sql.Conn, key hashkey.Key, 
 	return l.acquire(ctx, key, r)
 }
 
-var (
-	errNilConn   = errors.New("sessionlock: the *sql.Conn is nil")
-	errNotUsable = errors.New("sessionlock: the connection has a transaction or rows open, or is closed")
-)
-
-// callersPool is the pool as a call on a connection of the caller's own sees it:
-// that connection is all there is.
-type callersPool struct {
-	*pool
-	sqlConn *sql.Conn
-	last    *conn
-}
-
-// Conn is [acquire.Pool]'s.
-func (p *callersPool) Conn(ctx context.Context) (acquire.Conn, error) {
-	if p.last != nil && p.last.Closed() { // and there is no other connection to go on with
-		return nil, p.last.dead
-	}
-	c, err := p.on(p.sqlConn)
-	if err != nil {
-		return nil, err
-	}
-	err = p.sqlConn.Raw(func(any) error {
-		if !c.session.Usable() {
-			return errNotUsable
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	c.callers, p.last = true, c
-	return c, ctx.Err()
-}
+var errNilConn = errors.New("sessionlock: the *sql.Conn is nil")

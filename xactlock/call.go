@@ -3,7 +3,6 @@ package xactlock
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
@@ -18,16 +17,14 @@ var watchers txlock.Watchers
 type call struct {
 	txlock.Call
 	locker *Locker
-	op     string
 	pool   pool
 	oneKey [1]hashkey.Key
-	began  time.Time
 }
 
 // newCall returns a call for keys, sorted and without duplicates, or why there
 // can be none. For one key, keys is nil.
-func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (*call, error) {
-	c := &call{locker: l, op: op, oneKey: [1]hashkey.Key{key}, began: time.Now()}
+func (l *Locker) newCall(key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (*call, error) {
+	c := &call{locker: l, oneKey: [1]hashkey.Key{key}}
 	if keys == nil {
 		keys = c.oneKey[:]
 	}
@@ -53,16 +50,16 @@ func (l *Locker) newCall(op string, key hashkey.Key, keys []hashkey.Key, try boo
 	}
 	c.Apply(&l.settings, try)
 	c.Watchers = &watchers
-	c.pool.conns = l.conns
+	c.pool.conns, c.pool.plain = l.conns, &c.Plain
 	c.pool.job = job{fn: fn, opts: &l.opts, transaction: l.settings.Transaction(keys)}
 	return c, nil
 }
 
 // runSlot runs fn in one of n slots of key.
 func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int, try bool, fn Func) (err error) {
-	c, err := l.newCall(op, key, nil, try, fn)
-	ctx = c.tellStart(ctx)
-	defer func() { c.tellEnd(ctx, err) }()
+	c, err := l.newCall(key, nil, try, fn)
+	ctx = c.Tell(ctx, l.listener(), op)
+	defer func() { c.Told(ctx, err) }()
 	switch {
 	case err != nil:
 		return err
@@ -75,9 +72,9 @@ func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int,
 
 // run runs fn under the lock of key, or where keys is not nil of those.
 func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (err error) {
-	c, err := l.newCall(op, key, keys, try, fn)
-	ctx = c.tellStart(ctx)
-	defer func() { c.tellEnd(ctx, err) }()
+	c, err := l.newCall(key, keys, try, fn)
+	ctx = c.Tell(ctx, l.listener(), op)
+	defer func() { c.Told(ctx, err) }()
 	if err != nil {
 		return err
 	}

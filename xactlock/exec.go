@@ -43,9 +43,9 @@ func (l *Locker) Exec(ctx context.Context, key hashkey.Key, query string, args .
 
 // exec runs a statement under the lock of key, in one message where that can be.
 func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err error) {
-	c, err := l.newCall("Exec", key, nil, false, e.asFunc)
-	ctx = c.tellStart(ctx)
-	defer func() { c.tellEnd(ctx, err) }()
+	c, err := l.newCall(key, nil, false, e.asFunc)
+	ctx = c.Tell(ctx, l.listener(), "Exec")
+	defer func() { c.Told(ctx, err) }()
 	switch {
 	case err != nil:
 		return err

@@ -41,15 +41,7 @@ type Tx interface {
 // After any other error, such as [ErrNotAcquired] or [ErrDeadlock], tx can only
 // be rolled back, as after any failed statement.
 func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
-	keys = txlock.Ordered(keys)
-	t := l.traceLock(&ctx, "Lock", keys)
-	defer t.end(ctx)
-	err := l.checkTx(tx, keys)
-	if err == nil {
-		err = l.ownTx(tx, keys).Lock(ctx)
-	}
-	t.done(ctx, err == nil, err)
-	return err
+	return l.ownTx(tx, keys).Lock(ctx)
 }
 
 // TryLock takes keys in tx, all or none, without waiting, and reports whether
@@ -59,16 +51,7 @@ func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
 // Its errors are those of [Locker.Lock], less [ErrNotAcquired] as long as ctx
 // has not ended.
 func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool, error) {
-	keys = txlock.Ordered(keys)
-	t := l.traceLock(&ctx, "TryLock", keys)
-	defer t.end(ctx)
-	err := l.checkTx(tx, keys)
-	ok := false
-	if err == nil {
-		ok, err = l.ownTx(tx, keys).TryLock(ctx)
-	}
-	t.done(ctx, ok, err)
-	return ok, err
+	return l.ownTx(tx, keys).TryLock(ctx)
 }
 
 func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
@@ -85,15 +68,13 @@ func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
 
 // ownTx returns a request for keys in tx.
 func (l *Locker) ownTx(tx Tx, keys []hashkey.Key) *verdict.OwnTx {
-	return &verdict.OwnTx{
-		Package: "xactlock",
-		Exec:    execOn(tx),
-		Apart:   preparesTexts(tx),
-		Keys:    keys,
-		Shared:  l.opts.Shared,
-		Wait:    l.opts.Wait,
-		Poll:    l.opts.Poll,
+	own := &verdict.OwnTx{Package: "xactlock", Keys: txlock.Ordered(keys), Tell: l.listener().Tracer()}
+	if own.Bad = l.checkTx(tx, keys); own.Bad == errNoLocker {
+		return own
 	}
+	own.Exec, own.Apart = execOn(tx), preparesTexts(tx)
+	own.Shared, own.Wait, own.Poll = l.opts.Shared, l.opts.Wait, l.opts.Poll
+	return own
 }
 
 // Token returns the fencing token of tx: the transaction's id, which the

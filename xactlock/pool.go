@@ -14,7 +14,7 @@ import (
 type pool struct {
 	job
 	conns *sqlconn.Pool
-	plain bool // the call has taken the plain path
+	plain *bool // whether the call has taken the plain path
 }
 
 // Conn returns a connection, as the options and the driver say which.
@@ -48,7 +48,7 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 			return nil, ErrDriver
 		}
 	}
-	p.plain = true
+	*p.plain = true
 	return &plainConn{job: &p.job, conn: conn, session: s}, nil
 }
 

@@ -57,10 +57,10 @@ func WithTxOf[T Tx](ctx context.Context, l *Locker, key hashkey.Key,
 	if fn != nil {
 		some = func(context.Context, *sql.Tx) error { return nil } // the call has another Conn, which runs fn
 	}
-	c, err := l.newCall("WithTxOf", key, nil, false, some)
-	c.pool.plain = true
-	ctx = c.tellStart(ctx)
-	defer func() { c.tellEnd(ctx, err) }()
+	c, err := l.newCall(key, nil, false, some)
+	c.Plain = true
+	ctx = c.Tell(ctx, l.listener(), "WithTxOf")
+	defer func() { c.Told(ctx, err) }()
 	switch {
 	case err != nil:
 		return err

@@ -17,11 +17,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/txguard"
 )
 
-var (
-	errBusy        = errors.New("conn busy: a statement of this transaction is still running")
-	errRowsClosed  = errors.New("rows is closed")
-	errBatchBegins = errors.New("Batch.BeginTx cannot be used within a transaction")
-)
+var errBatchBegins = errors.New("Batch.BeginTx cannot be used within a transaction")
 
 // Tx is a pgx.Tx: that of fn, or one nested in it, which is a savepoint.
 //
@@ -32,14 +28,6 @@ type Tx struct {
 	c         *conn
 	savepoint string // "" for fn's own
 	closed    atomic.Bool
-}
-
-// conn is the connection that a Tx and those nested in it run on.
-type conn struct {
-	txguard.Guard
-	pgx        *pgx.Conn
-	busy       atomic.Bool // fn uses the connection
-	savepoints atomic.Int64
 }
 
 // Begin returns a Tx for the transaction that is open on c. The policy is that of
@@ -61,20 +49,6 @@ func (tx *Tx) use(ctx context.Context, keep bool, f func(context.Context, *inter
 	}
 	defer tx.c.busy.Store(false)
 	return tx.c.Use(ctx, keep, f)
-}
-
-// enter begins the use of what a statement has left open.
-func (c *conn) enter() error {
-	if !c.busy.CompareAndSwap(false, true) {
-		return errBusy
-	}
-	c.Lock()
-	return nil
-}
-
-func (c *conn) leave() {
-	c.Unlock()
-	c.busy.Store(false)
 }
 
 // Begin begins a nested transaction, as pgx does: with a savepoint.

@@ -42,7 +42,10 @@ func (r *rows) use(f func() error) error {
 	return err
 }
 
-var errNoMore = errors.New("there are no more rows")
+var (
+	errNoMore     = errors.New("there are no more rows")
+	errRowsClosed = errors.New("rows is closed")
+)
 
 // Next is pgx.Rows's.
 func (r *rows) Next() bool {

@@ -18,12 +18,17 @@ type Call struct {
 	Watchers *Watchers
 	MaxHold  time.Duration // >0: fn's ctx ends after it
 	Longest  time.Duration // >0: the session ends after it
-	OnGrant  func()        // called when the locks are held, before fn; may be nil
+	Plain    bool          // for the report
 
 	Held    time.Duration
 	Outcome Outcome
 
 	watch watch
+
+	listener *Listener
+	op       string
+	began    time.Time
+	onGrant  func() // nil where there is no tracer
 }
 
 // Run waits for the locks, and runs fn while they are held.
@@ -49,9 +54,7 @@ func (c *Call) run(ctx context.Context) error {
 	}
 	defer conn.Release(ctx)
 	c.Outcome = RolledBack
-	if c.OnGrant != nil {
-		c.OnGrant()
-	}
+	c.tellGranted()
 	return c.hold(ctx, conn.(Conn))
 }
 
@@ -97,4 +100,70 @@ func lost(keys []hashkey.Key, err error) error {
 		return fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(keys))
 	}
 	return fmt.Errorf("%w: %s: nothing is committed (%w)", lockerr.ErrLost, lockerr.Keys(keys), err)
+}
+
+// Tell tells l of the start of the call, and returns the ctx to go on with.
+func (c *Call) Tell(ctx context.Context, l *Listener, op string) context.Context {
+	c.listener, c.op, c.began = l, op, time.Now()
+	if l == nil || l.Start == nil {
+		return ctx
+	}
+	traced := l.Start(ctx, c.report(c.Outcome, nil))
+	c.onGrant = func() { l.Granted(traced, c.report(Granted, nil)) }
+	return traced
+}
+
+// Told tells of the end of the call. ctx is what Tell returned, and err is what
+// the call returns.
+func (c *Call) Told(ctx context.Context, err error) {
+	l := c.listener
+	if l == nil {
+		return
+	}
+	if c.Waited == 0 { // the call was refused before it began to wait
+		c.Waited = time.Since(c.began)
+	}
+	r := c.report(c.Outcome, err)
+	if l.End != nil {
+		defer l.End(ctx, r) // also if Observe panics
+	}
+	if l.Observe != nil {
+		l.Observe(r)
+	}
+}
+
+// Answered notes whether locks in a transaction of the caller's own were granted,
+// and the error, and tells of the grant.
+func (c *Call) Answered(granted bool, err error) {
+	c.Waited = time.Since(c.began)
+	switch {
+	case granted:
+		c.Outcome = Granted
+		c.tellGranted()
+	case err == nil:
+		c.Contended, c.Outcome = true, NotAcquired
+	default:
+		c.Outcome = OutcomeBefore(err)
+	}
+}
+
+func (c *Call) tellGranted() {
+	if c.onGrant != nil {
+		c.onGrant()
+	}
+}
+
+func (c *Call) report(o Outcome, err error) Report {
+	return Report{
+		Op:        c.op,
+		Keys:      c.Keys,
+		Shared:    c.Shared,
+		Queued:    c.Queued,
+		Waited:    c.Waited,
+		Held:      c.Held,
+		Contended: c.Contended,
+		Plain:     c.Plain,
+		Outcome:   o,
+		Err:       err,
+	}
 }

@@ -43,6 +43,7 @@ const (
 	NotAcquired
 	Failed
 	Unknown
+	Granted // and not ended
 )
 
 // OutcomeBefore is the outcome of a call that ended before the grant with err.

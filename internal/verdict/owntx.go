@@ -10,6 +10,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
 // OwnTx takes locks in a transaction of the caller's own.
@@ -20,10 +21,39 @@ type OwnTx struct {
 	Keys       []hashkey.Key
 	Shared     bool
 	Wait, Poll time.Duration // as in the options
+	Tell       *txlock.Listener
+	Bad        error // why there can be no such call
 }
 
 // Lock takes the keys, waiting for each as long as ctx and Wait allow.
-func (o *OwnTx) Lock(ctx context.Context) error {
+func (o *OwnTx) Lock(ctx context.Context) (err error) {
+	_, err = o.told(ctx, "Lock", func(ctx context.Context) (bool, error) {
+		err := o.lock(ctx)
+		return err == nil, err
+	})
+	return err
+}
+
+// TryLock takes the keys, all or none, without waiting, and reports whether it
+// did.
+func (o *OwnTx) TryLock(ctx context.Context) (bool, error) {
+	return o.told(ctx, "TryLock", o.tryLock)
+}
+
+// told tells of a call while it runs, also of one whose transaction panics.
+func (o *OwnTx) told(ctx context.Context, op string, call func(context.Context) (bool, error)) (ok bool, err error) {
+	c := txlock.Call{Plain: true, Outcome: txlock.Failed}
+	c.Keys, c.Shared = o.Keys, o.Shared
+	ctx = c.Tell(ctx, o.Tell, op)
+	defer func() { c.Told(ctx, err) }()
+	if err = o.Bad; err == nil {
+		ok, err = call(ctx)
+	}
+	c.Answered(ok, err)
+	return ok, err
+}
+
+func (o *OwnTx) lock(ctx context.Context) error {
 	if o.Wait > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.Wait)
@@ -38,9 +68,7 @@ func (o *OwnTx) Lock(ctx context.Context) error {
 	return o.acquired(ctx, err)
 }
 
-// TryLock takes the keys, all or none, without waiting, and reports whether it
-// did.
-func (o *OwnTx) TryLock(ctx context.Context) (bool, error) {
+func (o *OwnTx) tryLock(ctx context.Context) (bool, error) {
 	patient, cancel := PastDeadline(ctx)
 	defer cancel()
 	var ok bool
@@ -72,7 +100,7 @@ func (o *OwnTx) tryAll(ctx context.Context) (ok bool, err error) {
 
 func (o *OwnTx) poll(ctx context.Context) error {
 	for {
-		ok, err := o.TryLock(ctx)
+		ok, err := o.tryLock(ctx)
 		if ok || err != nil {
 			return err
 		}

@@ -1,0 +1,33 @@
+package pgxtx
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/internal/txguard"
+)
+
+// conn is the connection that a Tx and those nested in it run on.
+type conn struct {
+	txguard.Guard
+	pgx        *pgx.Conn
+	busy       atomic.Bool // fn uses the connection
+	savepoints atomic.Int64
+}
+
+// enter begins the use of what a statement has left open.
+func (c *conn) enter() error {
+	if !c.busy.CompareAndSwap(false, true) {
+		return errBusy
+	}
+	c.Lock()
+	return nil
+}
+
+func (c *conn) leave() {
+	c.Unlock()
+	c.busy.Store(false)
+}
+
+var errBusy = errors.New("conn busy: a statement of this transaction is still running")
