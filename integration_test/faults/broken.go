@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -191,6 +192,7 @@ func (l twoAnswers) transaction(ctx context.Context, p *pool, c *call, fn xactlo
 
 // endInTwo makes another transaction, which ends as twoAnswers says. That the
 // unlock takes a moment gives the client the time to die between the answers.
+// Some give up there, as pgx does when ctx ends.
 func endInTwo(ctx context.Context, p *pool, key hashkey.Key) error {
 	conn, err := p.db.Conn(ctx)
 	if err != nil {
@@ -207,7 +209,7 @@ func endInTwo(ctx context.Context, p *pool, key hashkey.Key) error {
 		if err := pg.Frontend().Flush(); err != nil {
 			return errors.Join(err, pg.Close(ctx))
 		}
-		return errors.Join(readTo(ctx, pg, 2), pg.Close(ctx))
+		return errors.Join(readTo(ctx, pg, 1+min(1, rand.IntN(4))), pg.Conn().Close())
 	})
 }
 
@@ -252,6 +254,12 @@ func (l earlyToken) transaction(ctx context.Context, p *pool, c *call, fn xactlo
 
 // neverTold has callbacks that do not learn of a loss.
 type neverTold struct{ library }
+
+func (l neverTold) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	return l.library.transaction(ctx, p, c, func(txCtx context.Context, tx *sql.Tx) error {
+		return fn(context.WithoutCancel(txCtx), tx)
+	})
+}
 
 func (l neverTold) session(ctx context.Context, p *pool, c *call, fn sessionFunc) error {
 	return l.library.session(ctx, p, c, func(lockCtx context.Context, k held) error {

@@ -14,7 +14,7 @@ const (
 )
 
 // slotsOf is how many holders a key of slots has.
-const slotsOf = 3
+const slotsOf = 2
 
 var namespace = hashkey.Namespace("faults")
 

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -110,7 +110,7 @@ func (p *proxy) forward(l *link) {
 			continue
 		}
 		trap := p.commit.Load()
-		if trap != nil && hasCommit(buf[:n]) && p.commit.CompareAndSwap(trap, nil) {
+		if trap != nil && commitEnd.Match(buf[:n]) && p.commit.CompareAndSwap(trap, nil) {
 			l.lost.Store(trap)
 			defer close(trap.sprung)
 		}
@@ -155,10 +155,9 @@ func (p *proxy) wait() {
 	}
 }
 
-// hasCommit tells whether a client's bytes have a COMMIT in them.
-func hasCommit(said []byte) bool {
-	return bytes.Contains(said, []byte("commit")) || bytes.Contains(said, []byte("COMMIT"))
-}
+// commitEnd matches the COMMIT that ends a transaction, as the last statement of
+// a text or on its own: not "read committed", and not "commit and chain".
+var commitEnd = regexp.MustCompile(`(?i)commit(;|\x00)`)
 
 func (p *proxy) all() []*link {
 	p.mu.Lock()

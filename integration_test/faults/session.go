@@ -16,7 +16,7 @@ func (o *operation) inSession(ctx context.Context, k held) error {
 	defer func() { o.log(event{What: evLeave}) }()
 	switch o.Style {
 	case styleOccupy:
-		o.pause()
+		time.Sleep(time.Duration(o.r.IntN(4000)) * time.Microsecond)
 		return o.prove(ctx, k.Conn())
 	case styleFenced:
 		return o.writeFenced(ctx, k, 1+o.r.IntN(3))

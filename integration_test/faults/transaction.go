@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -46,7 +47,7 @@ func (o *operation) inTransaction(ctx context.Context, tx *sql.Tx) error {
 	case styleFail:
 		return o.failAndGoOn(ctx, tx)
 	case styleOccupy:
-		o.pause()
+		time.Sleep(time.Duration(o.r.IntN(4000)) * time.Microsecond)
 		return o.prove(ctx, tx)
 	case styleIdle:
 		return o.waitForLoss(ctx, tx)

@@ -71,7 +71,15 @@ func StartBouncer(ctx context.Context, dsn, mode string, settings ...string) (*P
 func (p *PgBouncer) DSN() string { return p.bouncer.dsn }
 
 // Signal sends PgBouncer a signal, SIGKILL for one.
-func (p *PgBouncer) Signal(signal os.Signal) error { return p.bouncer.process.Signal(signal) }
+// It returns os.ErrProcessDone, with the end of PgBouncer's log, if PgBouncer has
+// ended by itself.
+func (p *PgBouncer) Signal(signal os.Signal) error {
+	err := p.bouncer.process.Signal(signal)
+	if err != nil {
+		err = fmt.Errorf("pgtest: PgBouncer: %w\n%s", err, p.bouncer.logTail())
+	}
+	return err
+}
 
 // Restart kills PgBouncer, if it runs, and starts it on the same port. It lets
 // clients through when Restart returns nil.
