@@ -18,33 +18,41 @@ import (
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
-// brokenLocks are imitations of the library, each with one mistake. The checks
-// must find every one.
-var brokenLocks = map[string]locks{
-	"no-lock":          noLock{},
-	"pooled-session":   pooledSession{},
-	"stale-snapshot":   byHand{},
-	"no-savepoint":     noSavepoint{},
-	"unknown-as-error": unknownAsError{},
-	"two-answers":      twoAnswers{},
-	"one-slot-more":    oneSlotMore{},
-	"early-token":      earlyToken{},
-	"never-told":       neverTold{},
-	"retried-commit":   retriedCommit{},
+// An imitation of the library has one mistake. finds matches the violations
+// that show it.
+type imitation struct {
+	locks locks
+	finds string
 }
 
-func brokenNames() string { return strings.Join(slices.Sorted(maps.Keys(brokenLocks)), ", ") }
+const overlap = "holds the lock together|one of them is lost|committed after it"
+
+// imitations are what the checks are tried on: they must find every mistake.
+var imitations = map[string]imitation{
+	"no-lock":          {noLock{}, overlap},
+	"pooled-session":   {pooledSession{}, overlap},
+	"stale-snapshot":   {byHand{}, "snapshot was older|one of them is lost"},
+	"no-savepoint":     {noSavepoint{}, overlap},
+	"unknown-as-error": {unknownAsError{}, "reported as failed, and there"},
+	"retried-commit":   {retriedCommit{}, "written 2 times"},
+	"two-answers":      {twoAnswers{}, "the answer to the question of operation"},
+	"one-slot-more":    {oneSlotMore{}, "has a slot while"},
+	"early-token":      {earlyToken{}, "its token is"},
+	"never-told":       {neverTold{}, "was not told"},
+}
+
+func brokenNames() string { return strings.Join(slices.Sorted(maps.Keys(imitations)), ", ") }
 
 // locksFor returns the library, or a broken imitation.
 func locksFor(broken string) (locks, error) {
 	if broken == "" {
 		return library{}, nil
 	}
-	l, ok := brokenLocks[broken]
+	i, ok := imitations[broken]
 	if !ok {
-		return nil, fmt.Errorf("there is no broken build %q; there are %s", broken, brokenNames())
+		return nil, fmt.Errorf("there is no imitation %q; there are %s", broken, brokenNames())
 	}
-	return l, nil
+	return i.locks, nil
 }
 
 // simple tells whether c is one that the imitations make by hand: one exclusive

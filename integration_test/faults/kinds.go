@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -213,16 +214,26 @@ func killBouncer(n *nemesis, ctx context.Context) error {
 	if !n.take("PgBouncer") {
 		return errSkipped
 	}
-	if err := n.bouncer.Signal(os.Kill); err != nil {
-		return err
+	err := n.bouncer.Signal(os.Kill)
+	n.later("PgBouncer", n.some(1000), n.restartBouncer)
+	return endedByItself(err)
+}
+
+// restartBouncer returns when PgBouncer reaches the server, which may be away.
+func (n *nemesis) restartBouncer() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return n.bouncer.Restart(ctx)
+}
+
+// endedByItself makes a signal to a PgBouncer that has crashed a fault that was
+// skipped: it is started again, and what it owes its clients is not the
+// library's to answer for.
+func endedByItself(err error) error {
+	if errors.Is(err, os.ErrProcessDone) {
+		return errSkipped
 	}
-	n.later("PgBouncer", n.some(1000), func() error {
-		// It is ready when it reaches the server, which may be away.
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		return n.bouncer.Restart(ctx)
-	})
-	return nil
+	return err
 }
 
 func stopBouncer(n *nemesis, _ context.Context) error {
@@ -230,9 +241,15 @@ func stopBouncer(n *nemesis, _ context.Context) error {
 		return errSkipped
 	}
 	if err := n.bouncer.Signal(syscall.SIGSTOP); err != nil {
-		return err
+		n.later("PgBouncer", 0, n.restartBouncer)
+		return endedByItself(err)
 	}
-	n.later("PgBouncer", n.some(1000), func() error { return n.bouncer.Signal(syscall.SIGCONT) })
+	n.later("PgBouncer", n.some(1000), func() error {
+		if err := endedByItself(n.bouncer.Signal(syscall.SIGCONT)); err != nil {
+			return n.restartBouncer()
+		}
+		return nil
+	})
 	return nil
 }
 

@@ -45,10 +45,15 @@ func program(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.broken, "broken", "", "check an imitation of the library, until its mistake is found: "+brokenNames())
 	flags.BoolVar(&o.keep, "keep", false, "keep the logs")
 	markdown := flags.Bool("markdown", false, "print the report as Markdown")
-	switch err := flags.Parse(args); {
+	err := flags.Parse(args)
+	if err == nil {
+		err = o.validate()
+	}
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
+		fmt.Fprintln(stderr, "faults:", err)
 		return 2
 	}
 	o.untilFirst = o.broken != ""
@@ -70,4 +75,15 @@ func program(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+func (o *options) validate() error {
+	if o.length <= 0 {
+		return fmt.Errorf("-for is %v, and must be more than 0", o.length)
+	}
+	if o.workers < 1 {
+		return fmt.Errorf("-workers is %d, and must be 1 at least", o.workers)
+	}
+	_, err := locksFor(o.broken)
+	return err
 }

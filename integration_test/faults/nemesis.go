@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -44,16 +45,24 @@ func (n *nemesis) run(ctx context.Context) error {
 		pause := time.Duration(50+n.r.IntN(500)) * time.Millisecond
 		select {
 		case <-ctx.Done():
-			n.repairs.Wait()
-			return errors.Join(n.errs...)
+			return n.end()
 		case <-time.After(pause):
 		}
 		n.crew.checkAlive()
 		if err := n.strike(pick(n.r, faults)); err != nil {
-			n.repairs.Wait()
-			return errors.Join(append(n.errs, err)...)
+			return errors.Join(err, n.end())
 		}
 	}
+}
+
+// end returns when all is undone.
+func (n *nemesis) end() error {
+	n.repairs.Wait()
+	var err error
+	if endedByItself(n.bouncer.Signal(syscall.Signal(0))) != nil {
+		err = n.restartBouncer()
+	}
+	return errors.Join(append(n.errs, err)...)
 }
 
 // strike does one fault. That the server was not there to be asked is no error:
@@ -74,8 +83,8 @@ func (n *nemesis) strike(k kind) error {
 	return nil
 }
 
-// later undoes a fault after d, in the background, and says whether it may be
-// done now: the same thing is not harmed twice at once.
+// later undoes a fault after d, in the background. Then what was taken may be
+// harmed again.
 func (n *nemesis) later(what string, d time.Duration, undo func() error) {
 	n.repairs.Go(func() {
 		time.Sleep(d)

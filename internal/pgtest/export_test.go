@@ -19,10 +19,3 @@ func HidePrograms(t *testing.T) {
 	serverDirs, bouncerDirs = nil, nil
 	t.Cleanup(func() { serverDirs, bouncerDirs = servers, bouncers })
 }
-
-// NeedBouncer ends the test where there is no PgBouncer.
-func NeedBouncer(tb testing.TB) {
-	if _, err := findBouncer(); err != nil {
-		missing(tb, err)
-	}
-}
