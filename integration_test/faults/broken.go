@@ -256,7 +256,11 @@ func (l earlyToken) transaction(ctx context.Context, p *pool, c *call, fn xactlo
 		if _, err := tx.ExecContext(ctx, "select pg_current_xact_id()"); err != nil {
 			return err
 		}
-		return lockIn(ctx, c)(tx)
+		if err := lockIn(ctx, c)(tx); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, "savepoint locked")
+		return err
 	}, fn)
 }
 

@@ -96,6 +96,7 @@ func texts() string {
 	wait.Keys, wait.One = two, 1
 	message("session: wait for one of two", wait.Message())
 	message("session: forsake", locksql.Forsake(false, two...))
+	message("session: token", locksql.SessionToken())
 	write("plain: try slots", locksql.TrySlotsIn(false, one[0], 2))
 	write("plain: wait for slots", locksql.WaitSlotsIn(false, one[0], 2, 1, 500*time.Millisecond))
 	return b.String()
