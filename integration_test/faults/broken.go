@@ -25,13 +25,16 @@ type imitation struct {
 	finds string
 }
 
-const overlap = "holds the lock together|one of them is lost|committed after it"
+const (
+	overlap = "holds the lock together|one of them is lost|committed after it"
+	stale   = "snapshot was older"
+)
 
 // imitations are what the checks are tried on: they must find every mistake.
 var imitations = map[string]imitation{
-	"no-lock":          {noLock{}, overlap},
-	"pooled-session":   {pooledSession{}, overlap},
-	"stale-snapshot":   {byHand{}, "snapshot was older|one of them is lost"},
+	"no-lock":          {noLock{}, overlap + "|" + stale},
+	"pooled-session":   {pooledSession{}, overlap + "|" + stale},
+	"stale-snapshot":   {byHand{}, stale},
 	"no-savepoint":     {noSavepoint{}, overlap},
 	"unknown-as-error": {unknownAsError{}, "reported as failed, and there"},
 	"retried-commit":   {retriedCommit{}, "written 2 times"},

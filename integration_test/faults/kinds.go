@@ -23,8 +23,9 @@ type kind struct {
 var faults = []weighted[kind]{
 	{6, kind{"worker killed", true, killWorker}},
 	{6, kind{"worker stopped and continued", true, stopWorker}},
-	{12, kind{"backend terminated", false, signalBackend("pg_terminate_backend")}},
-	{10, kind{"backend cancelled", false, signalBackend("pg_cancel_backend")}},
+	{8, kind{"backend terminated", false, terminate(someSessionSQL)}},
+	{6, kind{"silent backend terminated", false, terminate(silentSessionSQL)}},
+	{10, kind{"backend cancelled", false, cancelBackend}},
 	{3, kind{"backend stopped and continued", false, stopBackend}},
 	{1, kind{"backend killed, crash recovery", false, killBackend}},
 	{8, kind{"connection cut", false, onLink((*link).cut)}},
@@ -70,30 +71,34 @@ func stopWorker(n *nemesis, _ context.Context) error {
 const someSessionSQL = `select pid from (select distinct pid from pg_locks where locktype = 'advisory' and pid is not null) one
 	order by md5(pid::text || $1) limit 1`
 
-// someSession returns the pid of a session that has to do with locks, not of
-// the admin's own.
-func (n *nemesis) someSession(ctx context.Context, admin *pgx.Conn) (pid int, err error) {
-	err = admin.QueryRow(ctx, someSessionSQL, fmt.Sprint(n.r.Uint32())).Scan(&pid)
+// silentSessionSQL chooses one that holds a lock and has said nothing for a while:
+// nothing but the end of its socket can tell its holder.
+const silentSessionSQL = `select pid from (select distinct pid from pg_locks join pg_stat_activity using (pid)
+		where locktype = 'advisory' and granted and state like 'idle%' and state_change < clock_timestamp() - interval '0.3 s') one
+	order by md5(pid::text || $1) limit 1`
+
+// someSession returns the pid that a query chooses.
+func (n *nemesis) someSession(ctx context.Context, admin *pgx.Conn, query string) (pid int, err error) {
+	err = admin.QueryRow(ctx, query, fmt.Sprint(n.r.Uint32())).Scan(&pid)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = errSkipped
+	}
 	return pid, err
 }
 
-// signalBackend ends or cancels a session, by a function of the server's.
-func signalBackend(function string) fault {
+// terminate ends a session, and notes when it is gone.
+func terminate(query string) fault {
 	return func(n *nemesis, ctx context.Context) error {
 		return n.administer(ctx, func(admin *pgx.Conn) error {
-			pid, err := n.someSession(ctx, admin)
+			pid, err := n.someSession(ctx, admin, query)
 			if err != nil {
 				return err
 			}
-			arguments := "$1"
-			if function == "pg_terminate_backend" {
-				arguments = "$1, 1000" // wait until it is gone
-			}
-			var done bool
-			if err := admin.QueryRow(ctx, fmt.Sprintf("select %s(%s)", function, arguments), pid).Scan(&done); err != nil {
+			var gone bool // within a second
+			if err := admin.QueryRow(ctx, "select pg_terminate_backend($1, 1000)", pid).Scan(&gone); err != nil {
 				return err
 			}
-			if done && function == "pg_terminate_backend" {
+			if gone {
 				n.log.add(event{What: evEnded, PID: pid})
 			}
 			return nil
@@ -101,10 +106,21 @@ func signalBackend(function string) fault {
 	}
 }
 
+func cancelBackend(n *nemesis, ctx context.Context) error {
+	return n.administer(ctx, func(admin *pgx.Conn) error {
+		pid, err := n.someSession(ctx, admin, someSessionSQL)
+		if err != nil {
+			return err
+		}
+		_, err = admin.Exec(ctx, "select pg_cancel_backend($1)", pid)
+		return err
+	})
+}
+
 // stopBackend stops the process of a session for up to a second.
 func stopBackend(n *nemesis, ctx context.Context) error {
 	return n.administer(ctx, func(admin *pgx.Conn) error {
-		pid, err := n.someSession(ctx, admin)
+		pid, err := n.someSession(ctx, admin, someSessionSQL)
 		if err != nil {
 			return err
 		}
@@ -126,7 +142,7 @@ func stopBackend(n *nemesis, ctx context.Context) error {
 // and recovers from its log.
 func killBackend(n *nemesis, ctx context.Context) error {
 	return n.administer(ctx, func(admin *pgx.Conn) error {
-		pid, err := n.someSession(ctx, admin)
+		pid, err := n.someSession(ctx, admin, someSessionSQL)
 		if err != nil {
 			return err
 		}

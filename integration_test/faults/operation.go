@@ -196,4 +196,4 @@ func (o *operation) waitForLoss(ctx context.Context, on querier) error {
 }
 
 // idleFor is how long a holder waits to be told.
-const idleFor = 8 * time.Second
+const idleFor = 12 * time.Second
