@@ -118,8 +118,8 @@ func (h *history) checkOrder(key int) {
 	}
 }
 
-// checkReads: whoever reads while it holds the lock reads the same all the time,
-// and what the last writer before it wrote.
+// checkReads: a holder reads the same all the time, and what the last writer
+// before it wrote.
 func (h *history) checkReads(key int) {
 	writers := make(map[int64]*record)
 	for _, row := range h.chains[key] {

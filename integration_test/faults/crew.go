@@ -44,8 +44,7 @@ func newCrew(config workerConfig, log *journal, size int) (*crew, error) {
 	return c, nil
 }
 
-// fill starts a worker for a place. The crew's mu is held, or nobody else has
-// the crew yet.
+// fill starts a worker for a place. The crew's mu is held, or the crew is new.
 func (c *crew) fill(place int) error {
 	config := c.config
 	config.Place, config.Number = place, c.next

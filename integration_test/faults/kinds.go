@@ -239,7 +239,19 @@ func killBouncer(n *nemesis, ctx context.Context) error {
 func (n *nemesis) restartBouncer() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return n.bouncer.Restart(ctx)
+	return untilDone(ctx, func() error { return n.bouncer.Restart(ctx) })
+}
+
+// untilDone starts something again until that works, or ctx ends: another
+// connection may have got its port meanwhile.
+func untilDone(ctx context.Context, start func() error) error {
+	for {
+		err := start()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // endedByItself makes a signal to a PgBouncer that has crashed a fault that was
@@ -271,7 +283,9 @@ func stopBouncer(n *nemesis, _ context.Context) error {
 
 func restart(mode string) fault {
 	return func(n *nemesis, ctx context.Context) error {
-		return n.exclusively(func() error { return n.server.Control(ctx, "restart", "-m", mode) })
+		return n.exclusively(func() error {
+			return untilDone(ctx, func() error { return n.server.Control(ctx, "restart", "-m", mode) })
+		})
 	}
 }
 

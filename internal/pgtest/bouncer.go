@@ -70,9 +70,8 @@ func StartBouncer(ctx context.Context, dsn, mode string, settings ...string) (*P
 // DSN is the URL of the database through PgBouncer.
 func (p *PgBouncer) DSN() string { return p.bouncer.dsn }
 
-// Signal sends PgBouncer a signal, SIGKILL for one.
-// It returns os.ErrProcessDone, with the end of PgBouncer's log, if PgBouncer has
-// ended by itself.
+// Signal sends PgBouncer a signal, such as SIGKILL. If PgBouncer has ended, the
+// error is os.ErrProcessDone, with the end of PgBouncer's log.
 func (p *PgBouncer) Signal(signal os.Signal) error {
 	err := p.bouncer.process.Signal(signal)
 	if err != nil {
