@@ -21,17 +21,17 @@ type history struct {
 
 // A record is what is known of one operation. A time is 0 where there was none.
 type record struct {
-	id                        int64
-	call                      *call
-	begin, enter, leave, end  int64
-	sessionAt                 int64 // when pid was written down
-	told                      int64
-	pid                       int
-	proved                    int64 // the last time at which the lock was held for sure
-	outcome, text             string
-	token                     uint64
-	reads, writes, violations []event
-	refused                   []event
+	id                       int64
+	call                     *call
+	begin, enter, leave, end int64
+	sessionAt                int64 // when pid was written down
+	told                     int64
+	pid                      int
+	proved                   int64 // the last time at which the lock was held for sure
+	outcome, text            string
+	token                    uint64
+	reads, writes            []event
+	refused                  []event
 }
 
 // worker is the number of the operation's worker.

@@ -36,7 +36,7 @@ func (s *Server) ctl(tb testing.TB, args ...string) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	if err := s.Control(ctx, args...); err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("%v", err)
 	}
 }
 
