@@ -33,7 +33,7 @@ const (
 // imitations are what the checks are tried on: they must find every mistake.
 var imitations = map[string]imitation{
 	"no-lock":          {noLock{}, overlap + "|" + stale},
-	"pooled-session":   {pooledSession{}, overlap + "|" + stale},
+	"pooled-session":   {pooledSession{}, overlap + "|" + stale + "|locks are left"},
 	"stale-snapshot":   {byHand{}, stale},
 	"no-savepoint":     {noSavepoint{}, overlap},
 	"unknown-as-error": {unknownAsError{}, "reported as failed, and there"},
