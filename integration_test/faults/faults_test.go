@@ -46,7 +46,7 @@ func TestBroken(t *testing.T) {
 	}
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
-			r := runFor(t, options{length: time.Minute, workers: 3, broken: name, untilFirst: true})
+			r := runFor(t, options{length: time.Minute, workers: 3, broken: name, untilFirst: true, parent: t.TempDir()})
 			finds := regexp.MustCompile(imitations[name].finds)
 			if !slices.ContainsFunc(r.violations, func(v violation) bool { return finds.MatchString(v.text) }) {
 				t.Errorf("its mistake was not found, in %d operations; violations are %+v", r.operations, r.violations)

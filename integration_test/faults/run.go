@@ -17,8 +17,9 @@ type options struct {
 	seed       uint64
 	workers    int
 	broken     string
-	untilFirst bool // end at the first violation
-	keep       bool // the logs stay
+	untilFirst bool   // end at the first violation
+	keep       bool   // the logs stay
+	parent     string // of the directory of the logs; "" for the usual one
 	out        io.Writer
 }
 
@@ -36,7 +37,7 @@ type run struct {
 // or the machine, not a violation.
 func execute(ctx context.Context, o options) (rep *report, err error) {
 	r := &run{options: o}
-	if r.dir, err = os.MkdirTemp("", "faults-"); err != nil {
+	if r.dir, err = os.MkdirTemp(o.parent, "faults-"); err != nil {
 		return nil, err
 	}
 	defer func() {
