@@ -19,7 +19,7 @@ begin
 	for signature in
 		select distinct format('%I(%s)', proname, pg_get_function_identity_arguments(oid))
 		from pg_proc where pronamespace = 'pg_catalog'::regnamespace and (proname ~ 'advisory' or proname in
-			('set_config', 'current_setting', 'pg_is_in_recovery', 'starts_with', 'pg_current_xact_id'))
+			('set_config', 'current_setting', 'pg_is_in_recovery', 'starts_with', 'pg_current_xact_id', 'pg_logical_emit_message'))
 	loop
 		execute format('create function trap.%s returns int language plpgsql as ''begin raise ''''trapped''''; end''', signature);
 	end loop;

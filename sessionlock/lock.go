@@ -98,6 +98,9 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // stays the same for as long as the lock is held. xactlock has its tokens from
 // the same counter, so that the holders of one key may be of both kinds.
 //
+// A crash of the server does not bring a token back: it is on disk when Token
+// returns it, unless Conn is in a transaction of the caller's own.
+//
 // The first call asks the server, on Conn, where no rows may be open; ctx
 // bounds that. It returns [ErrLost] or [ErrUnlocked] if the lock is not held.
 func (k *Lock) Token(ctx context.Context) (uint64, error) {
@@ -121,7 +124,7 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		answer, err := k.session.Send(ctx, holding, locksql.Select("select pg_catalog.pg_current_xact_id()::pg_catalog.text"))
+		answer, err := k.session.Send(ctx, holding, locksql.SessionToken())
 		if err != nil {
 			return err
 		}

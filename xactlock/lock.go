@@ -87,6 +87,10 @@ func (l *Locker) ownTx(tx Tx, keys []hashkey.Key) *verdict.OwnTx {
 // it writes has it assigned an id, and another holder may have had the lock,
 // with a larger one, in between.
 //
+// A server that crashes forgets the ids of transactions that have written
+// nothing, or have not committed, and may give one of them to a later holder.
+// A token of package sessionlock outlives a crash.
+//
 // It is not the xmin of the rows that fn writes: those are written inside a
 // savepoint, which has an id of its own.
 func Token(ctx context.Context, tx interface {

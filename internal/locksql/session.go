@@ -77,3 +77,17 @@ func TakeFirst(shared bool, keys []hashkey.Key) string {
 	return firstOf(keys, func(key hashkey.Key) string { return Call(TryLock, shared, key) },
 		func(hashkey.Key) string { i++; return strconv.Itoa(i) })
 }
+
+// SessionToken returns the message that asks for the fencing token of a session's
+// lock, as text: the id of its transaction.
+//
+// A server that crashes forgets ids that no record on disk has, and assigns them
+// once more; and a transaction that has written nothing does not wait for its
+// record to be on disk. So this one writes something, a message for logical
+// decoding, which PostgreSQL ignores as nobody asks for its prefix. It waits at
+// synchronous_commit = off too, as the setting counts until the COMMIT.
+func SessionToken() Message {
+	return Select("select pg_catalog.pg_current_xact_id()::pg_catalog.text, " +
+		"pg_catalog.set_config('synchronous_commit', case value when 'off' then 'local' else value end, true) " +
+		"from pg_catalog.current_setting('synchronous_commit') value, pg_catalog.pg_logical_emit_message(true, 'pgadvisory', '')")
+}

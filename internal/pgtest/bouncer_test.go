@@ -2,6 +2,7 @@ package pgtest_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -72,3 +73,28 @@ func backend(t *testing.T, conn *pgx.Conn) int {
 }
 
 func portOf(config *pgx.ConnConfig) string { return fmt.Sprintf("port=%d", config.Port) }
+
+// A PgBouncer that was killed serves on the same port when it is back.
+func TestBouncerRestart(t *testing.T) {
+	pgtest.Need(t)
+	p, err := pgtest.StartBouncer(t.Context(), pgtest.New(t).DSN(), "transaction", "max_client_conn = 3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for range 2 { // one that runs, and one that does not
+		if err := p.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := query[int](t, connect(t, p.DSN()), "select 1"); got != 1 {
+			t.Errorf("select 1 is %d", got)
+		}
+		if err := p.Signal(os.Kill); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,37 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+)
+
+// A token that a holder has is not given to another one after a crash of the
+// server, which may forget that it assigned a transaction's id.
+func TestSessionTokenOutlivesACrash(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Dedicated(t)
+	db := openDB(t, server.Database(t))
+	key := hashkey.Name("token")
+	var last uint64
+	for range 3 {
+		var token uint64
+		// fn's error is that of a session which is gone.
+		_ = sessionlock.New(db).WithLock(bounded(t), key, func(ctx context.Context, _ *sql.Conn) (err error) {
+			if token, err = sessionlock.FromContext(ctx).Token(ctx); err != nil {
+				t.Error(err)
+			}
+			server.Crash(t)
+			return nil
+		})
+		server.Restart(t)
+		if token <= last {
+			t.Errorf("the token is %d, after %d of a holder before the crash", token, last)
+		}
+		last = token
+	}
+}
