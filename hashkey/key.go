@@ -17,7 +17,7 @@ import (
 type Key struct {
 	id    int64
 	name  string
-	space Namespace
+	space string
 	kind  kind
 }
 
@@ -116,7 +116,7 @@ func (k Key) String() string {
 	case named, namedPair:
 		return strconv.Quote(k.name) + " (" + k.number() + ")"
 	case namespaced:
-		return strconv.Quote(string(k.space)+"/"+k.name) + " (" + k.number() + ")"
+		return strconv.Quote(k.space+"/"+k.name) + " (" + k.number() + ")"
 	default:
 		return k.number()
 	}
@@ -140,7 +140,7 @@ func (k Key) Name() string { return k.name }
 // Namespace returns the namespace that k was made in, or "" where there is
 // none: [Name], [Int64], [Pair] and [Key.Named] make keys without one. Namespaces
 // are few where names are many, so that it is fit to label a metric.
-func (k Key) Namespace() string { return string(k.space) }
+func (k Key) Namespace() string { return k.space }
 
 // MarshalText returns the text of [Key.String], so that a key is a string in
 // JSON, a member's name where it is the key of a map, and the same in the

@@ -24,7 +24,7 @@ func (ns Namespace) Name(name string) Key {
 	var d xxhash.Digest
 	d.ResetWithSeed(xxhash.Sum64String(string(ns)))
 	_, _ = d.WriteString(name) // a hash's Write never fails
-	return Key{id: int64(d.Sum64()), name: name, space: ns, kind: namespaced}
+	return Key{id: int64(d.Sum64()), name: name, space: string(ns), kind: namespaced}
 }
 
 // ID returns the key of a number in ns, such as a row's primary key. It is
