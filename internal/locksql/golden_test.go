@@ -139,3 +139,15 @@ func TestTextOfParams(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
+
+// The text of COMMIT's message, which is not put together for each call, is that
+// of its statements.
+func TestKnownText(t *testing.T) {
+	m, _ := new(locksql.Transaction).Commit(false)
+	if got, want := m.Text(), (locksql.Message{Statements: m.Statements}).Text(); got != want {
+		t.Errorf("%s, and the statements are %s", got, want)
+	}
+	if got := m.After(locksql.Rollback).Text(); got != "rollback; "+m.Text() {
+		t.Errorf("after a statement: %s", got)
+	}
+}

@@ -75,7 +75,7 @@ var beginReadCommitted = Statement{SQL: "begin isolation level " + ReadCommitted
 
 // Try begins the transaction and asks for the locks without waiting.
 func (t *Transaction) Try() Message {
-	m := Message{Statements: make([]Statement, 0, 8)}
+	m := Message{Statements: make([]Statement, 0, 4)} // enough for most calls
 	switch {
 	case t.Slots > 0:
 		t.trySlots(&m)
@@ -199,7 +199,10 @@ func (t *Transaction) Abandon() Message {
 	return One(Rollback)
 }
 
-var releaseAndCommit = Message{Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Tag: "COMMIT"}}}
+var releaseAndCommit = Message{
+	Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Tag: "COMMIT"}},
+	text:       Release + "; commit",
+}
 
 // Commit ends the transaction. The index is that of its COMMIT.
 //
