@@ -8,6 +8,7 @@ type plan struct {
 	delays []time.Duration // added to each message
 
 	uncontended timing
+	undelayed   int   // rounds where no latency is added: there the rounds differ most
 	workers     []int // goroutines, each with a lock of its own
 
 	hot        timing
@@ -51,6 +52,7 @@ func fullPlan() plan {
 		name:        "full",
 		delays:      []time.Duration{0, shortDelay, longDelay},
 		uncontended: timing{21, 80 * time.Millisecond},
+		undelayed:   61,
 		workers:     []int{1, 8},
 		hot:         timing{3, 800 * time.Millisecond},
 		goroutines:  []int{8, 64, 512, 2048},
@@ -71,6 +73,7 @@ func shortPlan() plan {
 	p := fullPlan()
 	p.name = "short"
 	p.uncontended = timing{5, 50 * time.Millisecond}
+	p.undelayed = 5
 	p.hot = timing{1, 400 * time.Millisecond}
 	p.crowd = timing{3, 500 * time.Millisecond}
 	p.exec = timing{3, 200 * time.Millisecond}
@@ -80,7 +83,8 @@ func shortPlan() plan {
 	return p
 }
 
-// Rounds, Slice and CrowdOf are for the document.
+// Rounds, Undelayed, Slice and CrowdOf are for the document.
 func (p plan) Rounds() int          { return p.uncontended.rounds }
+func (p plan) Undelayed() int       { return p.undelayed }
 func (p plan) Slice() time.Duration { return p.uncontended.slice }
 func (p plan) CrowdOf() int         { return p.crowdOf }

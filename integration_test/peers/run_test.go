@@ -22,6 +22,7 @@ func tinyPlan() plan {
 		name:        "tiny",
 		delays:      []time.Duration{0, shortDelay},
 		uncontended: moment,
+		undelayed:   1,
 		workers:     []int{1, 8},
 		hot:         timing{1, 50 * time.Millisecond},
 		goroutines:  []int{2, 30},

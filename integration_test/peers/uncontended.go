@@ -45,7 +45,11 @@ func (b *bench) measureContest(ctx context.Context, c *contest) (err error) {
 		return turn{worker: worker, key: int64(worker), update: c.update}
 	}
 	warmUp := timing{1, b.uncontended.slice / 2}
-	for _, t := range []timing{warmUp, b.uncontended} {
+	measured := b.uncontended
+	if c.delay == 0 {
+		measured.rounds = b.undelayed
+	}
+	for _, t := range []timing{warmUp, measured} {
 		c.series, err = alternate(t, rivals, func(r rival) (float64, error) {
 			return b.turnsPerSecond(ctx, r, c.workers, t.slice, next)
 		})
