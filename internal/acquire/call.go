@@ -21,7 +21,7 @@ type Call struct {
 
 	began         time.Time
 	ticket        admission.Ticket
-	direct        bool          // the lock is known to be taken: wait for it without asking first
+	direct        bool          // the lock is known to be wanted: take a seat before asking
 	slices        int           // how many waits on the server there were
 	asking        time.Duration // what the last question took
 	oneLine       [1]admission.Line
@@ -202,7 +202,9 @@ func (c *Call) Conn(waitCtx context.Context) (conn Conn, again bool, err error) 
 // as the call may. answered reports whether the server has answered once: then
 // the connection had not died in the pool.
 func (c *Call) open(waitCtx context.Context, conn Conn, wait bool) (granted, answered bool, err error) {
-	if !wait {
+	// A lock that is given back at once is free by now more often than not, and
+	// where it is not, there is time to wait after the question.
+	if !wait || c.slices == 0 {
 		began := time.Now()
 		granted, err = conn.Open(waitCtx, Opening{})
 		c.asking = time.Since(began)
