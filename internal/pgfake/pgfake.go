@@ -82,7 +82,8 @@ func Row(value string) pgproto3.BackendMessage {
 // Ready is the end of an answer, in a transaction with the status.
 func Ready(status byte) pgproto3.BackendMessage { return &pgproto3.ReadyForQuery{TxStatus: status} }
 
-// Failure is the answer to a statement that has failed.
+// Failure is the answer to a statement that has failed, with the name of the
+// routine that PostgreSQL has in each.
 func Failure(severity, code string) pgproto3.BackendMessage {
-	return &pgproto3.ErrorResponse{Severity: severity, SeverityUnlocalized: severity, Code: code, Message: "a message"}
+	return &pgproto3.ErrorResponse{Severity: severity, SeverityUnlocalized: severity, Code: code, Message: "a message", Routine: "aRoutine"}
 }

@@ -75,7 +75,8 @@ const (
 // The server answers in order, and says why it ends a session after its answers
 // to what came before. So a session that was ended before the statement before
 // the i-th was answered has not executed the i-th. Where the connection broke
-// off, nothing is known.
+// off, nothing is known; nor where a pooler says that its connection to the
+// server did.
 func (a Answer) Fate(i int, err error) Fate {
 	if i < len(a.Results) {
 		return Executed
@@ -86,11 +87,16 @@ func (a Answer) Fate(i int, err error) Fate {
 		return NotExecuted
 	case errors.Is(err, errOutOfStep):
 		return Unknown
-	case errors.As(err, &server) && (!endsSession(server) || len(a.Results) < i):
+	case errors.As(err, &server) && (!endsSession(server) || len(a.Results) < i && byServer(server)):
 		return NotExecuted
 	}
 	return Unknown
 }
+
+// byServer reports whether PostgreSQL itself has written err, which then names
+// the routine that did. What a pooler says by itself, such as PgBouncer's "server
+// conn crashed?", has no such field, and comes ahead of answers that it has lost.
+func byServer(err *pgconn.PgError) bool { return err.Routine != "" }
 
 // endsSession reports whether the server ended the session with err.
 func endsSession(err *pgconn.PgError) bool {

@@ -26,6 +26,10 @@ var (
 	failure = pgfake.Failure
 )
 
+// poolerFailure is what PgBouncer says when its connection to the server breaks
+// off: it has no routine.
+var poolerFailure = &pgproto3.ErrorResponse{Severity: "FATAL", Code: "08P01", Message: "server conn crashed?"}
+
 var pg = func() *locksql.Transaction {
 	return &locksql.Transaction{Keys: []hashkey.Key{hashkey.Int64(7)}, Level: locksql.ReadCommitted}
 }()
@@ -43,6 +47,7 @@ func TestFateOfCommit(t *testing.T) {
 		"no savepoint":                 {[]pgproto3.BackendMessage{failure("ERROR", "3B001"), ready('E')}, pgsession.NotExecuted, false},
 		"ended before RELEASE":         {[]pgproto3.BackendMessage{failure("FATAL", "57P01")}, pgsession.NotExecuted, true},
 		"ended at COMMIT":              {[]pgproto3.BackendMessage{done("RELEASE"), failure("FATAL", "57P01")}, pgsession.Unknown, true},
+		"a pooler lost the server":     {[]pgproto3.BackendMessage{poolerFailure}, pgsession.Unknown, true},
 		"hung up":                      {nil, pgsession.Unknown, true},
 		"a stale answer":               {[]pgproto3.BackendMessage{done("SELECT 1"), ready('I')}, pgsession.Unknown, true},
 		"a stale answer, then the own": {[]pgproto3.BackendMessage{done("SELECT 1"), ready('I'), done("RELEASE"), done("COMMIT"), ready('I')}, pgsession.Unknown, true},

@@ -36,7 +36,7 @@ func Bouncer(tb testing.TB, dsn string, mode string) string {
 	}
 	ctx, cancel := context.WithTimeout(tb.Context(), bouncerTimeout)
 	defer cancel()
-	b, err := startBouncer(ctx, bin, dsn, mode)
+	b, err := startBouncer(ctx, bin, dsn, mode, nil)
 	if err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
@@ -48,14 +48,66 @@ func Bouncer(tb testing.TB, dsn string, mode string) string {
 	return b.dsn
 }
 
+// A PgBouncer is one that [StartBouncer] has started. Its methods are not to be
+// called concurrently.
+type PgBouncer struct{ bouncer *bouncer }
+
+// StartBouncer is [Bouncer] for a program without a test: the caller ends it
+// with Close. The settings are lines of its section [pgbouncer], such as
+// "server_login_retry = 1".
+func StartBouncer(ctx context.Context, dsn, mode string, settings ...string) (*PgBouncer, error) {
+	bin, err := findBouncer()
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: %w", err)
+	}
+	b, err := startBouncer(ctx, bin, dsn, mode, settings)
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: %w", err)
+	}
+	return &PgBouncer{b}, nil
+}
+
+// DSN is the URL of the database through PgBouncer.
+func (p *PgBouncer) DSN() string { return p.bouncer.dsn }
+
+// Signal sends PgBouncer a signal, SIGKILL for one.
+// It returns os.ErrProcessDone, with the end of PgBouncer's log, if PgBouncer has
+// ended by itself.
+func (p *PgBouncer) Signal(signal os.Signal) error {
+	err := p.bouncer.process.Signal(signal)
+	if err != nil {
+		err = fmt.Errorf("pgtest: PgBouncer: %w\n%s", err, p.bouncer.logTail())
+	}
+	return err
+}
+
+// Restart kills PgBouncer, if it runs, and starts it on the same port. It lets
+// clients through when Restart returns nil.
+func (p *PgBouncer) Restart(ctx context.Context) error {
+	if err := p.Signal(os.Kill); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	for range p.bouncer.exited { // until it is closed
+	}
+	if err := p.bouncer.start(ctx); err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	return nil
+}
+
+// Close ends PgBouncer and removes its files.
+func (p *PgBouncer) Close() error { return p.bouncer.close() }
+
 // A bouncer is a running PgBouncer.
 type bouncer struct {
 	*sandbox
-	dsn    string
-	exited chan error // gets the result of its Wait, then is closed
+	bin     string
+	dsn     string
+	process *os.Process
+	exited  chan error // gets the result of its Wait, then is closed
 }
 
-func startBouncer(ctx context.Context, bin, dsn, mode string) (*bouncer, error) {
+func startBouncer(ctx context.Context, bin, dsn, mode string, settings []string) (*bouncer, error) {
 	server, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, err
@@ -64,13 +116,13 @@ func startBouncer(ctx context.Context, bin, dsn, mode string) (*bouncer, error) 
 	if err != nil {
 		return nil, err
 	}
-	b := &bouncer{sandbox: box}
+	b := &bouncer{sandbox: box, bin: bin}
 	err = withPort(func(port int) error {
 		b.dsn = withAddress(dsn, port, driverOptions(mode))
-		if err := b.configure(server, mode, port); err != nil {
+		if err := b.configure(server, mode, port, settings); err != nil {
 			return err
 		}
-		return b.start(ctx, bin)
+		return b.start(ctx)
 	})
 	if err != nil {
 		return nil, errors.Join(err, b.close())
@@ -86,7 +138,7 @@ func driverOptions(mode string) map[string]string {
 }
 
 // configure writes the file that PgBouncer starts from.
-func (b *bouncer) configure(server *pgx.ConnConfig, mode string, port int) error {
+func (b *bouncer) configure(server *pgx.ConnConfig, mode string, port int, settings []string) error {
 	// With auth_type any, PgBouncer lets everybody in, as the user given here.
 	database := fmt.Sprintf("* = host=%s port=%d user=%s", quote(server.Host), server.Port, quote(server.User))
 	if server.Password != "" {
@@ -106,29 +158,30 @@ func (b *bouncer) configure(server *pgx.ConnConfig, mode string, port int) error
 		"max_client_conn = 1000",
 		"ignore_startup_parameters = " + strings.Join(ignore, ","),
 	}
-	text := strings.Join(lines, "\n") + "\n"
+	text := strings.Join(append(lines, settings...), "\n") + "\n"
 	return os.WriteFile(b.config(), []byte(text), 0o644)
 }
 
 // start runs PgBouncer and returns when a client gets through to the server.
-func (b *bouncer) start(ctx context.Context, bin string) error {
+func (b *bouncer) start(ctx context.Context) error {
 	log, err := os.Create(filepath.Join(b.dir, "log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := b.command(context.Background(), bin, b.config())
+	cmd := b.command(context.Background(), b.bin, b.config())
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	b.process = cmd.Process
 	b.exited = make(chan error, 1)
 	go func(exited chan<- error) {
 		exited <- cmd.Wait()
 		close(exited)
 	}(b.exited)
 	if err := b.await(ctx); err != nil {
-		return fmt.Errorf("%s: %w\n%s", bin, err, b.logTail())
+		return fmt.Errorf("%s: %w\n%s", b.bin, err, b.logTail())
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"fmt"
 	"testing"
 )
 
@@ -31,14 +32,25 @@ func (s *Server) Restart(tb testing.TB) {
 
 func (s *Server) ctl(tb testing.TB, args ...string) {
 	tb.Helper()
-	if s.cluster == nil {
-		tb.Fatalf("pgtest: cannot %s the server at DATABASE_URL; the test needs pgtest.Dedicated", args[0])
-	}
 	// Not tb's context: a Cleanup may want to restart what its test stopped.
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
+	if err := s.Control(ctx, args...); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Control runs pg_ctl for the server, with arguments such as "restart", "-m",
+// "immediate", and returns when that is done. It is for programs without a
+// test, and for what [Server.Stop], [Server.Crash] and [Server.Restart] do not
+// do.
+func (s *Server) Control(ctx context.Context, args ...string) error {
+	if s.cluster == nil {
+		return fmt.Errorf("pgtest: cannot %s the server at DATABASE_URL; Dedicated and Start have one of their own", args[0])
+	}
 	if err := s.cluster.ctl(ctx, args...); err != nil {
-		tb.Fatalf("pgtest: %v", err)
+		return fmt.Errorf("pgtest: %w", err)
 	}
 	s.down.Store(args[0] == "stop")
+	return nil
 }

@@ -1,9 +1,6 @@
 package pgtest
 
-import (
-	"context"
-	"testing"
-)
+import "testing"
 
 var NewestFirst = newestFirst
 
@@ -21,24 +18,4 @@ func HidePrograms(t *testing.T) {
 	servers, bouncers := serverDirs, bouncerDirs
 	serverDirs, bouncerDirs = nil, nil
 	t.Cleanup(func() { serverDirs, bouncerDirs = servers, bouncers })
-}
-
-// NeedBouncer ends the test where there is no PgBouncer.
-func NeedBouncer(tb testing.TB) {
-	if _, err := findBouncer(); err != nil {
-		missing(tb, err)
-	}
-}
-
-// StartBouncer is Bouncer for a process that has no test to end it with.
-func StartBouncer(ctx context.Context, dsn, mode string) (string, error) {
-	bin, err := findBouncer()
-	if err != nil {
-		return "", err
-	}
-	b, err := startBouncer(ctx, bin, dsn, mode)
-	if err != nil {
-		return "", err
-	}
-	return b.dsn, nil
 }

@@ -25,7 +25,7 @@ import (
 // However a process ends, its server and its PgBouncer end with it and their
 // directories go.
 func TestNothingOutlivesTheProcess(t *testing.T) {
-	pgtest.NeedBouncer(t)
+	pgtest.Need(t)
 	for name, sig := range map[string]os.Signal{
 		"exit":    nil,
 		"SIGINT":  syscall.SIGINT,

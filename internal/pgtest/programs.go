@@ -86,6 +86,17 @@ func findBouncer() (string, error) {
 	return "", errNoBouncer
 }
 
+// Need ends a test that needs the programs of PostgreSQL and PgBouncer, where
+// they are not there: it is skipped, and fails if CI is set.
+func Need(tb testing.TB) {
+	tb.Helper()
+	_, noServer := findServer()
+	_, noBouncer := findBouncer()
+	if err := errors.Join(noServer, noBouncer); err != nil {
+		missing(tb, err)
+	}
+}
+
 // missing ends a test that needs a program which is not there.
 func missing(tb testing.TB, err error) {
 	tb.Helper()

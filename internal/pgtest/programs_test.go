@@ -48,7 +48,7 @@ func TestWrongBouncerIsNotPassedOver(t *testing.T) {
 
 // The program that is named is the one that runs.
 func TestBouncerProgram(t *testing.T) {
-	pgtest.NeedBouncer(t)
+	pgtest.Need(t)
 	program := filepath.Join(t.TempDir(), "pgbouncer")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\necho it was me >&2\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// An imitation of the library has one mistake. finds matches the violations
+// that show it.
+type imitation struct {
+	locks locks
+	finds string
+}
+
+const overlap = "holds the lock together|one of them is lost|committed after it"
+
+// imitations are what the checks are tried on: they must find every mistake.
+var imitations = map[string]imitation{
+	"no-lock":          {noLock{}, overlap},
+	"pooled-session":   {pooledSession{}, overlap},
+	"stale-snapshot":   {byHand{}, "snapshot was older|one of them is lost"},
+	"no-savepoint":     {noSavepoint{}, overlap},
+	"unknown-as-error": {unknownAsError{}, "reported as failed, and there"},
+	"retried-commit":   {retriedCommit{}, "written 2 times"},
+	"two-answers":      {twoAnswers{}, "the answer to the question of operation"},
+	"one-slot-more":    {oneSlotMore{}, "has a slot while"},
+	"early-token":      {earlyToken{}, "its token is"},
+	"never-told":       {neverTold{}, "was not told"},
+}
+
+func brokenNames() string { return strings.Join(slices.Sorted(maps.Keys(imitations)), ", ") }
+
+// locksFor returns the library, or a broken imitation.
+func locksFor(broken string) (locks, error) {
+	if broken == "" {
+		return library{}, nil
+	}
+	i, ok := imitations[broken]
+	if !ok {
+		return nil, fmt.Errorf("there is no imitation %q; there are %s", broken, brokenNames())
+	}
+	return i.locks, nil
+}
+
+// simple tells whether c is one that the imitations make by hand: one exclusive
+// lock, waited for.
+func simple(c *call) bool { return c.Verb == "WithTx" && !c.Shared && c.Style != styleIdle }
+
+func lockSQL(key hashkey.Key) string {
+	if class, object, ok := key.Pair(); ok {
+		return fmt.Sprintf("select pg_advisory_xact_lock(%d, %d)", class, object)
+	}
+	return fmt.Sprintf("select pg_advisory_xact_lock('%d'::bigint)", key.Int64())
+}
+
+func sessionLockSQL(key hashkey.Key) string {
+	return strings.Replace(lockSQL(key), "pg_advisory_xact_lock", "pg_advisory_lock", 1)
+}
+
+func unlockSQL(key hashkey.Key) string {
+	return strings.Replace(lockSQL(key), "pg_advisory_xact_lock", "pg_advisory_unlock", 1)
+}
+
+// begun runs fn in a transaction of c's level that first does what before does.
+func begun(ctx context.Context, p *pool, c *call, before func(*sql.Tx) error, fn xactlock.Func) (err error) {
+	tx, err := p.db.BeginTx(ctx, &sql.TxOptions{Isolation: c.Level})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if rollback := tx.Rollback(); err == nil && !errors.Is(rollback, sql.ErrTxDone) {
+			err = rollback
+		}
+	}()
+	if err := before(tx); err != nil {
+		return err
+	}
+	if err := fn(ctx, tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("%w: %w", xactlock.ErrCommitUnknown, err)
+	}
+	return nil
+}
+
+// noLock locks nothing.
+type noLock struct{ library }
+
+func (l noLock) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	if !simple(c) {
+		return l.library.transaction(ctx, p, c, fn)
+	}
+	return begun(ctx, p, c, func(*sql.Tx) error { return nil }, fn)
+}
+
+// pooledSession locks and unlocks through the pool, on whatever connection it
+// gets.
+type pooledSession struct{ library }
+
+func (l pooledSession) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	if !simple(c) {
+		return l.library.transaction(ctx, p, c, fn)
+	}
+	key := keyOf(c.Keys[0])
+	if _, err := p.db.ExecContext(ctx, sessionLockSQL(key)); err != nil {
+		return err
+	}
+	err := begun(ctx, p, c, func(*sql.Tx) error { return nil }, fn)
+	_, unlock := p.db.ExecContext(ctx, unlockSQL(key))
+	if err == nil {
+		return nil // what the unlock said is not looked at
+	}
+	return errors.Join(err, unlock)
+}
+
+// byHand begins, locks and goes on: at the higher levels with a snapshot from
+// before the wait.
+type byHand struct{ library }
+
+func (l byHand) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	if !simple(c) || c.Level < sql.LevelRepeatableRead {
+		return l.library.transaction(ctx, p, c, fn)
+	}
+	return begun(ctx, p, c, lockIn(ctx, c), fn)
+}
+
+func lockIn(ctx context.Context, c *call) func(*sql.Tx) error {
+	return func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, lockSQL(keyOf(c.Keys[0])))
+		return err
+	}
+}
+
+// noSavepoint has nothing between the lock and fn's statements, so that one
+// that fails frees the lock.
+type noSavepoint struct{ library }
+
+func (l noSavepoint) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	if !simple(c) || c.Level >= sql.LevelRepeatableRead {
+		return l.library.transaction(ctx, p, c, fn)
+	}
+	return begun(ctx, p, c, lockIn(ctx, c), fn)
+}
+
+// unknownAsError reports a COMMIT without an answer as one that failed.
+type unknownAsError struct{ library }
+
+func (l unknownAsError) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	return hideUnknown(l.library.transaction(ctx, p, c, fn))
+}
+
+func (l unknownAsError) exec(ctx context.Context, p *pool, c *call, query string, args ...any) (sql.Result, error) {
+	result, err := l.library.exec(ctx, p, c, query, args...)
+	return result, hideUnknown(err)
+}
+
+func hideUnknown(err error) error {
+	if errors.Is(err, xactlock.ErrCommitUnknown) {
+		return fmt.Errorf("commit failed: %v", err)
+	}
+	return err
+}
+
+// retriedCommit does it all again after a COMMIT without an answer.
+type retriedCommit struct{ library }
+
+func (l retriedCommit) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	err := l.library.transaction(ctx, p, c, fn)
+	for errors.Is(err, xactlock.ErrCommitUnknown) {
+		err = l.library.transaction(ctx, p, c, fn)
+	}
+	return err
+}
+
+// twoAnswers ends a serializable transaction through the pooler with two
+// messages in one write, COMMIT and an unlock.
+type twoAnswers struct{ library }
+
+func (l twoAnswers) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	err := l.library.transaction(ctx, p, c, fn)
+	if err == nil && simple(c) && c.Via == viaPooled {
+		_ = endInTwo(ctx, p, keyOf(c.Keys[0])) // what it does to others is what counts
+	}
+	return err
+}
+
+// endInTwo makes another transaction, which ends as twoAnswers says. That the
+// unlock takes a moment gives the client the time to die between the answers.
+// Some give up there, as pgx does when ctx ends.
+func endInTwo(ctx context.Context, p *pool, key hashkey.Key) error {
+	conn, err := p.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(driverConn any) error {
+		pg := driverConn.(*stdlib.Conn).Conn().PgConn()
+		if err := pg.Exec(ctx, "begin; "+lockSQL(key)).Close(); err != nil {
+			return err
+		}
+		pg.Frontend().Send(&pgproto3.Query{String: "commit"})
+		pg.Frontend().Send(&pgproto3.Query{String: "select 1, 0 from pg_sleep(0.005)"})
+		if err := pg.Frontend().Flush(); err != nil {
+			return errors.Join(err, pg.Close(ctx))
+		}
+		return errors.Join(readTo(ctx, pg, 1+min(1, rand.IntN(4))), pg.Conn().Close())
+	})
+}
+
+// readTo reads as many answers to their ends.
+func readTo(ctx context.Context, pg *pgconn.PgConn, answers int) error {
+	for answers > 0 {
+		message, err := pg.ReceiveMessage(ctx)
+		if err != nil {
+			return err
+		}
+		if _, ok := message.(*pgproto3.ReadyForQuery); ok {
+			answers--
+		}
+	}
+	return nil
+}
+
+// oneSlotMore counts the slots from 0 to n.
+type oneSlotMore struct{ library }
+
+func (l oneSlotMore) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	if c.Verb != "WithSlot" {
+		return l.library.transaction(ctx, p, c, fn)
+	}
+	return p.transactions.With(c.transactionOptions()).WithSlot(ctx, keyOf(c.Keys[0]), slotsOf+1, fn)
+}
+
+// earlyToken has its transaction's id before it has the lock.
+type earlyToken struct{ library }
+
+func (l earlyToken) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	if !simple(c) || c.Level >= sql.LevelRepeatableRead {
+		return l.library.transaction(ctx, p, c, fn)
+	}
+	return begun(ctx, p, c, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, "select pg_current_xact_id()"); err != nil {
+			return err
+		}
+		return lockIn(ctx, c)(tx)
+	}, fn)
+}
+
+// neverTold has callbacks that do not learn of a loss.
+type neverTold struct{ library }
+
+func (l neverTold) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+	return l.library.transaction(ctx, p, c, func(txCtx context.Context, tx *sql.Tx) error {
+		return fn(context.WithoutCancel(txCtx), tx)
+	})
+}
+
+func (l neverTold) session(ctx context.Context, p *pool, c *call, fn sessionFunc) error {
+	return l.library.session(ctx, p, c, func(lockCtx context.Context, k held) error {
+		return fn(context.WithoutCancel(lockCtx), k)
+	})
+}

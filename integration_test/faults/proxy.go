@@ -1,0 +1,192 @@
+package main
+
+import (
+	"math/rand/v2"
+	"net"
+	"regexp"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A proxy stands between clients and a server, and does what networks do.
+type proxy struct {
+	listener net.Listener
+	target   string
+	serving  sync.WaitGroup
+	delay    atomic.Int64               // nanoseconds, for each chunk of either direction
+	refusing atomic.Bool                // new connections are closed at once
+	commit   atomic.Pointer[commitTrap] // for the next link that has a COMMIT
+
+	mu    sync.Mutex
+	links map[*link]bool // guarded by mu
+}
+
+// A commitTrap loses the answer to a COMMIT.
+type commitTrap struct {
+	hang   time.Duration // how long the client waits before its connection is closed
+	sprung chan struct{} // closed when a COMMIT has been forwarded
+}
+
+// A link is one connection through the proxy.
+type link struct {
+	client, server *net.TCPConn
+	hole           atomic.Bool // swallows what comes, from both sides
+	torn           atomic.Bool // the next answer breaks off in the middle
+	lost           atomic.Pointer[commitTrap]
+}
+
+// newProxy starts a proxy to 127.0.0.1:port.
+func newProxy(port int) (*proxy, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	p := &proxy{
+		listener: listener, target: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), links: make(map[*link]bool),
+	}
+	p.serving.Go(p.serve)
+	return p, nil
+}
+
+func (p *proxy) port() int { return p.listener.Addr().(*net.TCPAddr).Port }
+
+func (p *proxy) close() error {
+	err := p.listener.Close()
+	for _, l := range p.all() {
+		l.cut()
+	}
+	p.serving.Wait()
+	return err
+}
+
+func (p *proxy) serve() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		if p.refusing.Load() {
+			client.Close()
+			continue
+		}
+		p.serving.Go(func() { p.connect(client.(*net.TCPConn)) })
+	}
+}
+
+func (p *proxy) connect(client *net.TCPConn) {
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		client.Close() // as the client would be told without the proxy
+		return
+	}
+	l := &link{client: client, server: server.(*net.TCPConn)}
+	p.mu.Lock()
+	p.links[l] = true
+	p.mu.Unlock()
+	var both sync.WaitGroup
+	both.Go(func() { p.forward(l) })
+	both.Go(func() { p.answer(l) })
+	both.Wait()
+	l.cut()
+	p.mu.Lock()
+	delete(p.links, l)
+	p.mu.Unlock()
+}
+
+// forward carries what the client says. When the client has no more to say, the
+// server learns that, as it would without the proxy.
+func (p *proxy) forward(l *link) {
+	defer func() { _ = l.server.CloseWrite() }()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := l.client.Read(buf)
+		if err != nil {
+			return
+		}
+		p.wait()
+		if l.hole.Load() {
+			continue
+		}
+		trap := p.commit.Load()
+		if trap != nil && commitEnd.Match(buf[:n]) && p.commit.CompareAndSwap(trap, nil) {
+			l.lost.Store(trap)
+			defer close(trap.sprung)
+		}
+		if _, err := l.server.Write(buf[:n]); err != nil {
+			return
+		}
+		if trap := l.lost.Load(); trap != nil {
+			time.Sleep(trap.hang)
+			_ = l.client.Close()
+			return
+		}
+	}
+}
+
+// answer carries what the server says.
+func (p *proxy) answer(l *link) {
+	defer func() { _ = l.client.CloseWrite() }()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := l.server.Read(buf)
+		if err != nil {
+			return
+		}
+		p.wait()
+		if l.hole.Load() || l.lost.Load() != nil {
+			continue
+		}
+		torn := l.torn.Load()
+		if torn {
+			n /= 2
+		}
+		if _, err := l.client.Write(buf[:n]); err != nil || torn {
+			l.cut()
+			return
+		}
+	}
+}
+
+func (p *proxy) wait() {
+	if d := time.Duration(p.delay.Load()); d > 0 {
+		time.Sleep(d)
+	}
+}
+
+// commitEnd matches the COMMIT that ends a transaction, as the last statement of
+// a text or on its own: not "read committed", and not "commit and chain".
+var commitEnd = regexp.MustCompile(`(?i)commit(;|\x00)`)
+
+func (p *proxy) all() []*link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	links := make([]*link, 0, len(p.links))
+	for l := range p.links {
+		links = append(links, l)
+	}
+	return links
+}
+
+// some returns one of the links, or nil if there is none.
+func (p *proxy) some(r *rand.Rand) *link {
+	links := p.all()
+	if len(links) == 0 {
+		return nil
+	}
+	return links[r.IntN(len(links))]
+}
+
+// cut closes both sides.
+func (l *link) cut() {
+	_ = l.client.Close()
+	_ = l.server.Close()
+}
+
+// reset closes both sides, which see an error rather than an end.
+func (l *link) reset() {
+	_ = l.client.SetLinger(0)
+	_ = l.server.SetLinger(0)
+	l.cut()
+}
