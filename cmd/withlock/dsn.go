@@ -56,9 +56,6 @@ func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
 	if err := checkScheme(text); err != nil {
 		return nil, err
 	}
-	if isURL(text) && strings.Contains(text, "#") {
-		return nil, errors.New("it has a # (in a user name or a password write %23)")
-	}
 	config, err := pgx.ParseConfig(text)
 	if name := unknownService(text, err); name != "" {
 		return nil, fmt.Errorf("there is no service %q in the service file (%w)", name, errors.Unwrap(err))
@@ -158,13 +155,9 @@ func unknownService(text string, err error) string {
 	return ""
 }
 
-func isURL(text string) bool {
-	return strings.HasPrefix(text, "postgres://") || strings.HasPrefix(text, "postgresql://")
-}
-
 // with returns a connection string with one more parameter.
 func with(text, name, value string) string {
-	if !isURL(text) {
+	if !strings.HasPrefix(text, "postgres://") && !strings.HasPrefix(text, "postgresql://") {
 		return text + " " + name + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
 	}
 	separator := "?"
