@@ -25,7 +25,8 @@ import (
 type reading struct {
 	tags    []string   // of the statements that succeeded
 	rows    [][]string // the first values of the rows before each tag
-	failure string     // the severity of the error, "" if none was there
+	errored bool       // an error was there
+	failure string     // its severity
 	routine bool       // which names the routine, as PostgreSQL does
 	ended   bool       // ReadyForQuery was there
 	length  int        // of what was read
@@ -50,6 +51,7 @@ func read(stream []byte) (r reading) {
 				rows = append(rows, string(body[6:]))
 			}
 		case 'E':
+			r.errored = true
 			r.failure, r.routine = readError(body)
 			return r
 		case 'Z':
@@ -62,15 +64,16 @@ func read(stream []byte) (r reading) {
 
 // readError reads the fields of an error, of which the last of a kind counts.
 func readError(body []byte) (severity string, routine bool) {
-	severity = "none"
 	localized := true
 	for field := range bytes.SplitSeq(body, []byte{0}) {
 		switch {
-		case len(field) > 0 && field[0] == 'S' && localized:
+		case len(field) == 0:
+			return severity, routine // the end
+		case field[0] == 'S' && localized:
 			severity = string(field[1:])
-		case len(field) > 1 && field[0] == 'V':
+		case field[0] == 'V' && len(field) > 1:
 			severity, localized = string(field[1:]), false
-		case len(field) > 0 && field[0] == 'R':
+		case field[0] == 'R':
 			routine = len(field) > 1
 		}
 	}
@@ -81,7 +84,7 @@ func readError(body []byte) (severity string, routine bool) {
 // the server said so: a statement has failed, or the session was ended before
 // the server began with it. A pooler does not know.
 func (r reading) failed(index int) bool {
-	return r.failure == "ERROR" || r.failure != "" && r.routine && len(r.tags) < index
+	return r.failure == "ERROR" || r.errored && r.routine && len(r.tags) < index
 }
 
 // has reports whether the first tags begin as wanted.
