@@ -200,3 +200,28 @@ func (w *load) check(t *testing.T, db *sql.DB) {
 	}
 	t.Logf("%d turns acknowledged, %d failed", len(w.acked), len(w.failed))
 }
+
+// A token that was given out is not given out again after a crash, although the
+// transaction that it is the id of has written nothing.
+func TestSessionTokenAfterCrash(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Dedicated(t)
+	db := openDB(t, server.DSN())
+	key, last := hashkey.Name("token"), uint64(0)
+	for range 3 {
+		for range 5 {
+			k := lock(t, sessionlock.New(db), key)
+			token, err := k.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if token <= last {
+				t.Errorf("token %d after %d", token, last)
+			}
+			last = token
+			unlock(t, k)
+		}
+		server.Crash(t)
+		server.Restart(t)
+	}
+}

@@ -77,17 +77,20 @@ func TestHostileNames(t *testing.T) {
 	for what, name := range hostileNames {
 		for _, key := range []hashkey.Key{hashkey.Name(name), hashkey.Namespace(name).Name(name), hashkey.Pair(1, 2).Named(name)} {
 			if len(name) > 1000 && key.Namespace()+key.Name() != name {
-				continue // once is enough: to quote it takes its time
+				continue
 			}
-			free := hashkey.Name(name + "'")
+			free, written := hashkey.Name(name+"'"), key.String()
 			held := lock(t, sessionlock.New(other), key)
 			found := inspectOf(t, db, free, key)
 			if len(found) != 1 || found[0].Key != key {
 				t.Errorf("%s: inspect finds %d locks", what, len(found))
 			}
 			for verb, take := range verbs(db, 10*time.Millisecond) {
+				if len(name) > 1000 && verb != "TryWithTx" && verb != "session TryWithLock" {
+					continue // to quote it takes its time
+				}
 				err := take(t.Context(), key)
-				if !errors.Is(err, xactlock.ErrNotAcquired) || !strings.Contains(err.Error(), key.String()) {
+				if !errors.Is(err, xactlock.ErrNotAcquired) || !strings.Contains(err.Error(), written) {
 					t.Errorf("%s, %s: it is held, and the error is %.200v", what, verb, err)
 				}
 			}
@@ -236,7 +239,11 @@ func TestHostileServer(t *testing.T) {
 		}
 		refusesEach(t, db, "53200", xactlock.ErrLockTableFull.Error(), `"hostile"`)
 		leave()
-		until(t, "there is room", func() bool { return heldLocks(t, db) == 0 })
+		until(t, "there is room", func() bool {
+			var held int
+			err := db.QueryRow(`select count(*) from pg_locks where locktype = 'advisory'`).Scan(&held) // which takes a lock as well
+			return err == nil && held == 0
+		})
 		worksAgain(t, db)
 		noTrace(t, db)
 	})

@@ -97,6 +97,10 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // stays the same for as long as the lock is held. xactlock has its tokens from
 // the same counter, so that the holders of one key may be of both kinds.
 //
+// When Token returns, the id has been committed, to the disk and to as many
+// standbys as the session's synchronous_commit says, so that it does not come
+// again after a crash or a failover.
+//
 // The first call asks the server, on Conn, where no rows may be open; ctx
 // bounds that. It returns [ErrLost] or [ErrUnlocked] if the lock is not held.
 func (k *Lock) Token(ctx context.Context) (uint64, error) {
@@ -115,12 +119,18 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	return k.token, nil
 }
 
+// tokenSQL assigns a transaction id. The empty message, which only logical
+// replication sees, if it asks for messages, is for the transaction to have
+// written something: else its commit would wait neither for the disk nor for a
+// synchronous standby, and after a crash the id would be assigned again.
+const tokenSQL = "select pg_catalog.pg_current_xact_id()::pg_catalog.text, pg_catalog.pg_logical_emit_message(true, 'pgadvisory', '')"
+
 func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 	err = k.home.use(ctx, func() error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		answer, err := k.session.Send(ctx, holding, locksql.Select("select pg_catalog.pg_current_xact_id()::pg_catalog.text"))
+		answer, err := k.session.Send(ctx, holding, locksql.Select(tokenSQL))
 		if err != nil {
 			return err
 		}
