@@ -206,7 +206,7 @@ func (w *load) check(t *testing.T, db *sql.DB) {
 func TestSessionTokenAfterCrash(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Dedicated(t)
-	db := openDB(t, server.DSN())
+	db := openDB(t, server.DSN(), setting("default_transaction_read_only", "on")) // which a token does not mind
 	key, last := hashkey.Name("token"), uint64(0)
 	for range 3 {
 		for range 5 {

@@ -75,8 +75,9 @@ func TestHostileNames(t *testing.T) {
 	t.Parallel()
 	db, other := two(t)
 	for what, name := range hostileNames {
-		for _, key := range []hashkey.Key{hashkey.Name(name), hashkey.Namespace(name).Name(name), hashkey.Pair(1, 2).Named(name)} {
-			if len(name) > 1000 && key.Namespace()+key.Name() != name {
+		for i, key := range []hashkey.Key{hashkey.Name(name), hashkey.Namespace(name).Name(name), hashkey.Pair(1, 2).Named(name)} {
+			long := len(name) > 1000 // to quote it takes its time
+			if long && i > 0 {
 				continue
 			}
 			free, written := hashkey.Name(name+"'"), key.String()
@@ -86,8 +87,8 @@ func TestHostileNames(t *testing.T) {
 				t.Errorf("%s: inspect finds %d locks", what, len(found))
 			}
 			for verb, take := range verbs(db, 10*time.Millisecond) {
-				if len(name) > 1000 && verb != "TryWithTx" && verb != "session TryWithLock" {
-					continue // to quote it takes its time
+				if long && verb != "TryWithTx" && verb != "session TryWithLock" {
+					continue
 				}
 				err := take(t.Context(), key)
 				if !errors.Is(err, xactlock.ErrNotAcquired) || !strings.Contains(err.Error(), written) {

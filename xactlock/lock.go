@@ -129,6 +129,9 @@ func untilDeadline(ctx context.Context) time.Duration {
 // it writes has it assigned an id, and another holder may have had the lock,
 // with a larger one, in between.
 //
+// The id is not on the disk before COMMIT. If the server crashes before that,
+// the transaction is gone, and a later one may be given its id.
+//
 // It is not the xmin of the rows that fn writes: those are written inside a
 // savepoint, which has an id of its own.
 func Token(ctx context.Context, tx interface {
