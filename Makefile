@@ -1,6 +1,6 @@
 # What there is to run. The longer recipes are programs in scripts/.
 
-.PHONY: help setup test stress faults matrix demo bench lint
+.PHONY: help setup test stress faults soak matrix demo bench lint
 
 # Most tests wait, for servers, limits and each other, so more of them run at
 # once than there are cores.
@@ -15,8 +15,9 @@ setup: ## install PostgreSQL, PgBouncer and a C compiler where missing
 test: setup ## run all tests of all modules, against real servers
 	@scripts/each-module $(TEST) -short -timeout=20m ./...
 
-stress: setup ## run the same tests, those under stress ten times as long, and a minute of faults
+stress: setup ## run the same tests, those under stress ten times as long, fuzz tests, and a minute of faults
 	@scripts/each-module $(TEST) -timeout=60m ./...
+	@scripts/fuzz
 	@$(MAKE) --no-print-directory faults FOR=1m
 
 # How long to do harm, and the seed of a run that is to be repeated.
@@ -25,6 +26,9 @@ SEED ?= 0
 
 faults: setup ## do harm to servers, networks and processes, and check every promise (five minutes)
 	@go run -C integration_test/faults . -for $(FOR) -seed $(SEED)
+
+soak: setup ## use the library for long, with faults, and see that nothing grows (five minutes; FOR=30m)
+	@go run -C integration_test/faults ./soak -for $(FOR) -svg soak.svg
 
 matrix: setup ## run the integration tests on PostgreSQL 14 to 18, PgBouncer 1.18 and 1.24
 	@scripts/matrix

@@ -1,4 +1,9 @@
 package inspect
 
-// Client writes the other end of a session.
-var Client = client
+// What is between a row of pg_locks and a Lock.
+var (
+	Client    = client // the other end of a session
+	Addresses = addresses
+	KeyAt     = keyAt
+	PIDs      = pids
+)

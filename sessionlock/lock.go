@@ -99,7 +99,8 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // the same counter, so that the holders of one key may be of both kinds.
 //
 // A crash of the server does not bring a token back: it is on disk when Token
-// returns it, unless Conn is in a transaction of the caller's own.
+// returns it, and on as many standbys as the session's synchronous_commit says,
+// unless Conn is in a transaction of the caller's own.
 //
 // The first call asks the server, on Conn, where no rows may be open; ctx
 // bounds that. It returns [ErrLost] or [ErrUnlocked] if the lock is not held.

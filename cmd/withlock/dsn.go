@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -27,8 +29,30 @@ func dsn(o *options, env []string) (dsn, source string) {
 }
 
 // parseDSN reads a connection string. The error says what is wrong with it, and
-// nothing else that it contains.
+// no password that it contains.
 func parseDSN(text string, env []string) (*pgx.ConnConfig, error) {
+	config, err := readDSN(text, env)
+	if err != nil && swallowsPassword(err.Error()) ||
+		err == nil && slices.ContainsFunc(shownParts(config), swallowsPassword) {
+		return nil, errors.New("a parameter has the password for its value (an empty value is written '')")
+	}
+	return config, err
+}
+
+// shownParts returns what an error of connecting shows.
+func shownParts(config *pgx.ConnConfig) []string {
+	parts := append(slices.Collect(maps.Keys(config.RuntimeParams)), config.User, config.Database, config.Host)
+	for _, other := range config.Fallbacks {
+		parts = append(parts, other.Host)
+	}
+	return parts
+}
+
+// swallowsPassword reports whether the text has a password in it, as the value
+// of host has in "host= password=secret": after the = there may be spaces.
+func swallowsPassword(text string) bool { return strings.Contains(text, "password=") }
+
+func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
 	if err := checkScheme(text); err != nil {
 		return nil, err
 	}

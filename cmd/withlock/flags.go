@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
@@ -128,9 +129,20 @@ func parseFlags(fs *flag.FlagSet, args []string) error {
 	case errors.Is(err, flag.ErrHelp):
 		return err
 	case err != nil:
-		return usageError("%v", err)
+		return usageError("%s", printable(err.Error()))
 	}
 	return nil
+}
+
+// printable returns text without what would not print on one line of a terminal,
+// which an argument that is no flag may have.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 }
 
 // parseCommand reads what stands after NAME: a command, or flags in the order
@@ -142,7 +154,7 @@ func (o *options) parseCommand(fs *flag.FlagSet, args []string) error {
 			return err
 		}
 		flags := len(args) - fs.NArg()
-		if fs.NArg() > 0 && args[flags-1] != "--" {
+		if fs.NArg() > 0 && (flags == 0 || args[flags-1] != "--") {
 			return usageError("%q after NAME and its flags: a -- is missing before COMMAND", fs.Arg(0))
 		}
 		args = fs.Args()

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -54,6 +56,10 @@ var variables = map[string]string{
 	"ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION", "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",
 }
 
+// settingName matches the name of a setting of the server's, or of an
+// extension's.
+var settingName = regexp.MustCompile(`^\w+(\.\w+)*$`)
+
 // adoptParams makes of the parameters that pgx does not know what libpq would,
 // and leaves the settings of the server's.
 func adoptParams(config *pgx.ConnConfig, env []string) error {
@@ -75,6 +81,8 @@ func adoptParams(config *pgx.ConnConfig, env []string) error {
 			delete(params, name)
 		case foreign[name] != "":
 			return fmt.Errorf("%s is a parameter of %s, not of PostgreSQL: leave it out", name, foreign[name])
+		case !settingName.MatchString(name): // it may be half a password
+			return errors.New("it has a parameter whose name is none (a value with a space needs '…' around it)")
 		}
 	}
 	params["client_encoding"] = "UTF8" // what all text here is

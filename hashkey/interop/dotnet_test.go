@@ -3,7 +3,6 @@ package interop_test
 import (
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/hashkey/interop"
@@ -92,47 +91,4 @@ func TestDistributedLockRefuses(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `"some-lock-name"`) {
 		t.Errorf("the error %q does not name the name", err)
 	}
-}
-
-// Short ASCII names never collide, because the name can be read off the key.
-func FuzzDistributedLock(f *testing.F) {
-	for name := range dotnetNames {
-		f.Add(name)
-	}
-	f.Fuzz(func(t *testing.T, name string) {
-		key, err := interop.DistributedLock(name)
-		if ok := err == nil; ok != utf8.ValidString(name) {
-			t.Fatalf("DistributedLock(%q): %v", name, err)
-		}
-		if len(name) > 9 || !isASCII(name) {
-			return
-		}
-		if got := unpackASCII(t, key); got != name {
-			t.Errorf("DistributedLock(%q) reads %q", name, got)
-		}
-	})
-}
-
-func isASCII(s string) bool {
-	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
-}
-
-// unpackASCII reads a key from its end: ones, a zero, then the characters.
-func unpackASCII(t *testing.T, key hashkey.Key) string {
-	t.Helper()
-	if _, _, ok := key.Pair(); !ok {
-		t.Fatalf("%v is not a pair", key)
-	}
-	bits, length := uint64(key.Int64()), 9
-	for ; bits&0x7f == 0x7f; bits >>= 7 {
-		length--
-	}
-	if bits&1 != 0 {
-		t.Fatalf("%v has no 0 after its characters", key)
-	}
-	name := make([]byte, length)
-	for i := range name {
-		name[length-1-i] = byte(bits>>(1+7*i)) & 0x7f
-	}
-	return string(name)
 }

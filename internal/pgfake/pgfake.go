@@ -61,6 +61,11 @@ func serve(conn net.Conn, answer func(pgproto3.FrontendMessage) []pgproto3.Backe
 				return
 			}
 			for _, m := range all {
+				if raw, ok := m.(Raw); ok {
+					_ = backend.Flush() // fails only where the client has left
+					_, _ = conn.Write(raw)
+					return
+				}
 				backend.Send(m)
 			}
 		case *pgproto3.Terminate:
@@ -81,6 +86,15 @@ func Row(value string) pgproto3.BackendMessage {
 
 // Ready is the end of an answer, in a transaction with the status.
 func Ready(status byte) pgproto3.BackendMessage { return &pgproto3.ReadyForQuery{TxStatus: status} }
+
+// Raw is an answer as bytes of the test's own, whole or not. The server hangs up
+// after it.
+type Raw []byte
+
+// The methods make it a message; none is used.
+func (Raw) Backend()                          {}
+func (Raw) Decode([]byte) error               { return nil }
+func (Raw) Encode(dst []byte) ([]byte, error) { return dst, nil }
 
 // Failure is the answer to a statement that has failed, with the name of the
 // routine that PostgreSQL has in each.
