@@ -27,15 +27,15 @@ func newDatabase(ctx context.Context, dsn, style string) (p *pools, drop func() 
 	}
 	own := config.Copy()
 	own.Database = name
-	drop = func() error {
+	dropDatabase := func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 		defer cancel()
 		return execOnce(ctx, config, "drop database "+name+" with (force)")
 	}
 	if p, err = openPools(own, style); err != nil {
-		return nil, nil, errors.Join(err, drop())
+		return nil, nil, errors.Join(err, dropDatabase())
 	}
-	return p, func() error { return errors.Join(p.close(), drop()) }, nil
+	return p, func() error { return errors.Join(p.close(), dropDatabase()) }, nil
 }
 
 func execOnce(ctx context.Context, config *pgx.ConnConfig, statement string) (err error) {

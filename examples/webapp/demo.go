@@ -94,7 +94,7 @@ func (d *demo) run(ctx context.Context) error {
 	if len(unexpected) > 0 {
 		return errors.Join(unexpected...)
 	}
-	printConclusion(d.out, d.style.row, outcomes)
+	printConclusion(d.out, outcomes)
 	return nil
 }
 

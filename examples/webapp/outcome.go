@@ -77,13 +77,12 @@ func millis(d time.Duration) string {
 }
 
 // printConclusion says in words what the table shows: the outcomes of variants.
-func printConclusion(w io.Writer, right string, outcomes []outcome) {
+func printConclusion(w io.Writer, outcomes []outcome) {
 	noLock, pooled := outcomes[0], outcomes[1]
 	fmt.Fprintf(w, `
 Without a lock, %d withdrawals that were answered with 200 are overwritten by others. The pooled
 session lock is unlocked on another connection than the one that holds it: %d locks stay behind, which
-stop %d requests, and let in whoever happens to get their connection (%d updates lost). In the last
-row (%s) lock and writes share one transaction: every withdrawal is in the balance, and nothing stays
-behind.
-`, noLock.lost, pooled.left, pooled.stuck, pooled.lost, right)
+stop %d requests, and let in whoever happens to get their connection (%d updates lost). In the last row
+lock and writes share one transaction: every withdrawal is in the balance, and nothing stays behind.
+`, noLock.lost, pooled.left, pooled.stuck, pooled.lost)
 }
