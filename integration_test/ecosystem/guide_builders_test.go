@@ -229,12 +229,12 @@ func TestSquirrelAccounts(t *testing.T) {
 
 	// What runs with the pool is in another transaction, in which the lock guards nothing.
 	err := xactlock.New(db).WithTx(t.Context(), accounts.ID(1), func(ctx context.Context, _ *sql.Tx) error {
-		if _, err := psql.RunWith(db).Update("accounts").Set("balance", 8).ExecContext(ctx); err != nil {
+		if _, err := psql.RunWith(db).Insert("accounts").Values(2, 8).ExecContext(ctx); err != nil {
 			return err
 		}
 		return errExpected
 	})
-	if n := number(t, other, `select balance from accounts`); n != 8 || err != errExpected {
-		t.Errorf("balance %d, error %v, want 8, which fn's error has not rolled back", n, err)
+	if n := number(t, other, `select count(*) from accounts where id = 2`); n != 1 || err != errExpected {
+		t.Errorf("%d rows, error %v, want 1, which fn's error has not rolled back", n, err)
 	}
 }

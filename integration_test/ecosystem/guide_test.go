@@ -97,16 +97,29 @@ type guideCall struct {
 	run  withdrawal
 }
 
-// guideDatabase makes a database with account 1, and returns a pool of another
-// process on it.
+// guideDatabase makes a database with account 1, which only a transaction that
+// holds a lock can update, and returns a pool of another process on it.
 func guideDatabase(t *testing.T) (dsn string, other *sql.DB) {
 	t.Helper()
 	dsn = pgtest.New(t).Scratch(t)
 	other = openPgx(t, dsn)
 	other.SetMaxOpenConns(2)
 	exec(t, other, `create table accounts (id bigint primary key, balance bigint not null check (balance >= 0))`)
-	exec(t, other, `insert into accounts values (1, 0)`)
+	exec(t, other, `create function has_lock() returns trigger language plpgsql as $$ begin
+		if not exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and granted) then
+			raise 'the transaction holds no lock';
+		end if;
+		return new;
+	end $$`)
+	exec(t, other, `create trigger has_lock before update on accounts for each row execute function has_lock()`)
+	setBalance(t, other, 0)
 	return dsn, other
+}
+
+// setBalance sets the balance of account 1, without a lock.
+func setBalance(t *testing.T, db *sql.DB, balance int) {
+	t.Helper()
+	exec(t, db, fmt.Sprintf(`delete from accounts where id = 1; insert into accounts values (1, %d)`, balance))
 }
 
 func (g guideTest) run(t *testing.T, other *sql.DB) {
@@ -129,7 +142,7 @@ func (g guideTest) run(t *testing.T, other *sql.DB) {
 // that one that cannot be is refused, and which path the calls take.
 func (g guideTest) takesTurns(t *testing.T, c guideCall, other *sql.DB, otherL *xactlock.Locker) {
 	const goroutines, turns = 3, 4
-	exec(t, other, fmt.Sprintf(`update accounts set balance = %d`, 2*goroutines*turns))
+	setBalance(t, other, 2*goroutines*turns)
 	events := &recorder{}
 	g.with(xactlock.Options{Trace: events})
 	var group sync.WaitGroup
@@ -167,7 +180,7 @@ func (g guideTest) takesTurns(t *testing.T, c guideCall, other *sql.DB, otherL *
 
 // givesUp checks that a call whose wait is over answers 409, and leaves nothing.
 func (g guideTest) givesUp(t *testing.T, c guideCall, other *sql.DB, otherL *xactlock.Locker) {
-	exec(t, other, `update accounts set balance = 1`)
+	setBalance(t, other, 1)
 	g.with(xactlock.Options{Wait: 20 * time.Millisecond})
 	err := otherL.WithTx(t.Context(), accounts.ID(1), func(context.Context, *sql.Tx) error {
 		if status := request(t, c.run, 1); status != http.StatusConflict {
