@@ -1,6 +1,7 @@
 // Package ecosystem holds tests of xactlock on the pools that programs have:
-// other drivers, a pgxpool, an instrumented driver, PgBouncer. It is a module
-// of its own, so that none of these is a dependency of the library.
+// other drivers, a pgxpool, an instrumented driver, PgBouncer, and in the
+// repositories that they have, written with an ORM or a query builder. It is a
+// module of its own, so that none of these is a dependency of the library.
 package ecosystem
 
 import (

@@ -227,8 +227,14 @@ func TestSquirrelAccounts(t *testing.T) {
 		},
 	}.run(t, other)
 
+	// squirrel's own placeholders are not PostgreSQL's.
+	_, err := sq.Select("balance").From("accounts").Where(sq.Eq{"id": 1}).RunWith(db).QueryContext(t.Context())
+	if err == nil || !containsAll(err.Error(), "42601") {
+		t.Errorf("a placeholder of squirrel's: %v, want a syntax error", err)
+	}
+
 	// What runs with the pool is in another transaction, in which the lock guards nothing.
-	err := xactlock.New(db).WithTx(t.Context(), accounts.ID(1), func(ctx context.Context, _ *sql.Tx) error {
+	err = xactlock.New(db).WithTx(t.Context(), accounts.ID(1), func(ctx context.Context, _ *sql.Tx) error {
 		if _, err := psql.RunWith(db).Insert("accounts").Values(2, 8).ExecContext(ctx); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package ecosystem
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"testing"
 
 	"github.com/XSAM/otelsql"
@@ -122,4 +123,10 @@ func TestOtelsqlAccounts(t *testing.T) {
 	}
 	closeAfter(t, a.db)
 	a.guide("otelsql, around pgx", "fast").run(t, other)
+
+	// A wrapper that shows no way to the connection in it is not pgx.
+	err = xactlock.New(openOpaque(t, dsn)).With(xactlock.Options{RequirePgx: true}).WithTx(t.Context(), key, unreachable(t))
+	if !errors.Is(err, xactlock.ErrDriver) {
+		t.Errorf("RequirePgx: %v, want ErrDriver", err)
+	}
 }
