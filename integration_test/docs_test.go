@@ -192,3 +192,61 @@ func TestDocsGoCode(t *testing.T) {
 		}
 	}
 }
+
+// codeIn are the files with the Go code of a document, where it is compiled and
+// run.
+var codeIn = map[string]string{
+	"../README.md":       "readme_test.go",
+	"../docs/orms.md":    "ecosystem/guide_*test.go",
+	"../docs/testing.md": "../locktest/guide_test.go",
+}
+
+var indentation = regexp.MustCompile(`(?m)^\t+`)
+
+// Go code of these documents stands in their files as it is, but for its
+// indentation.
+func TestDocsCodeIsRun(t *testing.T) {
+	t.Parallel()
+	left := len(codeIn)
+	for _, d := range documents(t) {
+		if codeIn[d.path] == "" {
+			continue
+		}
+		left--
+		code := goFiles(t, codeIn[d.path])
+		blocks := 0
+		for _, block := range d.code {
+			if block.language != "go" {
+				continue
+			}
+			blocks++
+			if !strings.Contains(code, "\n"+indentation.ReplaceAllString(block.text, "")) {
+				t.Errorf("%s has code that is not in %s:\n%s", d.path, codeIn[d.path], block.text)
+			}
+		}
+		if blocks == 0 {
+			t.Errorf("%s has no code", d.path)
+		}
+	}
+	if left != 0 {
+		t.Errorf("%d documents of %d are not there", left, len(codeIn))
+	}
+}
+
+// goFiles returns the text of the files, without indentation.
+func goFiles(t *testing.T, pattern string) string {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(indentation.ReplaceAll(text, nil))
+	}
+	return all.String()
+}

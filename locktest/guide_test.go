@@ -4,9 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"os"
-	"regexp"
-	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +13,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
-// The code of docs/testing.md, which TestGuide compares with it.
+// The code of docs/testing.md.
 
 const accounts = hashkey.Namespace("accounts")
 
@@ -140,28 +137,3 @@ func TestPerAccount(t *testing.T) {
 }
 
 func nothing(context.Context, *sql.Tx) error { return nil }
-
-var goBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
-
-// TestGuide checks that each piece of Go code of docs/testing.md stands in this
-// file, where it is compiled and run.
-func TestGuide(t *testing.T) {
-	t.Parallel()
-	code, err := os.ReadFile("guide_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	guide, err := os.ReadFile("../docs/testing.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := goBlock.FindAllStringSubmatch(string(guide), -1)
-	if len(blocks) == 0 {
-		t.Error("docs/testing.md has no code")
-	}
-	for _, block := range blocks {
-		if !strings.Contains(string(code), block[1]) {
-			t.Errorf("docs/testing.md has code that is not in guide_test.go:\n%s", block[1])
-		}
-	}
-}

@@ -37,9 +37,11 @@ func explain(err error) refusal {
 		return refusal{status: http.StatusConflict, retry: true, message: errReportBusy.Error()}
 	case errors.Is(err, xactlock.ErrNotAcquired):
 		return refusal{status: http.StatusServiceUnavailable, retry: true, message: "busy, and nothing was done: others came first"}
+	case errors.Is(err, xactlock.ErrLost):
+		return refusal{status: http.StatusServiceUnavailable, retry: true, message: "interrupted, and nothing was done"}
 	case errors.Is(err, xactlock.ErrCommitUnknown):
 		// No Retry-After: the money may be gone, and would then be gone twice.
-		return refusal{status: http.StatusInternalServerError, message: "the outcome is unknown: look before trying again"}
+		return refusal{status: http.StatusGatewayTimeout, message: "the outcome is unknown: look before trying again"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return refusal{status: http.StatusGatewayTimeout, message: "no answer in time: look before trying again"}
 	}
@@ -48,7 +50,7 @@ func explain(err error) refusal {
 
 func (a *api) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	answer := explain(err)
-	if answer.status == http.StatusInternalServerError && !errors.Is(r.Context().Err(), context.Canceled) {
+	if answer.status >= http.StatusInternalServerError && !errors.Is(err, xactlock.ErrNotAcquired) && !errors.Is(r.Context().Err(), context.Canceled) {
 		// A client that hung up is no failure of ours.
 		a.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}

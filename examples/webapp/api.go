@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"log/slog"
 	"net/http"
 
@@ -14,15 +13,15 @@ const maxBody = 4 << 10
 
 // api is the service as HTTP sees it.
 type api struct {
-	accounts *accountStore
+	accounts accountStore
 	reports  *reportStore
 	log      *slog.Logger
 }
 
-func newAPI(db *sql.DB, locker *xactlock.Locker, log *slog.Logger) *api {
+func newAPI(p *pools, s style, o xactlock.Options, log *slog.Logger) *api {
 	return &api{
-		accounts: &accountStore{db: db, locker: locker},
-		reports:  &reportStore{locker: locker},
+		accounts: s.accounts(p, o, 0),
+		reports:  &reportStore{locker: xactlock.New(p.db).With(o)},
 		log:      log,
 	}
 }

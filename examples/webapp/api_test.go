@@ -20,19 +20,20 @@ const (
 )
 
 func TestConcurrentWithdrawalsLeaveTheExactBalance(t *testing.T) {
-	s := newService(t, xactlock.Options{})
-	var clients sync.WaitGroup
-	for range 30 {
-		clients.Go(func() {
-			if got := s.post(t, "/accounts/1/withdraw", "amount=2"); got.status != http.StatusOK {
-				t.Errorf("withdraw 2: %v", got)
-			}
-		})
-	}
-	clients.Wait()
-	if got, want := s.get(t, "/accounts/1"), (reply{status: http.StatusOK, body: `{"balance":40}`}); got != want {
-		t.Errorf("account 1: %v, want %v", got, want)
-	}
+	eachStyle(t, xactlock.Options{}, func(t *testing.T, s *service) {
+		var clients sync.WaitGroup
+		for range 30 {
+			clients.Go(func() {
+				if got := s.post(t, "/accounts/1/withdraw", "amount=2"); got.status != http.StatusOK {
+					t.Errorf("withdraw 2: %v", got)
+				}
+			})
+		}
+		clients.Wait()
+		if got, want := s.get(t, "/accounts/1"), (reply{status: http.StatusOK, body: `{"balance":40}`}); got != want {
+			t.Errorf("account 1: %v, want %v", got, want)
+		}
+	})
 }
 
 func TestConcurrentWithdrawalsDoNotOverdraw(t *testing.T) {
@@ -55,54 +56,56 @@ func TestConcurrentWithdrawalsDoNotOverdraw(t *testing.T) {
 }
 
 func TestAnswers(t *testing.T) {
-	s := newService(t, xactlock.Options{})
-	for _, test := range []struct {
-		method, path, contentType, body string
-		status                          int
-		want                            string // in the body of the answer
-	}{
-		{"POST", "/accounts/1/withdraw", form, "amount=1", http.StatusOK, `{"balance":99}`},
-		{"POST", "/accounts/1/withdraw", jsonType, `{"amount": 9}`, http.StatusOK, `{"balance":90}`},
-		{"POST", "/accounts/1/withdraw", form, "amount=91", http.StatusUnprocessableEntity, "account 1 has 90"},
-		{"POST", "/accounts/2/withdraw", form, "amount=1", http.StatusNotFound, "no such account: 2"},
-		{"POST", "/accounts/one/withdraw", form, "amount=1", http.StatusBadRequest, `id is \"one\"`},
-		{"POST", "/accounts/1/withdraw", form, "amount=1.5", http.StatusBadRequest, `amount is \"1.5\"`},
-		{"POST", "/accounts/1/withdraw", form, "amount=-5", http.StatusBadRequest, "amount is -5"},
-		{"POST", "/accounts/1/withdraw", form, "", http.StatusBadRequest, `no \"amount\"`},
-		{"POST", "/accounts/1/withdraw", form, "amount=%zz", http.StatusBadRequest, "%zz"},
-		{"POST", "/accounts/1/withdraw", jsonType, "{}", http.StatusBadRequest, `no \"amount\"`},
-		{"POST", "/accounts/1/withdraw", jsonType, `{"amount": true}`, http.StatusBadRequest, "the body is not like"},
-		{"POST", "/accounts/1/withdraw", jsonType, `{"amount": 1} {}`, http.StatusBadRequest, "the body is not like"},
-		{"POST", "/accounts/1/withdraw", "text/plain", "1", http.StatusUnsupportedMediaType, "text/plain"},
-		{"POST", "/accounts/1/withdraw", jsonType, strings.Repeat(" ", maxBody+1), http.StatusRequestEntityTooLarge, "too large"},
-		{"POST", "/accounts/1/withdraw", form, strings.Repeat("a", maxBody+1), http.StatusRequestEntityTooLarge, "too large"},
-		{"GET", "/accounts/2", "", "", http.StatusNotFound, "no such account: 2"},
-		{"PUT", "/accounts/1", form, "balance=5", http.StatusConflict, "account exists already: 1"},
-		{"PUT", "/accounts/2", form, "balance=-5", http.StatusBadRequest, "balance is -5"},
-		{"POST", "/reports/1", "", "", http.StatusOK, `{"account":1,"balance":90,"written_at":`},
-		{"POST", "/reports/1", "", "", http.StatusOK, `{"account":1,"balance":90,"written_at":`},
-		{"POST", "/reports/2", "", "", http.StatusNotFound, "no such account: 2"},
-	} {
-		got := send(t, test.method, s.url+test.path, test.contentType, test.body)
-		if got.status != test.status || !strings.Contains(got.body, test.want) || got.retryAfter != "" {
-			t.Errorf("%s %s %.20q: %v, want %d, …%s…", test.method, test.path, test.body, got, test.status, test.want)
+	eachStyle(t, xactlock.Options{}, func(t *testing.T, s *service) {
+		for _, test := range []struct {
+			method, path, contentType, body string
+			status                          int
+			want                            string // in the body of the answer
+		}{
+			{"POST", "/accounts/1/withdraw", form, "amount=1", http.StatusOK, `{"balance":99}`},
+			{"POST", "/accounts/1/withdraw", jsonType, `{"amount": 9}`, http.StatusOK, `{"balance":90}`},
+			{"POST", "/accounts/1/withdraw", form, "amount=91", http.StatusUnprocessableEntity, "account 1 has 90"},
+			{"POST", "/accounts/2/withdraw", form, "amount=1", http.StatusNotFound, "no such account: 2"},
+			{"POST", "/accounts/one/withdraw", form, "amount=1", http.StatusBadRequest, `id is \"one\"`},
+			{"POST", "/accounts/1/withdraw", form, "amount=1.5", http.StatusBadRequest, `amount is \"1.5\"`},
+			{"POST", "/accounts/1/withdraw", form, "amount=-5", http.StatusBadRequest, "amount is -5"},
+			{"POST", "/accounts/1/withdraw", form, "", http.StatusBadRequest, `no \"amount\"`},
+			{"POST", "/accounts/1/withdraw", form, "amount=%zz", http.StatusBadRequest, "%zz"},
+			{"POST", "/accounts/1/withdraw", jsonType, "{}", http.StatusBadRequest, `no \"amount\"`},
+			{"POST", "/accounts/1/withdraw", jsonType, `{"amount": true}`, http.StatusBadRequest, "the body is not like"},
+			{"POST", "/accounts/1/withdraw", jsonType, `{"amount": 1} {}`, http.StatusBadRequest, "the body is not like"},
+			{"POST", "/accounts/1/withdraw", "text/plain", "1", http.StatusUnsupportedMediaType, "text/plain"},
+			{"POST", "/accounts/1/withdraw", jsonType, strings.Repeat(" ", maxBody+1), http.StatusRequestEntityTooLarge, "too large"},
+			{"POST", "/accounts/1/withdraw", form, strings.Repeat("a", maxBody+1), http.StatusRequestEntityTooLarge, "too large"},
+			{"GET", "/accounts/2", "", "", http.StatusNotFound, "no such account: 2"},
+			{"PUT", "/accounts/1", form, "balance=5", http.StatusConflict, "account exists already: 1"},
+			{"PUT", "/accounts/2", form, "balance=-5", http.StatusBadRequest, "balance is -5"},
+			{"POST", "/reports/1", "", "", http.StatusOK, `{"account":1,"balance":90,"written_at":`},
+			{"POST", "/reports/1", "", "", http.StatusOK, `{"account":1,"balance":90,"written_at":`},
+			{"POST", "/reports/2", "", "", http.StatusNotFound, "no such account: 2"},
+		} {
+			got := send(t, test.method, s.url+test.path, test.contentType, test.body)
+			if got.status != test.status || !strings.Contains(got.body, test.want) || got.retryAfter != "" {
+				t.Errorf("%s %s %.20q: %v, want %d, …%s…", test.method, test.path, test.body, got, test.status, test.want)
+			}
 		}
-	}
+	})
 }
 
 func TestWithdrawSaysWhenToRetryAfterItsWait(t *testing.T) {
-	s := newService(t, xactlock.Options{Wait: 500 * time.Millisecond})
-	s.whileHeld(t, accountLocks.ID(1), func() {
-		if got := s.post(t, "/accounts/1/withdraw", "amount=1"); got.status != http.StatusServiceUnavailable || got.retryAfter != "1" {
-			t.Errorf("while another one holds the lock: %v, want 503 and Retry-After", got)
-		}
-		if got := s.post(t, "/reports/1", ""); got.status != http.StatusOK {
-			t.Errorf("report, which is another lock: %v, want 200", got)
+	eachStyle(t, xactlock.Options{Wait: 500 * time.Millisecond}, func(t *testing.T, s *service) {
+		s.whileHeld(t, accountLocks.ID(1), func() {
+			if got := s.post(t, "/accounts/1/withdraw", "amount=1"); got.status != http.StatusServiceUnavailable || got.retryAfter != "1" {
+				t.Errorf("while another one holds the lock: %v, want 503 and Retry-After", got)
+			}
+			if got := s.post(t, "/reports/1", ""); got.status != http.StatusOK {
+				t.Errorf("report, which is another lock: %v, want 200", got)
+			}
+		})
+		if got := s.post(t, "/accounts/1/withdraw", "amount=1"); got.body != `{"balance":99}` {
+			t.Errorf("afterwards: %v, want a balance of 99", got)
 		}
 	})
-	if got := s.post(t, "/accounts/1/withdraw", "amount=1"); got.body != `{"balance":99}` {
-		t.Errorf("afterwards: %v, want a balance of 99", got)
-	}
 }
 
 func TestReportBusySaysWhenToRetry(t *testing.T) {
@@ -134,6 +137,7 @@ func TestExplainKeepsSecrets(t *testing.T) {
 		fmt.Errorf("dial 10.0.0.7: %w", context.DeadlineExceeded),
 		fmt.Errorf("%w: 10.0.0.7", xactlock.ErrCommitUnknown),
 		fmt.Errorf("%w: 10.0.0.7", xactlock.ErrNotAcquired),
+		fmt.Errorf("%w: 10.0.0.7", xactlock.ErrLost),
 	} {
 		if got := explain(err); got.status < 500 || strings.Contains(got.message, "10.0.0.7") {
 			t.Errorf("explain(%v) = %+v, want 5xx and no address", err, got)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,9 +14,9 @@ import (
 // dropTimeout bounds the end of a demonstration that was interrupted.
 const dropTimeout = 10 * time.Second
 
-// newDatabase creates a database on the server of dsn and returns a pool on
-// it. drop closes the pool and drops the database, even if ctx has ended.
-func newDatabase(ctx context.Context, dsn string) (db *sql.DB, drop func() error, err error) {
+// newDatabase creates a database on the server of dsn and returns a style's pool
+// on it. drop closes the pool and drops the database, even if ctx has ended.
+func newDatabase(ctx context.Context, dsn, style string) (p *pools, drop func() error, err error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, nil, err
@@ -28,12 +27,15 @@ func newDatabase(ctx context.Context, dsn string) (db *sql.DB, drop func() error
 	}
 	own := config.Copy()
 	own.Database = name
-	db = newPool(own)
-	return db, func() error {
+	dropDatabase := func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 		defer cancel()
-		return errors.Join(db.Close(), execOnce(ctx, config, "drop database "+name+" with (force)"))
-	}, nil
+		return execOnce(ctx, config, "drop database "+name+" with (force)")
+	}
+	if p, err = openPools(own, style); err != nil {
+		return nil, nil, errors.Join(err, dropDatabase())
+	}
+	return p, func() error { return errors.Join(p.close(), dropDatabase()) }, nil
 }
 
 func execOnce(ctx context.Context, config *pgx.ConnConfig, statement string) (err error) {

@@ -16,10 +16,11 @@ import (
 // demo runs the service once for each variant, under the same load, and prints
 // a table of what became of the withdrawals.
 type demo struct {
-	dsn  string // of a server, where the demo makes databases of its own
-	load load
-	out  io.Writer
-	log  *slog.Logger
+	dsn   string // of a server, where the demo makes databases of its own
+	style style
+	load  load
+	out   io.Writer
+	log   *slog.Logger
 }
 
 // fullLoad is that of the demonstration. There are more accounts than
@@ -37,29 +38,41 @@ var fullLoad = load{
 
 // variant is one way to take turns.
 type variant struct {
-	name   string
-	locker func(db *sql.DB, wait time.Duration) txLocker
-	check  func(outcome) error // returns why an outcome is not as expected
+	name     string
+	accounts func(p *pools, l load) accountStore
+	check    func(outcome) error // returns why an outcome is not as expected
 }
 
-var variants = []variant{
-	{
-		name:   "WRONG: no lock",
-		locker: func(db *sql.DB, _ time.Duration) txLocker { return wrongNoLock{db} },
-		check:  losesUpdates,
-	},
-	{
-		name:   "WRONG: session lock, pooled",
-		locker: func(db *sql.DB, wait time.Duration) txLocker { return wrongPooledLock{db, wait} },
-		check:  leavesLocks,
-	},
-	{
-		name: "xactlock",
-		locker: func(db *sql.DB, wait time.Duration) txLocker {
-			return xactlock.New(db).With(xactlock.Options{Wait: wait, MaxHold: maxHold})
+// variants returns the two mistakes, and the style.
+func variants(s style) []variant {
+	return []variant{
+		{
+			name: "WRONG: no lock",
+			accounts: func(p *pools, l load) accountStore {
+				return &sqlAccounts{db: p.db, locker: wrongNoLock{p.db}, think: l.think}
+			},
+			check: losesUpdates,
+		},
+		{
+			name: "WRONG: session lock, pooled",
+			accounts: func(p *pools, l load) accountStore {
+				return &sqlAccounts{db: p.db, locker: wrongPooledLock{p.db, l.wait}, think: l.think}
+			},
+			check: leavesLocks,
+		},
+		right(s),
+	}
+}
+
+// right is the variant of a style.
+func right(s style) variant {
+	return variant{
+		name: s.row,
+		accounts: func(p *pools, l load) accountStore {
+			return s.accounts(p, xactlock.Options{Wait: l.wait, MaxHold: maxHold}, l.think)
 		},
 		check: isFlawless,
-	},
+	}
 }
 
 // run runs the demonstration. Its error says what was not as expected.
@@ -67,7 +80,7 @@ func (d *demo) run(ctx context.Context) error {
 	printIntro(d.out, d.load)
 	var outcomes []outcome
 	var unexpected []error
-	for _, v := range variants {
+	for _, v := range variants(d.style) {
 		o, err := d.measure(ctx, v)
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.name, err)
@@ -88,15 +101,15 @@ func (d *demo) run(ctx context.Context) error {
 // measure loads the service with the variant, on a database of its own, and
 // looks at what is left when all requests have ended.
 func (d *demo) measure(ctx context.Context, v variant) (o outcome, err error) {
-	db, drop, err := newDatabase(ctx, d.dsn)
+	p, drop, err := newDatabase(ctx, d.dsn, d.style.name)
 	if err != nil {
 		return outcome{}, err
 	}
 	defer func() { err = errors.Join(err, drop()) }()
-	if err := createSchema(ctx, xactlock.New(db)); err != nil {
+	if err := createSchema(ctx, xactlock.New(p.db)); err != nil {
 		return outcome{}, err
 	}
-	store := &accountStore{db: db, locker: v.locker(db, d.load.wait), think: d.load.think}
+	store := v.accounts(p, d.load)
 	for id := range d.load.accounts {
 		if err := store.open(ctx, int64(id), d.load.openingBalance()); err != nil {
 			return outcome{}, err
@@ -106,12 +119,12 @@ func (d *demo) measure(ctx context.Context, v variant) (o outcome, err error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	return d.assess(ctx, db, answers)
+	return d.assess(ctx, p.db, answers)
 }
 
 // serveAndLoad serves store on a free port while the clients are at it. When
 // it returns, no request is left in the service.
-func (d *demo) serveAndLoad(ctx context.Context, store *accountStore) ([]answer, error) {
+func (d *demo) serveAndLoad(ctx context.Context, store accountStore) ([]answer, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"io"
 	"log/slog"
@@ -29,10 +28,11 @@ var smallLoad = load{
 func newDemo(t *testing.T, out io.Writer) *demo {
 	t.Helper()
 	return &demo{
-		dsn:  pgtest.New(t).DSN(),
-		load: smallLoad,
-		out:  out,
-		log:  slog.New(slog.NewTextHandler(t.Output(), nil)),
+		dsn:   pgtest.New(t).DSN(),
+		style: styles[0],
+		load:  smallLoad,
+		out:   out,
+		log:   slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
 
@@ -49,11 +49,28 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// The last row in the other styles.
+func TestDemoInOtherStyles(t *testing.T) {
+	for _, style := range styles[1:] {
+		t.Run(style.name, func(t *testing.T) {
+			d := newDemo(t, io.Discard)
+			d.style, d.load.requests = style, smallLoad.requests/2
+			o, err := d.measure(t.Context(), right(style))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := isFlawless(o); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestTableIsAligned(t *testing.T) {
 	var out bytes.Buffer
 	printIntro(&out, smallLoad)
 	intro := strings.LastIndex(out.String(), "\n\n") + 2
-	for _, v := range variants {
+	for _, v := range append(variants(styles[0]), right(styles[1]), right(styles[2])) {
 		printRow(&out, v.name, outcome{requests: 1000, latencies: []time.Duration{9999 * time.Millisecond}})
 	}
 	rows := strings.Split(strings.TrimSuffix(out.String()[intro:], "\n"), "\n")
@@ -70,13 +87,11 @@ func TestInterruptedDemoLeavesNoDatabase(t *testing.T) {
 	ctx, interrupt := context.WithCancelCause(t.Context())
 	defer interrupt(nil)
 	errInterrupt := errors.New("interrupted by the test")
-	interrupted := variant{locker: func(*sql.DB, time.Duration) txLocker {
-		return lockerFunc(func(ctx context.Context) error {
-			interrupt(errInterrupt)
-			<-ctx.Done() // the client hangs up
-			return ctx.Err()
-		})
-	}}
+	interrupted := locked(func(ctx context.Context) error {
+		interrupt(errInterrupt)
+		<-ctx.Done() // the client hangs up
+		return ctx.Err()
+	})
 	d := newDemo(t, io.Discard)
 	if _, err := d.measure(ctx, interrupted); !errors.Is(err, errInterrupt) {
 		t.Errorf("error is %v, want %v", err, errInterrupt)
@@ -92,10 +107,12 @@ type lockerFunc func(ctx context.Context) error
 
 func (f lockerFunc) WithTx(ctx context.Context, _ hashkey.Key, _ xactlock.Func) error { return f(ctx) }
 
+func locked(f lockerFunc) variant {
+	return variant{accounts: func(p *pools, _ load) accountStore { return &sqlAccounts{db: p.db, locker: f} }}
+}
+
 func TestDemoFailsOnAnUnexpectedAnswer(t *testing.T) {
-	broken := variant{locker: func(*sql.DB, time.Duration) txLocker {
-		return lockerFunc(func(context.Context) error { return errors.New("out of order") })
-	}}
+	broken := locked(func(context.Context) error { return errors.New("out of order") })
 	_, err := newDemo(t, io.Discard).measure(t.Context(), broken)
 	if err == nil || !strings.Contains(err.Error(), "500 Internal Server Error") {
 		t.Errorf("error is %v, want one that quotes the answer", err)

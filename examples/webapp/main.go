@@ -2,13 +2,13 @@
 // transaction-level advisory locks, and the demonstration of why it does so in
 // that way.
 //
-//	go run ./examples/webapp
+//	go run -C examples/webapp .
 //
 // starts a PostgreSQL of its own, loads the service three times, with no lock,
 // with the usual mistake and with xactlock, and prints what became of the
 // withdrawals. It exits with 1 if that is not what it should be.
 //
-//	go run ./examples/webapp -db postgres://localhost/bank -listen 127.0.0.1:8080
+//	go run -C examples/webapp . -db postgres://localhost/bank -listen 127.0.0.1:8080
 //
 // serves until SIGINT or SIGTERM, and finishes the requests in flight:
 //
@@ -17,7 +17,11 @@
 //	curl http://127.0.0.1:8080/accounts/1
 //	curl -X POST http://127.0.0.1:8080/reports/1
 //
-// The code to copy is in accounts.go (wait your turn), reports.go (or leave it
+// With -style=pgx the accounts are written with pgx's own pool, pgxlock and
+// queries like sqlc's, and with -style=bun with bun; without, with database/sql.
+//
+// The code to copy is in accounts_sql.go, accounts_pgx.go or accounts_bun.go (wait
+// your turn), reports.go (or leave it
 // to whoever is at it), schema.go (or do it once) and answer.go (what to tell
 // the client). The code not to copy is in wrong.go.
 package main

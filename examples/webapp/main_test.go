@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -32,13 +34,25 @@ type service struct {
 
 func newService(t *testing.T, o xactlock.Options) *service {
 	t.Helper()
-	db := newTestDB(t, pgtest.New(t).Database(t))
-	locker := xactlock.New(db)
+	return newServiceIn(t, styles[0], o)
+}
+
+// eachStyle runs a test on a service in each style.
+func eachStyle(t *testing.T, o xactlock.Options, test func(t *testing.T, s *service)) {
+	for _, style := range styles {
+		t.Run(style.name, func(t *testing.T) { test(t, newServiceIn(t, style, o)) })
+	}
+}
+
+func newServiceIn(t *testing.T, in style, o xactlock.Options) *service {
+	t.Helper()
+	p := newTestPools(t, pgtest.New(t).Database(t), in.name)
+	db, locker := p.db, xactlock.New(p.db)
 	if err := createSchema(t.Context(), locker); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	server := httptest.NewServer(newAPI(db, locker.With(o), log).routes())
+	server := httptest.NewServer(newAPI(p, in, o, log).routes())
 	t.Cleanup(server.Close)
 	s := &service{db: db, locker: locker, url: server.URL}
 	if got := s.put(t, "/accounts/1", "balance=100"); got.status != http.StatusCreated {
@@ -49,16 +63,25 @@ func newService(t *testing.T, o xactlock.Options) *service {
 
 func newTestDB(t *testing.T, dsn string) *sql.DB {
 	t.Helper()
-	db, err := openPool(dsn)
+	return newTestPools(t, dsn, styles[0].name).db
+}
+
+func newTestPools(t *testing.T, dsn, style string) *pools {
+	t.Helper()
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := openPools(config, style)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
+		if err := p.close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return db
+	return p
 }
 
 // reply is what the service answered.

@@ -82,7 +82,7 @@ func printConclusion(w io.Writer, outcomes []outcome) {
 	fmt.Fprintf(w, `
 Without a lock, %d withdrawals that were answered with 200 are overwritten by others. The pooled
 session lock is unlocked on another connection than the one that holds it: %d locks stay behind, which
-stop %d requests, and let in whoever happens to get their connection (%d updates lost). With xactlock,
+stop %d requests, and let in whoever happens to get their connection (%d updates lost). In the last row
 lock and writes share one transaction: every withdrawal is in the balance, and nothing stays behind.
 `, noLock.lost, pooled.left, pooled.stuck, pooled.lost)
 }

@@ -12,8 +12,8 @@ import (
 )
 
 const usage = `usage:
-  webapp                         run the demonstration, on a PostgreSQL of its own
-  webapp -db URL [-listen ADDR]  serve until SIGINT or SIGTERM
+  webapp [-style STYLE]                         run the demonstration, on a PostgreSQL of its own
+  webapp [-style STYLE] -db URL [-listen ADDR]  serve until SIGINT or SIGTERM
 `
 
 // Exit codes.
@@ -36,7 +36,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if f.db != "" {
 		err = serveDatabase(ctx, f, stdout, log)
 	} else {
-		err = runDemo(ctx, stdout, log)
+		err = runDemo(ctx, f.style, stdout, log)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "webapp: %v\n", err)
@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 type flags struct {
 	db     string // empty: run the demonstration
 	listen string
+	style  style
 }
 
 // parseFlags tells whoever reads stderr what is wrong with args, if anything
@@ -62,10 +63,16 @@ func parseFlags(args []string, stderr io.Writer) (flags, error) {
 	}
 	set.StringVar(&f.db, "db", "", "serve on the PostgreSQL database at `URL`")
 	set.StringVar(&f.listen, "listen", "127.0.0.1:8080", "with -db, listen on `ADDR`; port 0 is any free one")
+	name := set.String("style", styles[0].name, "write the accounts with database/sql (sql), pgx and sqlc (pgx) or bun (bun)")
 	if err := set.Parse(args); err != nil {
 		return flags{}, err
 	}
-	if err := checkFlags(set); err != nil {
+	err := checkFlags(set)
+	var ok bool
+	if f.style, ok = styleOf(*name); err == nil && !ok {
+		err = fmt.Errorf("-style is %q, want sql, pgx or bun", *name)
+	}
+	if err != nil {
 		fmt.Fprintln(stderr, err)
 		set.Usage()
 		return flags{}, err
@@ -90,12 +97,12 @@ func checkFlags(set *flag.FlagSet) error {
 	return nil
 }
 
-func runDemo(ctx context.Context, stdout io.Writer, log *slog.Logger) (err error) {
+func runDemo(ctx context.Context, s style, stdout io.Writer, log *slog.Logger) (err error) {
 	server, err := pgtest.Open(ctx)
 	if err != nil {
 		return fmt.Errorf("the demonstration needs a PostgreSQL: %w", err)
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	d := demo{dsn: server.DSN(), load: fullLoad, out: stdout, log: log}
+	d := demo{dsn: server.DSN(), style: s, load: fullLoad, out: stdout, log: log}
 	return d.run(ctx)
 }

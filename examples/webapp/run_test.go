@@ -23,6 +23,7 @@ func TestWrongFlags(t *testing.T) {
 		{"nonsense", `"nonsense"`},
 		{"-listen 127.0.0.1:0", "without -db"},
 		{"-db=", "-db is empty"},
+		{"-style gorm", `-style is "gorm"`},
 	} {
 		var stdout, stderr bytes.Buffer
 		if code := run(t.Context(), strings.Fields(test.args), &stdout, &stderr); code != exitUsage {

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -23,13 +25,17 @@ const (
 
 // serveDatabase serves on the database of f until ctx ends.
 func serveDatabase(ctx context.Context, f flags, stdout io.Writer, log *slog.Logger) (err error) {
-	db, err := openPool(f.db)
+	config, err := pgx.ParseConfig(f.db)
 	if err != nil {
 		return fmt.Errorf("-db: %w", err)
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	locker := xactlock.New(db).With(xactlock.Options{Wait: lockWait, MaxHold: maxHold})
-	if err := createSchema(ctx, locker); err != nil {
+	p, err := openPools(config, f.style.name)
+	if err != nil {
+		return fmt.Errorf("-db: %w", err)
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	options := xactlock.Options{Wait: lockWait, MaxHold: maxHold}
+	if err := createSchema(ctx, xactlock.New(p.db).With(options)); err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", f.listen)
@@ -37,7 +43,7 @@ func serveDatabase(ctx context.Context, f flags, stdout io.Writer, log *slog.Log
 		return fmt.Errorf("-listen: %w", err)
 	}
 	fmt.Fprintf(stdout, "listening on http://%s\n", listener.Addr())
-	return serve(ctx, listener, newAPI(db, locker, log).routes(), log)
+	return serve(ctx, listener, newAPI(p, f.style, options, log).routes(), log)
 }
 
 // serve serves h on listener until ctx ends, then accepts no more requests and

@@ -236,18 +236,6 @@ func TestEnt(t *testing.T) {
 	})
 }
 
-// gormTx makes a transaction of gorm one for xactlock.
-type gormTx struct{ *gorm.DB }
-
-func (tx gormTx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return tx.Statement.ConnPool.ExecContext(ctx, query, args...)
-}
-func (tx gormTx) Commit() error   { return tx.DB.Commit().Error }
-func (tx gormTx) Rollback() error { return tx.DB.Rollback().Error }
-
-// GetDBConn says that gorm may prepare each text.
-func (tx gormTx) GetDBConn() (*sql.DB, error) { return tx.DB.DB() }
-
 func openGorm(t *testing.T, db *sql.DB, prepared bool) *gorm.DB {
 	t.Helper()
 	g, err := gorm.Open(postgres.New(postgres.Config{Conn: db}), &gorm.Config{PrepareStmt: prepared, Logger: logger.Discard})

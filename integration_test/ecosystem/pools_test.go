@@ -117,13 +117,13 @@ func (c *meteredConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-func TestLibPq(t *testing.T)   { contract(t, openPq) }
-func TestPgxpool(t *testing.T) { contract(t, openPgxpool) }
-func TestOtelsql(t *testing.T) { contract(t, openOtel) }
+func TestLibPq(t *testing.T)   { contract(t, false, openPq) }
+func TestPgxpool(t *testing.T) { contract(t, false, openPgxpool) }
+func TestOtelsql(t *testing.T) { contract(t, false, openOtel) }
 
 // A wrapper that shows no way to the connection in it takes the plain path.
 func TestOpaqueWrapper(t *testing.T) {
-	contract(t, func(t *testing.T, dsn string) *sql.DB {
+	contract(t, false, func(t *testing.T, dsn string) *sql.DB {
 		config, err := pgx.ParseConfig(dsn)
 		if err != nil {
 			t.Fatal(err)
@@ -135,7 +135,7 @@ func TestOpaqueWrapper(t *testing.T) {
 // Through PgBouncer in transaction mode. Its sessions have no prepared
 // statements before PgBouncer 1.21, which is what the DSN takes care of.
 func TestPgxpoolThroughPgBouncer(t *testing.T) {
-	contract(t, func(t *testing.T, dsn string) *sql.DB {
+	contract(t, true, func(t *testing.T, dsn string) *sql.DB {
 		return openPgxpool(t, pgtest.Bouncer(t, dsn, "transaction"))
 	})
 }
