@@ -58,8 +58,8 @@ func (n *nemesis) run(ctx context.Context) error {
 // end returns when all is undone.
 func (n *nemesis) end() error {
 	n.repairs.Wait()
-	var err error
-	if endedByItself(n.bouncer.Signal(syscall.Signal(0))) != nil {
+	err := n.signalBouncer(syscall.Signal(0))
+	if errors.Is(err, errCrashed) {
 		err = n.restartBouncer()
 	}
 	return errors.Join(append(n.errs, err)...)
