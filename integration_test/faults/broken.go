@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -42,6 +43,7 @@ var imitations = map[string]imitation{
 	"one-slot-more":    {oneSlotMore{}, "has a slot while"},
 	"early-token":      {earlyToken{}, "its token is"},
 	"never-told":       {neverTold{}, "was not told"},
+	"hangs-up":         {hangsUp{}, "hung up on its cancel request|PgBouncer has ended by itself"},
 	"false-event":      {falseEvent{}, "Observe was told committed of"},
 }
 
@@ -280,6 +282,33 @@ func (l neverTold) transaction(ctx context.Context, p *pool, c *call, fn txFunc)
 func (l neverTold) session(ctx context.Context, p *pool, c *call, fn sessionFunc) error {
 	return l.library.session(ctx, p, c, func(lockCtx context.Context, k held) error {
 		return fn(context.WithoutCancel(lockCtx), k)
+	})
+}
+
+// hangsUp sends a cancel request after each transaction through the pooler, and
+// does not wait for PgBouncer's answer.
+type hangsUp struct{ library }
+
+func (l hangsUp) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
+	err := l.library.transaction(ctx, p, c, fn)
+	if c.Via == viaPooled {
+		_ = cancelInHaste(ctx, p) // what PgBouncer sees of it is what counts
+	}
+	return err
+}
+
+func cancelInHaste(ctx context.Context, p *pool) error {
+	conn, err := p.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(driverConn any) error {
+		pg := driverConn.(*stdlib.Conn).Conn().PgConn()
+		running := pg.Exec(ctx, "select pg_sleep(0.01)")
+		hasty, cancel := context.WithTimeout(ctx, time.Millisecond)
+		defer cancel()
+		return errors.Join(pg.CancelRequest(hasty), running.Close())
 	})
 }
 

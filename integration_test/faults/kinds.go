@@ -47,7 +47,12 @@ var faults = []weighted[kind]{
 	{1, kind{"max_connections used up", false, fillConnections}},
 }
 
-func killWorker(n *nemesis, _ context.Context) error { return n.crew.replace(n.place()) }
+func killWorker(n *nemesis, _ context.Context) error {
+	n.checkHangUps() // those of before
+	err := n.crew.replace(n.place())
+	n.killed = time.Now()
+	return err
+}
 
 // stopWorker stops a worker for up to two seconds. One that is killed and
 // replaced meanwhile is not there any more to be continued.
@@ -162,7 +167,7 @@ func onLink(do func(*link)) fault {
 }
 
 func cutAll(n *nemesis, _ context.Context) error {
-	for _, l := range n.proxy().all() {
+	for _, l := range n.proxy().fair() {
 		l.cut()
 	}
 	return nil
