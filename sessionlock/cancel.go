@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 )
 
 // CancelStatements has pgx ask the server to cancel a statement whose ctx ends,
@@ -22,6 +23,8 @@ import (
 func CancelStatements(config *pgx.ConnConfig) {
 	const patience = 5 * time.Second
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: patience}
+		// Not pgx's own, which hangs up on the cancel request when the statement
+		// is over: see interrupt.RequestCancel.
+		return &interrupt.Handler{Conn: conn, Delay: patience}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -42,6 +43,8 @@ var imitations = map[string]imitation{
 	"one-slot-more":    {oneSlotMore{}, "has a slot while"},
 	"early-token":      {earlyToken{}, "its token is"},
 	"never-told":       {neverTold{}, "was not told"},
+	"hangs-up":         {hangsUp{}, "hung up on its cancel request|PgBouncer has ended by itself"},
+	"false-event":      {falseEvent{}, "Observe was told committed of"},
 }
 
 func brokenNames() string { return strings.Join(slices.Sorted(maps.Keys(imitations)), ", ") }
@@ -78,7 +81,7 @@ func unlockSQL(key hashkey.Key) string {
 }
 
 // begun runs fn in a transaction of c's level that first does what before does.
-func begun(ctx context.Context, p *pool, c *call, before func(*sql.Tx) error, fn xactlock.Func) (err error) {
+func begun(ctx context.Context, p *pool, c *call, before func(*sql.Tx) error, fn txFunc) (err error) {
 	tx, err := p.db.BeginTx(ctx, &sql.TxOptions{Isolation: c.Level})
 	if err != nil {
 		return err
@@ -91,7 +94,7 @@ func begun(ctx context.Context, p *pool, c *call, before func(*sql.Tx) error, fn
 	if err := before(tx); err != nil {
 		return err
 	}
-	if err := fn(ctx, tx); err != nil {
+	if err := fn(ctx, newSQLTx(tx)); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
@@ -103,7 +106,7 @@ func begun(ctx context.Context, p *pool, c *call, before func(*sql.Tx) error, fn
 // noLock locks nothing.
 type noLock struct{ library }
 
-func (l noLock) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l noLock) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	if !simple(c) {
 		return l.library.transaction(ctx, p, c, fn)
 	}
@@ -114,7 +117,7 @@ func (l noLock) transaction(ctx context.Context, p *pool, c *call, fn xactlock.F
 // gets.
 type pooledSession struct{ library }
 
-func (l pooledSession) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l pooledSession) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	if !simple(c) {
 		return l.library.transaction(ctx, p, c, fn)
 	}
@@ -134,7 +137,7 @@ func (l pooledSession) transaction(ctx context.Context, p *pool, c *call, fn xac
 // before the wait.
 type byHand struct{ library }
 
-func (l byHand) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l byHand) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	if !simple(c) || c.Level < sql.LevelRepeatableRead {
 		return l.library.transaction(ctx, p, c, fn)
 	}
@@ -152,7 +155,7 @@ func lockIn(ctx context.Context, c *call) func(*sql.Tx) error {
 // that fails frees the lock.
 type noSavepoint struct{ library }
 
-func (l noSavepoint) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l noSavepoint) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	if !simple(c) || c.Level >= sql.LevelRepeatableRead {
 		return l.library.transaction(ctx, p, c, fn)
 	}
@@ -162,13 +165,13 @@ func (l noSavepoint) transaction(ctx context.Context, p *pool, c *call, fn xactl
 // unknownAsError reports a COMMIT without an answer as one that failed.
 type unknownAsError struct{ library }
 
-func (l unknownAsError) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l unknownAsError) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	return hideUnknown(l.library.transaction(ctx, p, c, fn))
 }
 
-func (l unknownAsError) exec(ctx context.Context, p *pool, c *call, query string, args ...any) (sql.Result, error) {
-	result, err := l.library.exec(ctx, p, c, query, args...)
-	return result, hideUnknown(err)
+func (l unknownAsError) exec(ctx context.Context, p *pool, c *call, query string, args ...any) (int64, error) {
+	rows, err := l.library.exec(ctx, p, c, query, args...)
+	return rows, hideUnknown(err)
 }
 
 func hideUnknown(err error) error {
@@ -181,7 +184,7 @@ func hideUnknown(err error) error {
 // retriedCommit does it all again after a COMMIT without an answer.
 type retriedCommit struct{ library }
 
-func (l retriedCommit) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l retriedCommit) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	err := l.library.transaction(ctx, p, c, fn)
 	for errors.Is(err, xactlock.ErrCommitUnknown) {
 		err = l.library.transaction(ctx, p, c, fn)
@@ -193,7 +196,7 @@ func (l retriedCommit) transaction(ctx context.Context, p *pool, c *call, fn xac
 // messages in one write, COMMIT and an unlock.
 type twoAnswers struct{ library }
 
-func (l twoAnswers) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l twoAnswers) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	err := l.library.transaction(ctx, p, c, fn)
 	if err == nil && simple(c) && c.Via == viaPooled {
 		_ = endInTwo(ctx, p, keyOf(c.Keys[0])) // what it does to others is what counts
@@ -241,17 +244,17 @@ func readTo(ctx context.Context, pg *pgconn.PgConn, answers int) error {
 // oneSlotMore counts the slots from 0 to n.
 type oneSlotMore struct{ library }
 
-func (l oneSlotMore) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l oneSlotMore) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	if c.Verb != "WithSlot" {
 		return l.library.transaction(ctx, p, c, fn)
 	}
-	return p.transactions.With(c.transactionOptions()).WithSlot(ctx, keyOf(c.Keys[0]), slotsOf+1, fn)
+	return p.transactions.With(c.transactionOptions()).WithSlot(ctx, keyOf(c.Keys[0]), slotsOf+1, withSQL(fn))
 }
 
 // earlyToken has its transaction's id before it has the lock.
 type earlyToken struct{ library }
 
-func (l earlyToken) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
+func (l earlyToken) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	if !simple(c) || c.Level >= sql.LevelRepeatableRead {
 		return l.library.transaction(ctx, p, c, fn)
 	}
@@ -270,8 +273,8 @@ func (l earlyToken) transaction(ctx context.Context, p *pool, c *call, fn xactlo
 // neverTold has callbacks that do not learn of a loss.
 type neverTold struct{ library }
 
-func (l neverTold) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
-	return l.library.transaction(ctx, p, c, func(txCtx context.Context, tx *sql.Tx) error {
+func (l neverTold) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
+	return l.library.transaction(ctx, p, c, func(txCtx context.Context, tx transaction) error {
 		return fn(context.WithoutCancel(txCtx), tx)
 	})
 }
@@ -280,4 +283,48 @@ func (l neverTold) session(ctx context.Context, p *pool, c *call, fn sessionFunc
 	return l.library.session(ctx, p, c, func(lockCtx context.Context, k held) error {
 		return fn(context.WithoutCancel(lockCtx), k)
 	})
+}
+
+// hangsUp sends a cancel request after each transaction through the pooler, and
+// does not wait for PgBouncer's answer.
+type hangsUp struct{ library }
+
+func (l hangsUp) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
+	err := l.library.transaction(ctx, p, c, fn)
+	if c.Via == viaPooled {
+		_ = cancelInHaste(ctx, p) // what PgBouncer sees of it is what counts
+	}
+	return err
+}
+
+func cancelInHaste(ctx context.Context, p *pool) error {
+	conn, err := p.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(driverConn any) error {
+		pg := driverConn.(*stdlib.Conn).Conn().PgConn()
+		running := pg.Exec(ctx, "select pg_sleep(0.01)")
+		hasty, cancel := context.WithTimeout(ctx, time.Millisecond)
+		defer cancel()
+		return errors.Join(pg.CancelRequest(hasty), running.Close())
+	})
+}
+
+// falseEvent tells Observe of a transaction that was rolled back as if it were
+// committed.
+type falseEvent struct{ library }
+
+func (l falseEvent) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
+	lying := *c
+	lying.observed = func(seen *observation, err error) {
+		for i := range seen.events {
+			if seen.events[i].Outcome == xactlock.RolledBack {
+				seen.events[i].Outcome = xactlock.Committed
+			}
+		}
+		c.observed(seen, err)
+	}
+	return l.library.transaction(ctx, p, &lying, fn)
 }

@@ -20,11 +20,16 @@ type call struct {
 	Level  sql.IsolationLevel
 	Shared bool `json:",omitempty"`
 	Plain  bool `json:",omitempty"`
+	Pgx    bool `json:",omitempty"` // through pgxlock, or a pool of pgx's own
 
 	Wait    time.Duration `json:",omitempty"`
 	Poll    time.Duration `json:",omitempty"`
 	MaxHold time.Duration `json:",omitempty"`
 	Cancel  time.Duration `json:",omitempty"` // when ctx ends, in any phase of the call
+
+	// observed is given what Options.Observe was told, and what the call
+	// returned.
+	observed func(seen *observation, err error)
 }
 
 // The pools of a worker.
@@ -50,7 +55,8 @@ const (
 
 var transactionVerbs = []weighted[string]{
 	{10, "WithTx"}, {4, "TryWithTx"}, {4, "WithTxAll"}, {1, "TryWithTxAll"},
-	{6, "Exec"}, {3, "Lock"}, {1, "TryLock"}, {3, "WithSlot"}, {1, "TryWithSlot"}, {2, verbStranger},
+	{6, "Exec"}, {3, "Lock"}, {1, "TryLock"}, {3, "WithSlot"}, {1, "TryWithSlot"},
+	{3, "WithTxOf"}, {2, verbStranger},
 }
 
 // verbStranger is another user of the same pool, with no lock at all.
@@ -61,12 +67,13 @@ var sessionVerbs = []weighted[string]{
 	{3, "session WithSlot"}, {1, "session TryWithSlot"}, {4, "session Shareable"},
 }
 
-// randomTransaction chooses a call of xactlock.
+// randomTransaction chooses a call of xactlock or pgxlock.
 func randomTransaction(r *rand.Rand) call {
 	c := call{Verb: pick(r, transactionVerbs), Via: viaDirect}
 	if r.IntN(2) == 0 {
 		c.Via = viaPooled
 	}
+	c.Pgx = c.Verb != "WithTxOf" && r.IntN(2) == 0
 	c.chooseKeys(r)
 	switch c.Verb {
 	case verbStranger:
@@ -113,15 +120,15 @@ func (c *call) chooseKeys(r *rand.Rand) {
 }
 
 func (c *call) chooseLevel(r *rand.Rand) {
-	if c.own() {
-		return // at the higher levels Lock and TryLock take no lock, and say so
+	if c.own() || c.Verb == "WithTxOf" {
+		return // at the higher levels they take no lock, and say so
 	}
 	c.Level = pick(r, []weighted[sql.IsolationLevel]{
 		{3, sql.LevelDefault}, {2, sql.LevelReadCommitted}, {3, sql.LevelRepeatableRead}, {3, sql.LevelSerializable},
 	})
 	// With Plain, a pooler in transaction mode is not for the higher levels, nor are
 	// slots.
-	c.Plain = r.IntN(10) == 0 && (c.Level < sql.LevelRepeatableRead || c.Via != viaPooled && !c.slots())
+	c.Plain = !c.Pgx && r.IntN(10) == 0 && (c.Level < sql.LevelRepeatableRead || c.Via != viaPooled && !c.slots())
 }
 
 func (c *call) chooseStyle(r *rand.Rand) {
@@ -152,6 +159,14 @@ func (c *call) slots() bool { return strings.HasSuffix(c.Verb, "Slot") }
 func (c *call) own() bool   { return c.Verb == "Lock" || c.Verb == "TryLock" }
 func (c *call) try() bool   { return strings.Contains(c.Verb, "Try") }
 
+// name is the verb, and the package where that is pgxlock.
+func (c *call) name() string {
+	if c.Pgx {
+		return "pgx " + c.Verb
+	}
+	return c.Verb
+}
+
 // session tells whether the lock is a session's.
 func (c *call) session() bool { return strings.HasPrefix(c.Verb, "session ") }
 
@@ -174,7 +189,7 @@ func (c *call) sessionOptions() sessionlock.Options {
 // String is the call in a history.
 func (c *call) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s of %v, %s, %s", c.Verb, c.Keys, c.Via, c.Style)
+	fmt.Fprintf(&b, "%s of %v, %s, %s", c.name(), c.Keys, c.Via, c.Style)
 	if c.Level != sql.LevelDefault {
 		fmt.Fprintf(&b, ", %v", c.Level)
 	}

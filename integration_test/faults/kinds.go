@@ -47,7 +47,12 @@ var faults = []weighted[kind]{
 	{1, kind{"max_connections used up", false, fillConnections}},
 }
 
-func killWorker(n *nemesis, _ context.Context) error { return n.crew.replace(n.place()) }
+func killWorker(n *nemesis, _ context.Context) error {
+	n.checkHangUps() // those of before
+	err := n.crew.replace(n.place())
+	n.killed = time.Now()
+	return err
+}
 
 // stopWorker stops a worker for up to two seconds. One that is killed and
 // replaced meanwhile is not there any more to be continued.
@@ -162,7 +167,7 @@ func onLink(do func(*link)) fault {
 }
 
 func cutAll(n *nemesis, _ context.Context) error {
-	for _, l := range n.proxy().all() {
+	for _, l := range n.proxy().fair() {
 		l.cut()
 	}
 	return nil
@@ -230,9 +235,9 @@ func killBouncer(n *nemesis, ctx context.Context) error {
 	if !n.take("PgBouncer") {
 		return errSkipped
 	}
-	err := n.bouncer.Signal(os.Kill)
+	err := n.signalBouncer(os.Kill)
 	n.later("PgBouncer", n.some(1000), n.restartBouncer)
-	return endedByItself(err)
+	return skipCrashed(err)
 }
 
 // restartBouncer returns when PgBouncer reaches the server, which may be away.
@@ -254,11 +259,24 @@ func untilDone(ctx context.Context, start func() error) error {
 	}
 }
 
-// endedByItself makes a signal to a PgBouncer that has crashed a fault that was
-// skipped: it is started again, and what it owes its clients is not the
-// library's to answer for.
-func endedByItself(err error) error {
+// errCrashed is a PgBouncer that has ended without a fault.
+var errCrashed = errors.New("PgBouncer has ended by itself")
+
+// signalBouncer sends PgBouncer a signal. It returns errCrashed, and reports a
+// violation, if PgBouncer has ended by itself: nothing that the library sends may
+// do that to it. Whoever calls has taken PgBouncer, and starts it again.
+func (n *nemesis) signalBouncer(signal os.Signal) error {
+	err := n.bouncer.Signal(signal)
 	if errors.Is(err, os.ErrProcessDone) {
+		n.log.violation(0, 0, "PgBouncer has ended by itself: %v", err)
+		return errCrashed
+	}
+	return err
+}
+
+// skipCrashed makes errCrashed a fault that was skipped.
+func skipCrashed(err error) error {
+	if errors.Is(err, errCrashed) {
 		return errSkipped
 	}
 	return err
@@ -268,15 +286,16 @@ func stopBouncer(n *nemesis, _ context.Context) error {
 	if !n.take("PgBouncer") {
 		return errSkipped
 	}
-	if err := n.bouncer.Signal(syscall.SIGSTOP); err != nil {
+	if err := n.signalBouncer(syscall.SIGSTOP); err != nil {
 		n.later("PgBouncer", 0, n.restartBouncer)
-		return endedByItself(err)
+		return skipCrashed(err)
 	}
 	n.later("PgBouncer", n.some(1000), func() error {
-		if err := endedByItself(n.bouncer.Signal(syscall.SIGCONT)); err != nil {
-			return n.restartBouncer()
+		err := n.signalBouncer(syscall.SIGCONT)
+		if errors.Is(err, errCrashed) {
+			err = n.restartBouncer()
 		}
-		return nil
+		return err
 	})
 	return nil
 }

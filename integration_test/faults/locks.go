@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -17,10 +21,11 @@ import (
 type locks interface {
 	// transaction runs fn under the locks of c, in a transaction that holds
 	// them. Its errors are those of xactlock.
-	transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error
+	transaction(ctx context.Context, p *pool, c *call, fn txFunc) error
 
-	// exec runs one statement under the lock of c.
-	exec(ctx context.Context, p *pool, c *call, query string, args ...any) (sql.Result, error)
+	// exec runs one statement under the lock of c, and returns how many rows it
+	// says it wrote.
+	exec(ctx context.Context, p *pool, c *call, query string, args ...any) (rows int64, err error)
 
 	// session runs fn under the lock of c, which a session holds. nil means that
 	// the lock was held until fn returned.
@@ -35,22 +40,62 @@ type held interface {
 	Token(ctx context.Context) (uint64, error)
 }
 
-// A pool is one of a worker's.
+// A pool is one of a worker's: a *sql.DB, and beside it pgx's own to the same
+// server, with as many connections.
 type pool struct {
 	db           *sql.DB
 	transactions *xactlock.Locker
 	sessions     *sessionlock.Locker
+
+	pgx             *pgxpool.Pool
+	pgxTransactions *pgxlock.Locker
 }
 
-func newPool(db *sql.DB) *pool {
-	return &pool{db: db, transactions: xactlock.New(db), sessions: sessionlock.New(db)}
+// openPool opens a pool of up to size connections of either kind. It connects
+// when a call needs it to.
+func openPool(dsn string, size int) (*pool, error) {
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	db := stdlib.OpenDB(*config.ConnConfig)
+	db.SetMaxOpenConns(size)
+	db.SetMaxIdleConns(size)
+	config.MaxConns = int32(size)
+	pool := &pool{db: db, transactions: xactlock.New(db), sessions: sessionlock.New(db)}
+	if pool.pgx, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	pool.pgxTransactions = pgxlock.New(pool.pgx)
+	return pool, nil
+}
+
+// runner is what a call without a lock asks.
+func (p *pool) runner(c *call) runner {
+	if c.Pgx {
+		return onPgx{p.pgx}
+	}
+	return onSQL{p.db}
 }
 
 // library is what is checked.
 type library struct{}
 
-func (library) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Func) error {
-	l, keys := p.transactions.With(c.transactionOptions()), keysOf(c.Keys)
+func (library) transaction(ctx context.Context, p *pool, c *call, fn txFunc) (err error) {
+	seen := observation{panicked: true}
+	defer func() { c.observed(&seen, err) }()
+	if c.Pgx {
+		err = inPgx(ctx, p, c, seen.options(c), seen.around(fn))
+	} else {
+		err = inSQL(ctx, p, c, seen.options(c), seen.around(fn))
+	}
+	seen.panicked = false
+	return err
+}
+
+// inSQL makes the call c of xactlock.
+func inSQL(ctx context.Context, p *pool, c *call, o xactlock.Options, run txFunc) error {
+	l, keys, fn := p.transactions.With(o), keysOf(c.Keys), withSQL(run)
 	switch c.Verb {
 	case "WithTx":
 		return l.WithTx(ctx, keys[0], fn)
@@ -64,16 +109,56 @@ func (library) transaction(ctx context.Context, p *pool, c *call, fn xactlock.Fu
 		return l.WithSlot(ctx, keys[0], slotsOf, fn)
 	case "TryWithSlot":
 		return l.TryWithSlot(ctx, keys[0], slotsOf, fn)
-	case "Lock":
-		return inOwnTransaction(ctx, p, func(tx *sql.Tx) error { return l.Lock(ctx, tx, keys...) }, fn)
-	case "TryLock":
-		return inOwnTransaction(ctx, p, func(tx *sql.Tx) error { return tryLock(ctx, l, tx, c) }, fn)
+	case "WithTxOf":
+		begin := func(ctx context.Context) (*sql.Tx, error) { return p.db.BeginTx(ctx, nil) }
+		return xactlock.WithTxOf(ctx, l, keys[0], begin, fn)
+	case "Lock", "TryLock":
+		tx, err := p.db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		lock := func() error { return l.Lock(ctx, tx, keys...) }
+		if c.try() {
+			lock = func() error { return granted(l.TryLock(ctx, tx, keys...)) }
+		}
+		return inOwnTransaction(lock, func() error { return fn(ctx, tx) }, tx.Commit, tx.Rollback)
 	}
-	return fmt.Errorf("there is no verb %q", c.Verb)
+	return fmt.Errorf("xactlock has no verb %q", c.Verb)
 }
 
-func tryLock(ctx context.Context, l *xactlock.Locker, tx *sql.Tx, c *call) error {
-	ok, err := l.TryLock(ctx, tx, keysOf(c.Keys)...)
+// inPgx makes the call c of pgxlock.
+func inPgx(ctx context.Context, p *pool, c *call, o pgxlock.Options, run txFunc) error {
+	l, keys, fn := p.pgxTransactions.With(o), keysOf(c.Keys), withPgx(run)
+	switch c.Verb {
+	case "WithTx":
+		return l.WithTx(ctx, keys[0], fn)
+	case "TryWithTx":
+		return l.TryWithTx(ctx, keys[0], fn)
+	case "WithTxAll":
+		return l.WithTxAll(ctx, keys, fn)
+	case "TryWithTxAll":
+		return l.TryWithTxAll(ctx, keys, fn)
+	case "WithSlot":
+		return l.WithSlot(ctx, keys[0], slotsOf, fn)
+	case "TryWithSlot":
+		return l.TryWithSlot(ctx, keys[0], slotsOf, fn)
+	case "Lock", "TryLock":
+		tx, err := p.pgx.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		lock := func() error { return l.Lock(ctx, tx, keys...) }
+		if c.try() {
+			lock = func() error { return granted(l.TryLock(ctx, tx, keys...)) }
+		}
+		return inOwnTransaction(lock, func() error { return fn(ctx, tx) },
+			func() error { return tx.Commit(ctx) }, func() error { return tx.Rollback(ctx) })
+	}
+	return fmt.Errorf("pgxlock has no verb %q", c.Verb)
+}
+
+// granted is what a TryLock returned, as an error.
+func granted(ok bool, err error) error {
 	if err == nil && !ok {
 		err = xactlock.ErrNotAcquired
 	}
@@ -83,31 +168,38 @@ func tryLock(ctx context.Context, l *xactlock.Locker, tx *sql.Tx, c *call) error
 // inOwnTransaction runs fn in a transaction of the caller's own, once lock has
 // locked in it. The error of its COMMIT is ErrCommitUnknown unless the server
 // has refused it.
-func inOwnTransaction(ctx context.Context, p *pool, lock func(*sql.Tx) error, fn xactlock.Func) (err error) {
-	tx, err := p.db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
+func inOwnTransaction(lock, fn, commit, rollback func() error) (err error) {
 	defer func() {
-		if rollback := tx.Rollback(); err == nil && !errors.Is(rollback, sql.ErrTxDone) {
-			err = rollback
+		over := rollback()
+		if err == nil && !errors.Is(over, sql.ErrTxDone) && !errors.Is(over, pgx.ErrTxClosed) {
+			err = over
 		}
 	}()
-	if err := lock(tx); err != nil {
+	if err := lock(); err != nil {
 		return err
 	}
-	if err := fn(ctx, tx); err != nil {
+	if err := fn(); err != nil {
 		return err
 	}
-	err = tx.Commit()
+	err = commit()
 	if answer := new(pgconn.PgError); err != nil && !(errors.As(err, &answer) && answer.Severity == "ERROR" && answer.Code[:2] == "40") {
 		err = fmt.Errorf("%w: %w", xactlock.ErrCommitUnknown, err)
 	}
 	return err
 }
 
-func (library) exec(ctx context.Context, p *pool, c *call, query string, args ...any) (sql.Result, error) {
-	return p.transactions.With(c.transactionOptions()).Exec(ctx, keyOf(c.Keys[0]), query, args...)
+func (library) exec(ctx context.Context, p *pool, c *call, query string, args ...any) (rows int64, err error) {
+	var seen observation
+	defer func() { c.observed(&seen, err) }()
+	if c.Pgx {
+		tag, err := p.pgxTransactions.With(seen.options(c)).Exec(ctx, keyOf(c.Keys[0]), query, args...)
+		return tag.RowsAffected(), err
+	}
+	result, err := p.transactions.With(seen.options(c)).Exec(ctx, keyOf(c.Keys[0]), query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 func (library) session(ctx context.Context, p *pool, c *call, fn sessionFunc) error {

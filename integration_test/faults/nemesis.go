@@ -17,6 +17,7 @@ type nemesis struct {
 	log  *journal
 	r    *rand.Rand
 
+	killed  time.Time      // when a worker was, the last time
 	repairs sync.WaitGroup // faults that are still to be undone
 
 	mu     sync.Mutex
@@ -49,8 +50,20 @@ func (n *nemesis) run(ctx context.Context) error {
 		case <-time.After(pause):
 		}
 		n.crew.checkAlive()
+		n.checkHangUps()
 		if err := n.strike(pick(n.r, faults)); err != nil {
 			return errors.Join(err, n.end())
+		}
+	}
+}
+
+// checkHangUps reports cancel requests to PgBouncer whose clients hung up before
+// PgBouncer did. Those of a worker that was killed must.
+func (n *nemesis) checkHangUps() {
+	const late = time.Second // in which the machine closes the sockets of who was killed
+	for _, at := range n.pooled.takeHangUps() {
+		if at.After(n.killed.Add(late)) {
+			n.log.violation(0, 0, "a client hung up on its cancel request to PgBouncer, of which PgBouncer 1.18 crashes")
 		}
 	}
 }
@@ -58,8 +71,8 @@ func (n *nemesis) run(ctx context.Context) error {
 // end returns when all is undone.
 func (n *nemesis) end() error {
 	n.repairs.Wait()
-	var err error
-	if endedByItself(n.bouncer.Signal(syscall.Signal(0))) != nil {
+	err := n.signalBouncer(syscall.Signal(0))
+	if errors.Is(err, errCrashed) {
 		err = n.restartBouncer()
 	}
 	return errors.Join(append(n.errs, err)...)

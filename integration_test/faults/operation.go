@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -27,7 +26,7 @@ type operation struct {
 	id      int64
 	locks   locks
 	pool    *pool
-	work    *sql.DB // what the holder of a session's lock works with
+	work    runner // what the holder of a session's lock works with
 	r       *rand.Rand
 	entered bool
 }
@@ -78,7 +77,7 @@ func (o *operation) dispatch(ctx context.Context) (err error) {
 	}()
 	switch {
 	case o.Verb == verbStranger:
-		_, err := o.read(ctx, o.pool.db, o.Keys[0], "a")
+		_, err := o.read(ctx, o.pool.runner(&o.call), o.Keys[0], "a")
 		return err
 	case o.Verb == "Exec":
 		return o.exec(ctx)
@@ -118,6 +117,14 @@ func (o *operation) checkEnd(ctx context.Context, err error, outcome string) {
 	}
 }
 
+// observed checks what Options.Observe was told of a call of the library that
+// returned err.
+func (o *operation) observed(seen *observation, err error) {
+	if mistake := seen.mistake(&o.call, err); mistake != "" {
+		o.violated(o.Keys[0], "%s", mistake)
+	}
+}
+
 // pause is the moment between two statements.
 func (o *operation) pause() {
 	if o.r.IntN(2) == 0 {
@@ -125,19 +132,14 @@ func (o *operation) pause() {
 	}
 }
 
-// querier is what a section reads with.
-type querier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
 // read returns a column of a register: a or b, or n, the last of its chain.
-func (o *operation) read(ctx context.Context, on querier, key int, column string) (int64, error) {
+func (o *operation) read(ctx context.Context, on runner, key int, column string) (int64, error) {
 	text := fmt.Sprintf("select $1::bigint, %s from register_%d", column, key)
 	if column == "n" {
 		text = fmt.Sprintf("select $1::bigint, coalesce(max(n), 0) from chain_%d", key)
 	}
 	var echo, value int64
-	if err := on.QueryRowContext(ctx, text, o.id).Scan(&echo, &value); err != nil {
+	if err := on.queryRow(ctx, text, o.id).Scan(&echo, &value); err != nil {
 		return 0, o.refused(key, err)
 	}
 	if echo != o.id {
@@ -160,9 +162,9 @@ func (o *operation) refused(key int, err error) error {
 // prove runs a statement in the session that has the lock. If it is answered,
 // the lock was held when it was sent. An answer that says that the transaction
 // is aborted is one, as the library's lock outlives that.
-func (o *operation) prove(ctx context.Context, on execer) error {
+func (o *operation) prove(ctx context.Context, on runner) error {
 	at := clock()
-	_, err := on.ExecContext(ctx, "select 1")
+	_, err := on.exec(ctx, "select 1")
 	if answer := new(pgconn.PgError); errors.As(err, &answer) && answer.Code == "25P02" {
 		err = nil
 	}
@@ -172,15 +174,11 @@ func (o *operation) prove(ctx context.Context, on execer) error {
 	return err
 }
 
-type execer interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-}
-
 // waitForLoss waits until the callback is told that its lock is lost, or for a
 // while, without a statement that could tell it so.
-func (o *operation) waitForLoss(ctx context.Context, on querier) error {
+func (o *operation) waitForLoss(ctx context.Context, on runner) error {
 	var pid int
-	if err := on.QueryRowContext(ctx, "select pg_backend_pid()").Scan(&pid); err != nil {
+	if err := on.queryRow(ctx, "select pg_backend_pid()").Scan(&pid); err != nil {
 		return err
 	}
 	o.log(event{What: evSession, PID: pid})

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,8 +21,9 @@ type proxy struct {
 	refusing atomic.Bool                // new connections are closed at once
 	commit   atomic.Pointer[commitTrap] // for the next link that has a COMMIT
 
-	mu    sync.Mutex
-	links map[*link]bool // guarded by mu
+	mu      sync.Mutex
+	links   map[*link]bool // guarded by mu
+	hangUps []time.Time    // guarded by mu: when clients hung up on their cancel requests
 }
 
 // A commitTrap loses the answer to a COMMIT.
@@ -35,6 +38,8 @@ type link struct {
 	hole           atomic.Bool // swallows what comes, from both sides
 	torn           atomic.Bool // the next answer breaks off in the middle
 	lost           atomic.Pointer[commitTrap]
+	cancel         atomic.Bool   // a cancel request has been forwarded
+	over           chan struct{} // closed when the server has no more to say
 }
 
 // newProxy starts a proxy to 127.0.0.1:port.
@@ -81,7 +86,7 @@ func (p *proxy) connect(client *net.TCPConn) {
 		client.Close() // as the client would be told without the proxy
 		return
 	}
-	l := &link{client: client, server: server.(*net.TCPConn)}
+	l := &link{client: client, server: server.(*net.TCPConn), over: make(chan struct{})}
 	p.mu.Lock()
 	p.links[l] = true
 	p.mu.Unlock()
@@ -96,18 +101,23 @@ func (p *proxy) connect(client *net.TCPConn) {
 }
 
 // forward carries what the client says. When the client has no more to say, the
-// server learns that, as it would without the proxy.
+// server learns that, as it would without the proxy; but not before it has
+// answered a cancel request, of which PgBouncer 1.18 crashes.
 func (p *proxy) forward(l *link) {
 	defer func() { _ = l.server.CloseWrite() }()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := l.client.Read(buf)
 		if err != nil {
+			p.noteHangUp(l)
 			return
 		}
 		p.wait()
 		if l.hole.Load() {
 			continue
+		}
+		if bytes.HasPrefix(buf[:n], cancelRequest) {
+			l.cancel.Store(true)
 		}
 		trap := p.commit.Load()
 		if trap != nil && commitEnd.Match(buf[:n]) && p.commit.CompareAndSwap(trap, nil) {
@@ -127,7 +137,10 @@ func (p *proxy) forward(l *link) {
 
 // answer carries what the server says.
 func (p *proxy) answer(l *link) {
-	defer func() { _ = l.client.CloseWrite() }()
+	defer func() {
+		close(l.over)
+		_ = l.client.CloseWrite()
+	}()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := l.server.Read(buf)
@@ -149,6 +162,31 @@ func (p *proxy) answer(l *link) {
 	}
 }
 
+// noteHangUp notes it if the client has hung up on a cancel request, and waits for
+// the server then.
+func (p *proxy) noteHangUp(l *link) {
+	if !l.cancel.Load() {
+		return
+	}
+	select {
+	case <-l.over:
+	default:
+		p.mu.Lock()
+		p.hangUps = append(p.hangUps, time.Now())
+		p.mu.Unlock()
+		<-l.over
+	}
+}
+
+// takeHangUps returns when clients hung up since it was called last.
+func (p *proxy) takeHangUps() []time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	taken := p.hangUps
+	p.hangUps = nil
+	return taken
+}
+
 func (p *proxy) wait() {
 	if d := time.Duration(p.delay.Load()); d > 0 {
 		time.Sleep(d)
@@ -158,6 +196,10 @@ func (p *proxy) wait() {
 // commitEnd matches the COMMIT that ends a transaction, as the last statement of
 // a text or on its own: not "read committed", and not "commit and chain".
 var commitEnd = regexp.MustCompile(`(?i)commit(;|\x00)`)
+
+// cancelRequest is how a cancel request begins, with a secret of four bytes: its
+// length and its code.
+var cancelRequest = []byte{0, 0, 0, 16, 4, 210, 22, 46}
 
 func (p *proxy) all() []*link {
 	p.mu.Lock()
@@ -169,9 +211,15 @@ func (p *proxy) all() []*link {
 	return links
 }
 
-// some returns one of the links, or nil if there is none.
+// fair are the links to which harm may be done: those of cancel requests are not,
+// as PgBouncer 1.18 crashes when their clients go.
+func (p *proxy) fair() []*link {
+	return slices.DeleteFunc(p.all(), func(l *link) bool { return l.cancel.Load() })
+}
+
+// some returns one of the fair links, or nil if there is none.
 func (p *proxy) some(r *rand.Rand) *link {
-	links := p.all()
+	links := p.fair()
 	if len(links) == 0 {
 		return nil
 	}

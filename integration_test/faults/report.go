@@ -33,11 +33,12 @@ func newReport(h *history, seed uint64, took time.Duration, faults map[string]in
 		if op.call == nil {
 			continue
 		}
-		if r.verbs[op.call.Verb] == nil {
-			r.verbs[op.call.Verb] = make(map[string]int)
+		verb := op.call.name()
+		if r.verbs[verb] == nil {
+			r.verbs[verb] = make(map[string]int)
 		}
 		r.operations++
-		r.verbs[op.call.Verb][cmp.Or(op.outcome, killed)]++
+		r.verbs[verb][cmp.Or(op.outcome, killed)]++
 		if op.enter != 0 {
 			r.longest = max(r.longest, time.Duration(op.enter-op.begin))
 		}

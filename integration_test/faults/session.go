@@ -17,11 +17,11 @@ func (o *operation) inSession(ctx context.Context, k held) error {
 	switch o.Style {
 	case styleOccupy:
 		time.Sleep(time.Duration(o.r.IntN(4000)) * time.Microsecond)
-		return o.prove(ctx, k.Conn())
+		return o.prove(ctx, onSQL{k.Conn()})
 	case styleFenced:
 		return o.writeFenced(ctx, k, 1+o.r.IntN(3))
 	case styleIdle:
-		return o.waitForLoss(ctx, k.Conn())
+		return o.waitForLoss(ctx, onSQL{k.Conn()})
 	case styleLast:
 		if err := o.readTwice(ctx, o.work, nil); err != nil {
 			return err
@@ -29,9 +29,9 @@ func (o *operation) inSession(ctx context.Context, k held) error {
 		return o.proveByToken(ctx, k)
 	}
 	if k.Conn() == nil {
-		return o.readTwice(ctx, o.work, nil) // a nil *sql.Conn is not a nil execer
+		return o.readTwice(ctx, o.work, nil)
 	}
-	return o.readTwice(ctx, o.work, k.Conn())
+	return o.readTwice(ctx, o.work, onSQL{k.Conn()})
 }
 
 // writeFenced writes through other sessions with the token of the lock. A write
@@ -43,11 +43,7 @@ func (o *operation) writeFenced(ctx context.Context, k held, times int) error {
 		return err
 	}
 	for range times {
-		result, err := o.work.ExecContext(ctx, fencedSQL, token, o.Keys[0])
-		if err != nil {
-			return err
-		}
-		n, err := result.RowsAffected()
+		n, err := o.work.exec(ctx, fencedSQL, token, o.Keys[0])
 		if err != nil {
 			return err
 		}
@@ -62,7 +58,7 @@ func (o *operation) writeFenced(ctx context.Context, k held, times int) error {
 
 func (o *operation) proveIfPossible(ctx context.Context, k held) error {
 	if conn := k.Conn(); conn != nil {
-		return o.prove(ctx, conn)
+		return o.prove(ctx, onSQL{conn})
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ type system struct {
 	pooled  *proxy // in front of PgBouncer
 
 	mu    sync.Mutex // held for as long as the admin's connection, or the server, is in use by a fault
-	admin *pgx.Conn  // guarded by mu; nil or closed: to be made anew
+	admin *pgx.Conn  // guarded by mu; nil or dead: to be made anew
 }
 
 // startSystem starts all, with an empty schema.
@@ -115,7 +115,7 @@ func (s *system) administer(ctx context.Context, f func(admin *pgx.Conn) error) 
 }
 
 func (s *system) administerLocked(ctx context.Context, f func(admin *pgx.Conn) error) error {
-	if s.admin == nil || s.admin.IsClosed() {
+	if s.admin == nil || s.admin.Ping(ctx) != nil { // a crash of the server ends it, too
 		config, err := pgx.ParseConfig(s.server.DSN())
 		if err != nil {
 			return err

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
 // execSQL is all of a writer's section in one statement.
@@ -19,23 +16,23 @@ const execSQL = `with last as (select coalesce(max(n), 0) + 1 as n from chain_%[
 
 // exec is a writer's section by Exec.
 func (o *operation) exec(ctx context.Context) error {
-	result, err := o.locks.exec(ctx, o.pool, &o.call, fmt.Sprintf(execSQL, o.Keys[0]), o.id)
+	n, err := o.locks.exec(ctx, o.pool, &o.call, fmt.Sprintf(execSQL, o.Keys[0]), o.id)
 	if err != nil {
 		return o.refused(o.Keys[0], err)
 	}
-	if n, err := result.RowsAffected(); n != 1 || err != nil {
-		o.violated(o.Keys[0], "Exec inserted a row, and says that it was %d (%v)", n, err)
+	if n != 1 {
+		o.violated(o.Keys[0], "Exec inserted a row, and says that it was %d", n)
 	}
 	return nil
 }
 
 // inTransaction is the callback of the verbs with a transaction.
-func (o *operation) inTransaction(ctx context.Context, tx *sql.Tx) error {
+func (o *operation) inTransaction(ctx context.Context, tx transaction) error {
 	o.entered = true
 	o.log(event{What: evEnter})
 	defer func() { o.log(event{What: evLeave}) }()
 	if o.r.IntN(4) == 0 && !o.Shared {
-		token, err := xactlock.Token(ctx, tx)
+		token, err := tx.token(ctx)
 		if err != nil {
 			return err
 		}
@@ -66,7 +63,7 @@ func (o *operation) inTransaction(ctx context.Context, tx *sql.Tx) error {
 
 // write reads the registers, without FOR UPDATE, and writes what follows: two
 // columns in two statements, and a row of the chain.
-func (o *operation) write(ctx context.Context, tx *sql.Tx) error {
+func (o *operation) write(ctx context.Context, tx transaction) error {
 	next := make([]int64, len(o.Keys))
 	for i, key := range o.Keys {
 		n, err := o.readBoth(ctx, tx, key)
@@ -79,7 +76,7 @@ func (o *operation) write(ctx context.Context, tx *sql.Tx) error {
 	o.pause()
 	for i, key := range o.Keys {
 		text := fmt.Sprintf("update register_%d set a = $1", key)
-		if _, err := tx.ExecContext(ctx, text, next[i]); err != nil {
+		if _, err := tx.exec(ctx, text, next[i]); err != nil {
 			return o.refused(key, err)
 		}
 	}
@@ -88,7 +85,7 @@ func (o *operation) write(ctx context.Context, tx *sql.Tx) error {
 		text := fmt.Sprintf(`with written as (update register_%[1]d set b = $1)
 			insert into chain_%[1]d (n, op, token) values ($1, $2, pg_current_xact_id()::text::bigint)`, key)
 		at := clock()
-		if _, err := tx.ExecContext(ctx, text, next[i], o.id); err != nil {
+		if _, err := tx.exec(ctx, text, next[i], o.id); err != nil {
 			return o.refused(key, err)
 		}
 		o.log(event{At: at, What: evHeld})
@@ -97,7 +94,7 @@ func (o *operation) write(ctx context.Context, tx *sql.Tx) error {
 }
 
 // readBoth returns the last number of a key's chain, which is its register's.
-func (o *operation) readBoth(ctx context.Context, tx *sql.Tx, key int) (int64, error) {
+func (o *operation) readBoth(ctx context.Context, tx transaction, key int) (int64, error) {
 	n, err := o.read(ctx, tx, key, "n")
 	if err != nil || o.r.IntN(2) == 0 {
 		return n, err
@@ -111,7 +108,7 @@ func (o *operation) readBoth(ctx context.Context, tx *sql.Tx, key int) (int64, e
 
 // readTwice reads a register in two statements. What it has read is checked
 // later, if the lock was held meanwhile.
-func (o *operation) readTwice(ctx context.Context, on querier, lock execer) error {
+func (o *operation) readTwice(ctx context.Context, on, lock runner) error {
 	for _, key := range o.Keys {
 		for _, column := range []string{"a", "b"} {
 			n, err := o.read(ctx, on, key, column)
@@ -130,8 +127,8 @@ func (o *operation) readTwice(ctx context.Context, on querier, lock execer) erro
 
 // failAndGoOn has a statement fail, and works on, in the belief that the lock
 // is still there.
-func (o *operation) failAndGoOn(ctx context.Context, tx *sql.Tx) error {
-	_, err := tx.ExecContext(ctx, "select 1/0")
+func (o *operation) failAndGoOn(ctx context.Context, tx transaction) error {
+	_, err := tx.exec(ctx, "select 1/0")
 	if answer := new(pgconn.PgError); !errors.As(err, &answer) || answer.Code != "22012" {
 		if err == nil {
 			o.violated(o.Keys[0], "select 1/0 did not fail")

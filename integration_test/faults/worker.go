@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
 	"go.uber.org/goleak"
 )
 
@@ -111,14 +109,11 @@ func (w *worker) openPools() error {
 		{viaSession, w.Direct, sessionMixers + leadKeys + 2},
 		{viaWire, w.Wire, 1},
 	} {
-		config, err := pgx.ParseConfig(p.dsn)
+		pool, err := openPool(p.dsn, p.size)
 		if err != nil {
 			return err
 		}
-		db := stdlib.OpenDB(*config)
-		db.SetMaxOpenConns(p.size)
-		db.SetMaxIdleConns(p.size)
-		w.pools[p.via] = newPool(db)
+		w.pools[p.via] = pool
 	}
 	return nil
 }
@@ -126,15 +121,25 @@ func (w *worker) openPools() error {
 func (w *worker) closePools() error {
 	var errs []error
 	for via, p := range w.pools {
-		for end := time.Now().Add(calmBound); p.db.Stats().InUse > 0; time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(end) {
-				w.violation(0, 0, "%d connections of the pool %s are in use after all calls", p.db.Stats().InUse, via)
-				break
-			}
+		w.awaitIdle(via, func() int { return p.db.Stats().InUse })
+		if w.awaitIdle("pgx "+via, func() int { return int(p.pgx.Stat().AcquiredConns()) }) {
+			p.pgx.Close() // which waits for connections that are in use
 		}
 		errs = append(errs, p.db.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// awaitIdle waits until no connection of a pool is in use. It reports a
+// violation, and returns false, if some still are after all calls.
+func (w *worker) awaitIdle(pool string, inUse func() int) bool {
+	for end := time.Now().Add(calmBound); inUse() > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.violation(0, 0, "%d connections of the pool %s are in use after all calls", inUse(), pool)
+			return false
+		}
+	}
+	return true
 }
 
 // How many goroutines of a worker make random calls.
@@ -177,7 +182,10 @@ func (w *worker) random(goroutine int) *rand.Rand {
 // randomIdle is a long hold of the worker's own key.
 func (w *worker) randomIdle(r *rand.Rand) call {
 	c := call{Verb: "WithTx", Keys: []int{firstIdle + w.Place}, Via: viaWire, Style: styleIdle}
-	if r.IntN(2) == 0 {
+	switch r.IntN(4) {
+	case 0:
+		c.Pgx = true
+	case 1, 2:
 		c.Verb = "session WithLock"
 	}
 	return c
@@ -199,10 +207,12 @@ func (w *worker) loop(ctx context.Context, r *rand.Rand, choose func(*rand.Rand)
 }
 
 func (w *worker) operation(r *rand.Rand, c call) *operation {
-	return &operation{
-		call: c, journal: w.journal, locks: w.locks, pool: w.pools[c.Via], work: w.pools[viaDirect].db, r: r,
+	o := &operation{
+		call: c, journal: w.journal, locks: w.locks, pool: w.pools[c.Via], work: onSQL{w.pools[viaDirect].db}, r: r,
 		id: int64(w.Number)*1e9 + w.ops.Add(1),
 	}
+	o.call.observed = o.observed
+	return o
 }
 
 func (w *worker) perform(ctx context.Context, r *rand.Rand, c call) string {
@@ -298,6 +308,8 @@ func (w *worker) calm() {
 	for key := range registers {
 		step(key, call{Verb: "WithTx", Keys: []int{key}, Via: viaDirect, Style: styleWrite})
 		step(10+key, call{Verb: "WithTx", Keys: []int{key}, Via: viaPooled, Style: styleWrite, Level: sql.LevelRepeatableRead})
+		step(40+key, call{Verb: "WithTx", Keys: []int{key}, Via: viaDirect, Style: styleWrite, Pgx: true})
+		step(50+key, call{Verb: "WithTx", Keys: []int{key}, Via: viaPooled, Style: styleWrite, Level: sql.LevelRepeatableRead, Pgx: true})
 		step(20+key, call{Verb: "session WithLock", Keys: []int{key}, Via: viaSession, Style: styleRead})
 	}
 	for key := range slotKeys {

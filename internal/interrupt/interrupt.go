@@ -134,18 +134,13 @@ const cancelTimeout = 5 * time.Second
 // and reports whether that is certain: a request that is still under way would
 // hit the next statement of the connection.
 func cancelStatement(conn Conn) (acknowledged func() bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
-	failed := make(chan bool, 1)
-	go func() {
-		err := conn.CancelRequest(ctx)
-		failed <- err != nil || ctx.Err() != nil // pgx keeps it to itself if nothing came back
-	}()
+	until := time.Now().Add(cancelTimeout)
+	request := RequestCancel(conn)
 	return func() bool {
-		defer cancel()
 		if conn.IsClosed() {
-			cancel() // then it does not matter
+			return false // then it does not matter
 		}
-		return !<-failed
+		return request.Done(time.Until(until))
 	}
 }
 

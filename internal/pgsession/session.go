@@ -147,8 +147,8 @@ func (s *Session) Discard() {
 	defer cancel()
 	if s.pg.IsBusy() {
 		// The server would not notice soon, during a statement, that nobody
-		// waits for it. An error leaves the statement to end by itself.
-		_ = s.pg.CancelRequest(ctx)
+		// waits for it. Without an answer it is left to end by itself.
+		interrupt.RequestCancel(s.pg).Done(closeTimeout)
 	}
 	conn := s.pg.Conn()
 	_ = conn.SetDeadline(time.Now().Add(closeTimeout)) // fails on a closed socket, like what follows
@@ -162,9 +162,7 @@ func (s *Session) Discard() {
 // Interrupt asks the server to cancel what the session executes. It may be
 // called at any time.
 func (s *Session) Interrupt() {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	_ = s.pg.CancelRequest(ctx) // an error leaves the statement to end by itself
+	interrupt.RequestCancel(s.pg).Done(closeTimeout) // without an answer the statement is left to end by itself
 }
 
 // Cut closes the socket under the session's user. It may be called at any time.

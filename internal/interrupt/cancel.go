@@ -1,0 +1,70 @@
+package interrupt
+
+import (
+	"context"
+	"time"
+)
+
+// hangUpAfter is how long the connection of a cancel request is kept open for
+// the server to close it: for longer than PgBouncer keeps a request that it
+// cannot pass on (cancel_wait_timeout, ten seconds), and as long as pgx itself
+// does when it closes a connection.
+const hangUpAfter = 15 * time.Second
+
+// A Request is a cancel request that is under way.
+type Request struct {
+	ended chan struct{}
+	done  bool // set before ended is closed: the server has done what it was asked
+}
+
+// RequestCancel asks the server to cancel the statement that runs on conn. It
+// returns at once.
+//
+// The request's connection stays open for the server's answer, whatever becomes
+// of conn or the caller meanwhile: PgBouncer 1.18 and 1.19.0 crash where the
+// client of a cancel request hangs up before the server does, and all their
+// clients lose their connections.
+func RequestCancel(conn Conn) *Request {
+	r := &Request{ended: make(chan struct{})}
+	go func() {
+		defer close(r.ended)
+		ctx, cancel := context.WithTimeout(context.Background(), hangUpAfter)
+		defer cancel()
+		err := conn.CancelRequest(ctx)
+		r.done = err == nil && ctx.Err() == nil // pgx keeps it to itself if nothing came back
+	}()
+	return r
+}
+
+// Done waits for the server's answer, for at most d, and reports whether the
+// server has done what it was asked. If not, the request may still be under way.
+func (r *Request) Done(d time.Duration) bool { return ClosedWithin(r.ended, d) && r.done }
+
+// Handler cancels pgx's own statements: a ctxwatch.Handler, of one connection.
+type Handler struct {
+	Conn  Conn
+	Delay time.Duration // how long the server has for its answer; after it, the connection is cut
+
+	cut     time.Time
+	request *Request
+}
+
+// HandleCancel is ctxwatch.Handler's. It is called when the ctx of a statement
+// has ended.
+func (h *Handler) HandleCancel(context.Context) {
+	h.cut = time.Now().Add(h.Delay)
+	_ = h.Conn.Conn().SetDeadline(h.cut) // fails only on a closed connection
+	h.request = RequestCancel(h.Conn)
+}
+
+// HandleUnwatchAfterCancel is ctxwatch.Handler's. It is called when the statement
+// is over, and returns when the cancel request cannot reach the next one.
+func (h *Handler) HandleUnwatchAfterCancel() {
+	switch {
+	case h.Conn.IsClosed():
+	case h.request.Done(time.Until(h.cut)):
+		_ = h.Conn.Conn().SetDeadline(time.Time{}) // fails only on a closed connection
+	default: // pgx's Close would wait for this method
+		_ = h.Conn.Conn().Close()
+	}
+}

@@ -1,0 +1,109 @@
+package interrupt_test
+
+import (
+	"context"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+)
+
+// slowServer is a connection whose server answers a cancel request after a while.
+type slowServer struct {
+	fakeConn
+	answers  time.Duration
+	hungUp   time.Duration // after which the client has, 0 where the server was first
+	hardOver bool          // the socket is closed
+}
+
+func (c *slowServer) Conn() net.Conn { return closer{&c.socket, &c.hardOver} }
+
+func (c *slowServer) CancelRequest(ctx context.Context) error {
+	began := time.Now()
+	select {
+	case <-ctx.Done():
+		c.hungUp = time.Since(began)
+	case <-time.After(c.answers):
+	}
+	return nil // as pgx does in either case
+}
+
+// closer is a socket that knows whether it is closed.
+type closer struct {
+	*socket
+	closed *bool
+}
+
+func (c closer) Close() error { *c.closed = true; return nil }
+
+// A cancel request ends when the server says so, or after 15 seconds, also if the
+// connection of the statement is gone before that.
+func TestCancelRequestStaysOpen(t *testing.T) {
+	for name, test := range map[string]struct {
+		answers, hungUp time.Duration
+	}{
+		"answered":     {14 * time.Second, 0},
+		"not answered": {time.Hour, 15 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				conn := &slowServer{answers: test.answers}
+				w := interrupt.Start(ctx, conn, interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second})
+				cancel()
+				synctest.Wait()
+				conn.closed = true
+				began := time.Now()
+				w.Stop()
+				if lasted := time.Since(began); lasted > 0 {
+					t.Errorf("Stop took %v, of a connection that is closed", lasted)
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if conn.hungUp != test.hungUp {
+					t.Errorf("hung up after %v, want %v", conn.hungUp, test.hungUp)
+				}
+			})
+		})
+	}
+}
+
+// A statement of pgx's own that has ended by itself leaves no cancel request
+// behind that could hit the next one.
+func TestHandler(t *testing.T) {
+	for name, test := range map[string]struct {
+		answers, lasts time.Duration
+		closed         bool // by pgx, before the statement is over
+		wantOver       bool
+	}{
+		"answered":                   {answers: time.Second, lasts: time.Second},
+		"not answered":               {answers: time.Hour, lasts: 5 * time.Second, wantOver: true},
+		"of a connection that ended": {answers: time.Hour, closed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn := &slowServer{answers: test.answers}
+				h := &interrupt.Handler{Conn: conn, Delay: 5 * time.Second}
+				began := time.Now()
+				h.HandleCancel(t.Context())
+				if cut := conn.socket.deadline; !cut.Equal(began.Add(5 * time.Second)) {
+					t.Errorf("the connection is cut after %v, want 5s", cut.Sub(began))
+				}
+				conn.closed = test.closed
+				h.HandleUnwatchAfterCancel()
+				if lasted := time.Since(began); lasted != test.lasts {
+					t.Errorf("it took %v, want %v", lasted, test.lasts)
+				}
+				if conn.hardOver != test.wantOver {
+					t.Errorf("the socket is closed: %t, want %t", conn.hardOver, test.wantOver)
+				}
+				if !test.wantOver && !test.closed && !conn.socket.deadline.IsZero() {
+					t.Error("the next statement has the deadline of this one")
+				}
+				time.Sleep(time.Minute) // until the request has ended
+			})
+		})
+	}
+}
