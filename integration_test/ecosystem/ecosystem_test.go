@@ -48,6 +48,11 @@ func contract(t *testing.T, pooler bool, open func(t *testing.T, dsn string) *sq
 			l := func(db *sql.DB) *xactlock.Locker {
 				return xactlock.New(db).With(xactlock.Options{Isolation: isolation})
 			}
+			dsn := pgtest.New(t).Scratch(t)
+			s := &setting{watcher: openPgx(t, dsn), db: open(t, dsn), other: open(t, dsn), isolation: isolation, pooler: pooler}
+			s.l, s.otherL = l(s.db), l(s.other)
+			exec(t, s.watcher, `create table counter (n int)`)
+			exec(t, s.watcher, `insert into counter values (0)`)
 			for _, test := range []struct {
 				name string
 				run  func(t *testing.T, s *setting)
@@ -63,11 +68,7 @@ func contract(t *testing.T, pooler bool, open func(t *testing.T, dsn string) *sq
 				{"own transaction", ownTransaction},
 			} {
 				t.Run(test.name, func(t *testing.T) {
-					dsn := pgtest.New(t).Scratch(t)
-					s := &setting{watcher: openPgx(t, dsn), db: open(t, dsn), other: open(t, dsn), isolation: isolation, pooler: pooler}
-					s.l, s.otherL = l(s.db), l(s.other)
-					exec(t, s.watcher, `create table counter (n int)`)
-					exec(t, s.watcher, `insert into counter values (0)`)
+					exec(t, s.watcher, `update counter set n = 0`)
 					test.run(t, s)
 					s.nothingLeft(t)
 				})
