@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -262,16 +263,25 @@ func untilDone(ctx context.Context, start func() error) error {
 // errCrashed is a PgBouncer that has ended without a fault.
 var errCrashed = errors.New("PgBouncer has ended by itself")
 
+// lostWhileCancelled is the end of a PgBouncer 1.18 that loses its connection to
+// the server while it passes on a request to cancel what runs there. That is the
+// fault's doing: to cancel a statement is a client's right.
+const lostWhileCancelled = "disconnect_server(): bad server state: 11"
+
 // signalBouncer sends PgBouncer a signal. It returns errCrashed, and reports a
 // violation, if PgBouncer has ended by itself: nothing that the library sends may
-// do that to it. Whoever calls has taken PgBouncer, and starts it again.
+// do that to it. The caller has taken PgBouncer, and starts it again.
 func (n *nemesis) signalBouncer(signal os.Signal) error {
 	err := n.bouncer.Signal(signal)
-	if errors.Is(err, os.ErrProcessDone) {
+	switch {
+	case !errors.Is(err, os.ErrProcessDone):
+		return err
+	case strings.Contains(err.Error(), lostWhileCancelled):
+		n.count("PgBouncer 1.18 crashed, of a connection lost while cancelling")
+	default:
 		n.log.violation(0, 0, "PgBouncer has ended by itself: %v", err)
-		return errCrashed
 	}
-	return err
+	return errCrashed
 }
 
 // skipCrashed makes errCrashed a fault that was skipped.

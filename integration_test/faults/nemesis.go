@@ -87,13 +87,17 @@ func (n *nemesis) strike(k kind) error {
 	err := k.do(n, ctx)
 	switch {
 	case err == nil:
-		n.mu.Lock()
-		n.counts[k.name]++
-		n.mu.Unlock()
+		n.count(k.name)
 	case k.control && !errors.Is(err, errSkipped):
 		return fmt.Errorf("%s: %w", k.name, err)
 	}
 	return nil
+}
+
+func (n *nemesis) count(what string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.counts[what]++
 }
 
 // later undoes a fault after d, in the background. Then what was taken may be

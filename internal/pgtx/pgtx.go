@@ -250,7 +250,8 @@ func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index in
 	case err == pgsession.ErrSimpleProtocol:
 		return txlock.Executed{Unfit: true}
 	case !sent && t.Session.Closed(), fate == pgsession.NotExecuted && sent && !pgsession.IsAnswer(err):
-		e := failed(txlock.Failed, lockerr.AcquireError(waitCtx, t.Package, t.Keys, err))
+		err = lockerr.AcquireError(waitCtx, t.Package, t.Keys, err)
+		e := failed(txlock.OutcomeBefore(err), err)
 		e.Dead = true
 		return e
 	case !sent && waitCtx.Err() != nil:

@@ -247,8 +247,10 @@ func TestExec(t *testing.T) {
 		"deadlock":       {answers: []messages{described, {done("BEGIN"), failure("ERROR", "40P01"), ready('E')}, rolledBack}, want: txlock.Executed{Outcome: txlock.Failed}, is: lockerr.ErrDeadlock},
 		"dead before":    {answers: []messages{nil}, want: txlock.Executed{Outcome: txlock.Failed, Dead: true}},
 		"dead":           {answers: []messages{described, {failure("FATAL", "57P01")}}, want: txlock.Executed{Outcome: txlock.Failed, Dead: true}, code: "57P01"},
-		"cannot parse":   {answers: []messages{{failure("ERROR", "42601"), ready('I')}}, want: txlock.Executed{Outcome: txlock.RolledBack}, code: "42601"},
-		"simple":         {simple: true, want: txlock.Executed{Unfit: true}},
+		"dead, and ctx ends": {answers: []messages{described, {failure("FATAL", "57P01")}}, ended: true,
+			want: txlock.Executed{Outcome: txlock.NotAcquired, Dead: true}, is: lockerr.ErrNotAcquired, code: "57P01"},
+		"cannot parse": {answers: []messages{{failure("ERROR", "42601"), ready('I')}}, want: txlock.Executed{Outcome: txlock.RolledBack}, code: "42601"},
+		"simple":       {simple: true, want: txlock.Executed{Unfit: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &server{answers: test.answers}
