@@ -36,6 +36,12 @@ func (a *sqlcAccounts) withdraw(ctx context.Context, queries *sqlcdb.Queries, id
 	return queries.SetBalance(ctx, sqlcdb.SetBalanceParams{ID: id, Balance: balance - amount})
 }
 
+func (a *sqlcAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+		return a.withdraw(ctx, a.queries.WithTx(tx), id, amount)
+	})
+}
+
 func (a *sqlcAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, a.queries.WithTx(tx), id, amount)
@@ -51,6 +57,7 @@ func TestSqlcAccounts(t *testing.T) {
 		with:    func(o xactlock.Options) { a.locker = a.locker.With(o) },
 		calls: []guideCall{
 			{"`WithTx`, with `queries.WithTx(tx)`", "fast", "WithTx", a.Withdraw},
+			{"`WithTxOf` a `*sql.Tx`", "plain", "WithTxOf", a.WithdrawOf},
 			{"`Lock` in a `*sql.Tx`", "plain", "Lock", a.WithdrawIn},
 		},
 	}.run(t, other)
@@ -119,6 +126,12 @@ func (a *jetAccounts) withdraw(ctx context.Context, tx *sql.Tx, id, amount int64
 	return err
 }
 
+func (a *jetAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+		return a.withdraw(ctx, tx, id, amount)
+	})
+}
+
 func (a *jetAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, tx, id, amount)
@@ -140,6 +153,7 @@ func TestJetAccounts(t *testing.T) {
 		with:    func(o xactlock.Options) { a.locker = a.locker.With(o) },
 		calls: []guideCall{
 			{"`WithTx`, with `ExecContext(ctx, tx)`", "fast", "WithTx", a.Withdraw},
+			{"`WithTxOf` a `*sql.Tx`", "plain", "WithTxOf", a.WithdrawOf},
 			{"`Lock` in a `*sql.Tx`", "plain", "Lock", a.WithdrawIn},
 			{"`Exec`, with `Sql()`", "fast", "Exec", a.WithdrawExec},
 		},
@@ -198,6 +212,12 @@ func (a *squirrelAccounts) withdraw(ctx context.Context, tx *sql.Tx, id, amount 
 	return err
 }
 
+func (a *squirrelAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+		return a.withdraw(ctx, tx, id, amount)
+	})
+}
+
 func (a *squirrelAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, tx, id, amount)
@@ -222,6 +242,7 @@ func TestSquirrelAccounts(t *testing.T) {
 		with:    func(o xactlock.Options) { a.locker = a.locker.With(o) },
 		calls: []guideCall{
 			{"`WithTx`, with `RunWith(tx)`", "fast", "WithTx", a.Withdraw},
+			{"`WithTxOf` a `*sql.Tx`", "plain", "WithTxOf", a.WithdrawOf},
 			{"`Lock` in a `*sql.Tx`", "plain", "Lock", a.WithdrawIn},
 			{"`Exec`, with `ToSql()`", "fast", "Exec", a.WithdrawExec},
 		},

@@ -57,6 +57,12 @@ func (a *entAccounts) withdraw(ctx context.Context, client *ent.Client, id, amou
 	return client.Account.UpdateOneID(id).SetBalance(account.Balance - amount).Exec(ctx)
 }
 
+func (a *entAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+		return a.withdraw(ctx, entOn(tx), id, amount)
+	})
+}
+
 func (a *entAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, entOn(tx), id, amount)
@@ -75,6 +81,7 @@ func TestEntAccounts(t *testing.T) {
 		with:    func(o xactlock.Options) { a.locker = a.locker.With(o) },
 		calls: []guideCall{
 			{"`WithTx`, with a driver of six lines", "fast", "WithTx", a.Withdraw},
+			{"`WithTxOf` a `*sql.Tx`", "plain", "WithTxOf", a.WithdrawOf},
 			{"`Lock` in a `*sql.Tx`, with the same", "plain", "Lock", a.WithdrawIn},
 		},
 	}.run(t, other)

@@ -55,6 +55,12 @@ func (a *sqlAccounts) withdraw(ctx context.Context, tx *sql.Tx, id, amount int64
 	return err
 }
 
+func (a *sqlAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+		return a.withdraw(ctx, tx, id, amount)
+	})
+}
+
 func (a *sqlAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, tx, id, amount)
@@ -82,12 +88,20 @@ func ownTx(ctx context.Context, db *sql.DB, locker *xactlock.Locker, key hashkey
 	return tx.Commit()
 }
 
+// ofTx runs fn in a transaction of the program's own, with the queue that WithTx has.
+func ofTx(ctx context.Context, db *sql.DB, locker *xactlock.Locker, key hashkey.Key, fn func(tx *sql.Tx) error) error {
+	return xactlock.WithTxOf(ctx, locker, key,
+		func(ctx context.Context) (*sql.Tx, error) { return db.BeginTx(ctx, nil) },
+		func(_ context.Context, tx *sql.Tx) error { return fn(tx) })
+}
+
 func (a *sqlAccounts) guide(library, path string) guideTest {
 	return guideTest{
 		library: library,
 		with:    func(o xactlock.Options) { a.locker = a.locker.With(o) },
 		calls: []guideCall{
 			{"`WithTx`", path, "WithTx", a.Withdraw},
+			{"`WithTxOf` a `*sql.Tx`", "plain", "WithTxOf", a.WithdrawOf},
 			{"`Lock` in a `*sql.Tx`", "plain", "Lock", a.WithdrawIn},
 			{"`Exec`", path, "Exec", a.WithdrawExec},
 		},
