@@ -36,14 +36,13 @@ func (a *sqlcAccounts) withdraw(ctx context.Context, queries *sqlcdb.Queries, id
 	return queries.SetBalance(ctx, sqlcdb.SetBalanceParams{ID: id, Balance: balance - amount})
 }
 
-func (a *sqlcAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
-	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+func (a *sqlcAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
+	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, a.queries.WithTx(tx), id, amount)
 	})
 }
-
-func (a *sqlcAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
-	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+func (a *sqlcAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, a.queries.WithTx(tx), id, amount)
 	})
 }
@@ -126,12 +125,6 @@ func (a *jetAccounts) withdraw(ctx context.Context, tx *sql.Tx, id, amount int64
 	return err
 }
 
-func (a *jetAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
-	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
-		return a.withdraw(ctx, tx, id, amount)
-	})
-}
-
 func (a *jetAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, tx, id, amount)
@@ -142,6 +135,11 @@ func (a *jetAccounts) WithdrawExec(ctx context.Context, id, amount int64) error 
 	query, args := accountTable.UPDATE(accountBalance).SET(accountBalance.SUB(Int(amount))).
 		WHERE(accountID.EQ(Int(id)).AND(accountBalance.GT_EQ(Int(amount)))).Sql()
 	return enough(a.locker.Exec(ctx, accounts.ID(id), query, args...))
+}
+func (a *jetAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+		return a.withdraw(ctx, tx, id, amount)
+	})
 }
 
 func TestJetAccounts(t *testing.T) {
@@ -212,12 +210,6 @@ func (a *squirrelAccounts) withdraw(ctx context.Context, tx *sql.Tx, id, amount 
 	return err
 }
 
-func (a *squirrelAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
-	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
-		return a.withdraw(ctx, tx, id, amount)
-	})
-}
-
 func (a *squirrelAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, tx, id, amount)
@@ -231,6 +223,11 @@ func (a *squirrelAccounts) WithdrawExec(ctx context.Context, id, amount int64) e
 		return err
 	}
 	return enough(a.locker.Exec(ctx, accounts.ID(id), query, args...))
+}
+func (a *squirrelAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+		return a.withdraw(ctx, tx, id, amount)
+	})
 }
 
 func TestSquirrelAccounts(t *testing.T) {

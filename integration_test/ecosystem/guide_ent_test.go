@@ -57,14 +57,13 @@ func (a *entAccounts) withdraw(ctx context.Context, client *ent.Client, id, amou
 	return client.Account.UpdateOneID(id).SetBalance(account.Balance - amount).Exec(ctx)
 }
 
-func (a *entAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
-	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+func (a *entAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
+	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, entOn(tx), id, amount)
 	})
 }
-
-func (a *entAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
-	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+func (a *entAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, entOn(tx), id, amount)
 	})
 }

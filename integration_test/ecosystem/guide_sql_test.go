@@ -55,12 +55,6 @@ func (a *sqlAccounts) withdraw(ctx context.Context, tx *sql.Tx, id, amount int64
 	return err
 }
 
-func (a *sqlAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
-	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
-		return a.withdraw(ctx, tx, id, amount)
-	})
-}
-
 func (a *sqlAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, tx, id, amount)
@@ -86,6 +80,12 @@ func ownTx(ctx context.Context, db *sql.DB, locker *xactlock.Locker, key hashkey
 		return err
 	}
 	return tx.Commit()
+}
+
+func (a *sqlAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
+		return a.withdraw(ctx, tx, id, amount)
+	})
 }
 
 // ofTx runs fn in a transaction of the program's own, with the queue that WithTx has.
