@@ -129,6 +129,7 @@ func (r *run) history(ctx context.Context, complete bool) (h *history, err error
 func (r *run) finish(ctx context.Context) (*history, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	r.nemesis.checkHangUps() // those since the last fault
 	err := r.system.administer(ctx, func(admin *pgx.Conn) error { return r.checkRemains(ctx, admin) })
 	if err != nil {
 		return nil, err
