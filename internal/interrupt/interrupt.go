@@ -7,7 +7,6 @@ package interrupt
 
 import (
 	"context"
-	"net"
 	"sync"
 	"time"
 )
@@ -24,14 +23,6 @@ type Policy struct {
 	// DeadlineDelay is how long the server has for its answer then. After it,
 	// the connection is cut.
 	DeadlineDelay time.Duration
-}
-
-// Conn is what an interrupt needs of a connection. A *pgconn.PgConn is one.
-type Conn interface {
-	IsClosed() bool
-	CancelRequest(ctx context.Context) error
-	Conn() net.Conn
-	Close(ctx context.Context) error
 }
 
 // A Watch ends one message on the wire once the message's ctx has ended.
@@ -141,34 +132,5 @@ func cancelStatement(conn Conn) (acknowledged func() bool) {
 			return false // then it does not matter
 		}
 		return request.Done(time.Until(until))
-	}
-}
-
-// CloseNow closes conn, and with it the session: the server frees the locks of
-// the session even if the goodbye does not arrive.
-func CloseNow(conn Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx) // the socket is closed in any case
-}
-
-// ClosedWithin waits for c to be closed, for at most d, and reports whether it
-// is.
-func ClosedWithin(c <-chan struct{}, d time.Duration) bool {
-	select {
-	case <-c:
-		return true
-	default:
-	}
-	if d <= 0 {
-		return false
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-c:
-		return true
-	case <-timer.C:
-		return false
 	}
 }

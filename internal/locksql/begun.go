@@ -1,8 +1,6 @@
 package locksql
 
 import (
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -57,30 +55,4 @@ func WaitBegun(shared bool, key hashkey.Key, limit time.Duration) Message {
 	m.waitInBlock("perform "+function(XactLock, shared)+"("+args+"); ", noObstacle)
 	m.add("SELECT", putBack)
 	return m.end(whens, quietlyGranted, nil, true)
-}
-
-// allOf is [All] with keys as parameters.
-func allOf(f Func, shared bool, keys []hashkey.Key) (expression string, params []Param) {
-	calls := make([]string, len(keys))
-	next := func(n int64, typ string) string {
-		params = append(params, Param{Number: n})
-		return "$" + strconv.Itoa(len(params)) + "::" + typ
-	}
-	for i, key := range keys {
-		if class, object, pair := key.Pair(); pair {
-			calls[i] = function(f, shared) + "(" + next(int64(class), "integer") + ", " + next(int64(object), "integer") + ")"
-		} else {
-			calls[i] = function(f, shared) + "(" + next(key.Int64(), "bigint") + ")"
-		}
-	}
-	return strings.Join(calls, " and "), params
-}
-
-// function returns the name of f with its schema.
-func function(f Func, shared bool) string {
-	name := "pg_catalog." + string(f)
-	if shared {
-		name += "_shared"
-	}
-	return name
 }
