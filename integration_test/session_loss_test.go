@@ -169,7 +169,8 @@ func inTransaction(t *testing.T, db *sql.DB, k *sessionlock.Lock) {
 
 // A holder that may not read pg_locks has not lost its lock.
 func TestSessionRefusedQuestionIsNoLoss(t *testing.T) {
-	db, other := two(t)
+	dsn := pgtest.New(t).Database(t) // rights stay in the database
+	db, other := openDB(t, dsn), openDB(t, dsn)
 	exec(t, other, `revoke select on pg_locks from public`)
 	exec(t, other, `create role pgadvisory_blind`)
 	t.Cleanup(func() { exec(t, other, `drop role pgadvisory_blind`) })

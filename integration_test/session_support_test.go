@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -147,8 +148,9 @@ type relay struct {
 	swallows atomic.Bool
 	messages atomic.Int64 // what came from the client, counted by reads
 
-	mu    sync.Mutex
-	conns []net.Conn // guarded by mu
+	mu       sync.Mutex
+	conns    []net.Conn // guarded by mu
+	requests sync.Map   // the clients' connections that carry a cancel request
 }
 
 // newRelay starts a relay in front of the server of dsn, and returns it and
@@ -209,6 +211,9 @@ func (p *relay) copy(to io.WriteCloser, from io.Reader, count *atomic.Int64) {
 		}
 		if n > 0 {
 			count.Add(1)
+			if bytes.HasPrefix(buf[:n], cancelRequest) {
+				p.requests.Store(from, true)
+			}
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
@@ -231,7 +236,8 @@ func (p *relay) cut() {
 }
 
 // cutOne closes one connection of the newest, on both sides, and returns how many
-// it found to close.
+// it found to close. Those of cancel requests are spared: a client takes the end
+// of one for the server's word that the request is dealt with.
 func (p *relay) cutOne() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -239,6 +245,9 @@ func (p *relay) cutOne() int {
 		return 0
 	}
 	i := len(p.conns) - 2 - 2*rand.N(min(5, len(p.conns)/2))
+	if _, request := p.requests.Load(p.conns[i]); request {
+		return 0
+	}
 	for _, conn := range p.conns[i : i+2] {
 		_ = conn.Close()
 	}

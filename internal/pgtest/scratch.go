@@ -32,7 +32,8 @@ type scratchDatabase struct {
 // Scratch is [Server.Database] for packages with hundreds of tests: the
 // database is empty, but another test may have used it before, because to
 // clear one is much quicker than to create one. Schemas, what is in them, and
-// the database's settings are cleared, also those for the role of DSN alone.
+// the database's settings are cleared, also those for the role of DSN alone. A
+// test that changes rights on what is the system's fails: it needs [Server.Database].
 //
 // At the end of the test no session may be left: one that is still there half
 // a minute later fails the test.
@@ -85,6 +86,18 @@ begin
 	grant all on schema public to public;
 	execute format('alter database %I reset all', current_database());
 	execute format('alter role current_user in database %I reset all', current_database());
+	select relname into name from pg_catalog.pg_class left join pg_catalog.pg_init_privs
+		on classoid = 'pg_catalog.pg_class'::regclass and objoid = pg_class.oid and objsubid = 0
+		where relnamespace = 'pg_catalog'::regnamespace and relacl is distinct from initprivs;
+	if found then
+		raise exception 'the rights on % are not as they were', name;
+	end if;
+	select proname into name from pg_catalog.pg_proc left join pg_catalog.pg_init_privs
+		on classoid = 'pg_catalog.pg_proc'::regclass and objoid = pg_proc.oid
+		where pronamespace = 'pg_catalog'::regnamespace and proacl is distinct from initprivs;
+	if found then
+		raise exception 'the rights on % are not as they were', name;
+	end if;
 end $clear$`
 
 const sessionsSQL = `
