@@ -69,8 +69,9 @@ func TestEndedWaitsLeaveNothing(t *testing.T) {
 				granted.Add(1)
 			case errors.Is(err, sessionlock.ErrNotAcquired), sqlState(err) == adminShutdown, sqlState(err) == "":
 				ended.Add(1)
+			case errors.Is(err, ctx.Err()): // an Exec that was granted the lock, and cancelled then
 			default:
-				t.Errorf("got %v", err)
+				t.Errorf("way %d: got %v", i%len(calls), err)
 			}
 			timer.Stop()
 			cancel()

@@ -14,9 +14,9 @@ import (
 
 // The columns of an answer.
 const (
-	columnName = iota
+	columnSlot = iota
+	columnName // of a setting; missing or NULL in a row that shows none
 	columnOld
-	columnSlot
 )
 
 // What is in columnSlot, if it is not NULL or the number of the lock that is
@@ -34,9 +34,9 @@ func ask(slot string, settings []setting) string {
 	const asked = "with asked as materialized (select slot from (select "
 	const one = " as slot offset 0) as one) select "
 	if len(settings) == 0 {
-		return asked + slot + one + "null, null, asked.slot from asked"
+		return asked + slot + one + "asked.slot from asked"
 	}
-	return asked + slot + one + "s.name, pg_catalog.current_setting(s.name, true), asked.slot, " +
+	return asked + slot + one + "asked.slot, s.name, pg_catalog.current_setting(s.name, true), " +
 		"case when s.name is not null then " + set + " end " +
 		"from asked left join " + table(settings) + " on asked.slot operator(pg_catalog.>=) 0 and " + known
 }
@@ -71,9 +71,8 @@ func (o *Options) waitMessage(keys []hashkey.Key, one int, pid uint32, settings 
 		Keys:      keys,
 		One:       one,
 		Limit:     limit,
-		Before:    "select s.name, pg_catalog.current_setting(s.name, true)" + from,
+		Before:    "select null, s.name, pg_catalog.current_setting(s.name, true)" + from,
 		Settings:  set + from,
-		After:     "select null, null, " + locksql.Slot,
 	}
 	return w.Message()
 }
@@ -100,7 +99,7 @@ func verdict(s *pgsession.Session, answer pgsession.Answer) (before []setting, s
 
 // slotIn returns what is in columnSlot of the last row.
 func slotIn(rows [][][]byte) (int, error) {
-	if len(rows) == 0 || len(rows[len(rows)-1]) <= columnSlot {
+	if len(rows) == 0 || len(rows[len(rows)-1]) == 0 {
 		return refused, errAnswer
 	}
 	value := rows[len(rows)-1][columnSlot]
@@ -114,15 +113,16 @@ func slotIn(rows [][][]byte) (int, error) {
 	return slot, nil
 }
 
-// unlockMessage gives the lock back and the settings their defaults. What the
-// session may hold besides, a lock taken by hand on Conn or the same lock once
-// more, must not reach the pool either.
+// unlockMessage gives the lock back and the settings their defaults, and shows what
+// those are. What the session may hold besides, a lock taken by hand on Conn or the
+// same lock once more, must not reach the pool either.
+//
+// It is one statement, whose expressions the server evaluates one after the other.
+// What it does after the unlock is in the way of whoever gets the lock, where both
+// share a processor.
 func unlockMessage(shared bool, key hashkey.Key, saved []setting) locksql.Message {
-	m := locksql.One(locksql.Question(locksql.Unlock, shared, key)).
-		Select("select pg_catalog.pg_advisory_unlock_all()")
-	if len(saved) > 0 {
-		m = m.Select(reset(saved))
-	}
+	m := locksql.One(locksql.Question(locksql.Unlock, shared, key))
+	m.Statements[0].SQL += ", pg_catalog.pg_advisory_unlock_all()" + reset(saved)
 	m.Prepare = true
 	return m
 }
@@ -130,20 +130,23 @@ func unlockMessage(shared bool, key hashkey.Key, saved []setting) locksql.Messag
 // unlock gives the lock back, and the settings the values that were saved, which
 // takes a second message where those are not the defaults. It reports whether the
 // lock was held.
-func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, settings []setting) (held bool, err error) {
-	answer, err := s.Open(ctx, leaving, unlockMessage(shared, key, settings))
+func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, saved []setting) (held bool, err error) {
+	answer, err := s.Open(ctx, leaving, unlockMessage(shared, key, saved))
 	if err != nil {
 		return false, err
 	}
 	rows := answer.Rows()
-	if len(rows) < 2 {
+	if len(rows) != 1 || len(rows[0]) != 2+len(saved) {
 		s.Discard()
 		return false, errAnswer
 	}
-	defaults := saved(rows[2:])
-	others := slices.DeleteFunc(slices.Clone(settings), func(s setting) bool {
-		return slices.Contains(defaults, s)
-	})
+	defaults := rows[0][2:]
+	var others []setting
+	for i, setting := range saved {
+		if setting.value != string(defaults[i]) {
+			others = append(others, setting)
+		}
+	}
 	if len(others) > 0 {
 		_, err = s.Send(ctx, leaving, locksql.Select(setAgain(others)))
 	}
@@ -172,7 +175,7 @@ func first(answer pgsession.Answer) string {
 
 // saved returns the settings that an answer shows, as they were.
 func saved(rows [][][]byte) []setting {
-	rows = slices.DeleteFunc(slices.Clone(rows), func(row [][]byte) bool { return row[columnName] == nil })
+	rows = slices.DeleteFunc(slices.Clone(rows), func(row [][]byte) bool { return len(row) <= columnOld || row[columnName] == nil })
 	settings := make([]setting, len(rows))
 	for i, row := range rows {
 		settings[i] = setting{string(row[columnName]), string(row[columnOld])}

@@ -64,15 +64,15 @@ func table(settings []setting) string {
 	return "(values " + strings.Join(rows, ", ") + ") as s(name, value)"
 }
 
-// reset returns a select that gives saved settings their defaults back, and shows
-// what those are, a row for each. A setting that only had its default must not look
-// as if the session had set it: it would miss the next change of the default.
+// reset returns expressions, each after a comma, that give saved settings their
+// defaults back and are what those are. A setting that only had its default must not
+// look as if the session had set it: it would miss the next change of the default.
 func reset(saved []setting) string {
-	rows := make([]string, len(saved))
-	for i, s := range saved {
-		rows[i] = "(" + quote(s.name) + ")"
+	var all strings.Builder
+	for _, s := range saved {
+		all.WriteString(", pg_catalog.set_config(" + quote(s.name) + ", null, false)")
 	}
-	return "select s.name, pg_catalog.set_config(s.name, null, false) from (values " + strings.Join(rows, ", ") + ") as s(name)"
+	return all.String()
 }
 
 // setAgain returns a select that sets settings.

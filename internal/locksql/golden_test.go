@@ -104,7 +104,7 @@ func texts() string {
 	}, Prepare: true})
 	wait := locksql.SessionWait{
 		Obstacles: "when obstacle then -2", Shared: true, Keys: one, Limit: 500 * time.Millisecond,
-		Before: "select before", Settings: "settings from somewhere", After: "select " + locksql.Slot,
+		Before: "select before", Settings: "settings from somewhere",
 	}
 	message("session: wait", wait.Message())
 	wait.Keys, wait.One = two, 1

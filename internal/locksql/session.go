@@ -18,14 +18,11 @@ type SessionWait struct {
 
 	Before   string // a select that is sent before the wait
 	Settings string // "expressions from …", which give the session its settings if it gets a lock
-	After    string // a select that is sent after the wait
 }
 
-// Slot is, in SessionWait.After, the index of the key that the session has got, -1
-// where it has got none, or the number of an obstacle.
-const Slot = "pg_catalog.current_setting('pgadvisory.slot')"
-
-// Message returns the message, which is one transaction. A wait that ends is no
+// Message returns the message, which is one transaction. The row of its last
+// statement but one is the index of the key that the session has got, -1 where it
+// has got none, or the number of an obstacle. A wait that ends is no
 // error, so that the server logs nothing; it is then that the other keys are asked
 // for, without waiting. If none is granted, nothing has changed on the session.
 //
@@ -45,10 +42,14 @@ func (w *SessionWait) Message() Message {
 		"pg_catalog.set_config('pgadvisory.slot', '-1', true)")
 	m = m.Select(w.Before)
 	m.add("DO", w.block())
-	m = m.Select(w.After)
+	m.Statements = append(m.Statements, slot)
 	m.add("COMMIT", "commit")
 	return m
 }
+
+// slot shows the setting that the block has left. It is SHOW because the server
+// plans no SHOW, and the caller waits for it.
+var slot = Statement{SQL: "show pgadvisory.slot", Tag: "SHOW", Answer: Rows}
 
 func (w *SessionWait) block() string {
 	settings := ""
