@@ -20,9 +20,10 @@ import (
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
-// The code of ent and of sqlc is generated: ent from ent/schema, sqlcdb and sqlcpgx
-// from sqlc. The feature sql/execquery gives an *ent.Tx the method ExecContext.
-// Without cgo, sqlc is built in a minute.
+// The packages ent, sqlcdb and sqlcpgx are generated. The feature sql/execquery gives
+// an *ent.Tx the method ExecContext. Without cgo there is no PostgreSQL parser to
+// compile: sqlc has one as WebAssembly.
+//
 //go:generate go tool ent generate --feature sql/execquery ./ent/schema
 //go:generate env CGO_ENABLED=0 go run github.com/sqlc-dev/sqlc/cmd/sqlc@v1.31.1 generate -f sqlc/sqlc.yaml
 
