@@ -3,6 +3,7 @@ package ecosystem
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -129,6 +130,19 @@ func TestEntAccounts(t *testing.T) {
 		if want := min(i+1, 2); hooked != want {
 			t.Errorf("%d calls of the hook after %d withdrawals, want %d", hooked, i+1, want)
 		}
+	}
+
+	// The error of a hook that runs after COMMIT does not say that nothing is written.
+	err = xactlock.WithTxOf(t.Context(), a.locker, accounts.ID(1), a.client.Tx, func(ctx context.Context, tx *ent.Tx) error {
+		tx.OnCommit(func(next ent.Committer) ent.Committer {
+			return ent.CommitFunc(func(ctx context.Context, tx *ent.Tx) error {
+				return errors.Join(next.Commit(ctx, tx), errExpected)
+			})
+		})
+		return tx.Account.UpdateOneID(1).SetBalance(7).Exec(ctx)
+	})
+	if n := number(t, other, `select balance from accounts`); n != 7 || !errors.Is(err, xactlock.ErrCommitUnknown) || !errors.Is(err, errExpected) {
+		t.Errorf("a hook after COMMIT failed: balance %d, error %v, want 7, ErrCommitUnknown and the hook's", n, err)
 	}
 
 	// ent's own driver begins a transaction, which takes a *sql.DB.
