@@ -20,6 +20,13 @@ import (
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
+// The packages ent, sqlcdb and sqlcpgx are generated. The feature sql/execquery gives
+// an *ent.Tx the method ExecContext. Without cgo there is no PostgreSQL parser to
+// compile: sqlc has one as WebAssembly.
+//
+//go:generate go tool ent generate --feature sql/execquery ./ent/schema
+//go:generate env CGO_ENABLED=0 go run github.com/sqlc-dev/sqlc/cmd/sqlc@v1.31.1 generate -f sqlc/sqlc.yaml
+
 func TestMain(m *testing.M) {
 	os.Exit(pgtest.Main(m, func(*pgtest.Server) error {
 		return goleak.Find(

@@ -41,6 +41,11 @@ func (a *sqlcAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 		return a.withdraw(ctx, a.queries.WithTx(tx), id, amount)
 	})
 }
+
+func (a *sqlcAccounts) WithdrawExec(ctx context.Context, id, amount int64) error {
+	return enough(a.locker.Exec(ctx, accounts.ID(id), sqlcdb.Withdraw, id, amount))
+}
+
 func (a *sqlcAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
 	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, a.queries.WithTx(tx), id, amount)
@@ -58,6 +63,7 @@ func TestSqlcAccounts(t *testing.T) {
 			{"`WithTx`, with `queries.WithTx(tx)`", "fast", "WithTx", a.Withdraw},
 			{"`WithTxOf` a `*sql.Tx`", "plain", "WithTxOf", a.WithdrawOf},
 			{"`Lock` in a `*sql.Tx`", "plain", "Lock", a.WithdrawIn},
+			{"`Exec`, with `emit_exported_queries`", "fast", "Exec", a.WithdrawExec},
 		},
 	}.run(t, other)
 }
@@ -70,6 +76,7 @@ func TestSqlcPreparedAccounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer queries.Close()
 	a := &sqlcAccounts{queries, db, xactlock.New(db)}
 	guideTest{
 		library: "sqlc, with `emit_prepared_queries`",

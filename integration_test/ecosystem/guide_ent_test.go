@@ -3,6 +3,7 @@ package ecosystem
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -10,11 +11,13 @@ import (
 	entsql "entgo.io/ent/dialect/sql"
 
 	"github.com/pgadvisory/pgadvisory/integration_test/ecosystem/ent"
+	"github.com/pgadvisory/pgadvisory/integration_test/ecosystem/ent/account"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
 type entAccounts struct {
 	db     *sql.DB
+	client *ent.Client
 	locker *xactlock.Locker
 }
 
@@ -25,7 +28,8 @@ func openEnt(url string) (*entAccounts, error) {
 	}
 	db.SetMaxOpenConns(10) // of this process
 	db.SetMaxIdleConns(10) // the default of 2 closes the others after each use
-	return &entAccounts{db, xactlock.New(db)}, nil
+	client := ent.NewClient(ent.Driver(entsql.OpenDB(dialect.Postgres, db)))
+	return &entAccounts{db, client, xactlock.New(db)}, nil
 }
 
 // entDriver is ent's driver on a transaction that somebody else has begun, and
@@ -57,12 +61,34 @@ func (a *entAccounts) withdraw(ctx context.Context, client *ent.Client, id, amou
 	return client.Account.UpdateOneID(id).SetBalance(account.Balance - amount).Exec(ctx)
 }
 
-func (a *entAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
-	return ownTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
-		return a.withdraw(ctx, entOn(tx), id, amount)
-	})
-}
 func (a *entAccounts) WithdrawOf(ctx context.Context, id, amount int64) error {
+	return xactlock.WithTxOf(ctx, a.locker, accounts.ID(id), a.client.Tx,
+		func(ctx context.Context, tx *ent.Tx) error { return a.withdraw(ctx, tx.Client(), id, amount) })
+}
+
+func (a *entAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
+	tx, err := a.client.Tx(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // after Commit it does nothing
+	if err := a.locker.Lock(ctx, tx, accounts.ID(id)); err != nil {
+		return err
+	}
+	if err := a.withdraw(ctx, tx.Client(), id, amount); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (a *entAccounts) WithdrawExec(ctx context.Context, id, amount int64) error {
+	query, args := entsql.Dialect(dialect.Postgres).Update(account.Table).Add(account.FieldBalance, -amount).
+		Where(entsql.EQ(account.FieldID, id)).Where(entsql.GTE(account.FieldBalance, amount)).Query()
+	return enough(a.locker.Exec(ctx, accounts.ID(id), query, args...))
+}
+
+// WithdrawOfSQL needs no feature of ent.
+func (a *entAccounts) WithdrawOfSQL(ctx context.Context, id, amount int64) error {
 	return ofTx(ctx, a.db, a.locker, accounts.ID(id), func(tx *sql.Tx) error {
 		return a.withdraw(ctx, entOn(tx), id, amount)
 	})
@@ -80,10 +106,44 @@ func TestEntAccounts(t *testing.T) {
 		with:    func(o xactlock.Options) { a.locker = a.locker.With(o) },
 		calls: []guideCall{
 			{"`WithTx`, with a driver of six lines", "fast", "WithTx", a.Withdraw},
-			{"`WithTxOf` a `*sql.Tx`", "plain", "WithTxOf", a.WithdrawOf},
-			{"`Lock` in a `*sql.Tx`, with the same", "plain", "Lock", a.WithdrawIn},
+			{"`WithTxOf` an `*ent.Tx`", "plain", "WithTxOf", a.WithdrawOf},
+			{"`WithTxOf` a `*sql.Tx`, with the same driver", "plain", "WithTxOf", a.WithdrawOfSQL},
+			{"`Lock` in an `*ent.Tx`", "plain", "Lock", a.WithdrawIn},
+			{"`Exec`, with ent's `sql` builder", "fast", "Exec", a.WithdrawExec},
 		},
 	}.run(t, other)
+
+	// A hook is the client's to which Use gave it, and its transactions'.
+	hooked := 0
+	a.client.Use(func(next ent.Mutator) ent.Mutator {
+		return ent.MutateFunc(func(ctx context.Context, m ent.Mutation) (ent.Value, error) {
+			hooked++
+			return next.Mutate(ctx, m)
+		})
+	})
+	a.locker = a.locker.With(xactlock.Options{})
+	setBalance(t, other, 5)
+	for i, withdraw := range []withdrawal{a.WithdrawOf, a.WithdrawIn, a.Withdraw, a.WithdrawOfSQL, a.WithdrawExec} {
+		if err := withdraw(t.Context(), 1, 1); err != nil {
+			t.Error(err)
+		}
+		if want := min(i+1, 2); hooked != want {
+			t.Errorf("%d calls of the hook after %d withdrawals, want %d", hooked, i+1, want)
+		}
+	}
+
+	// The error of a hook that runs after COMMIT does not say that nothing is written.
+	err = xactlock.WithTxOf(t.Context(), a.locker, accounts.ID(1), a.client.Tx, func(ctx context.Context, tx *ent.Tx) error {
+		tx.OnCommit(func(next ent.Committer) ent.Committer {
+			return ent.CommitFunc(func(ctx context.Context, tx *ent.Tx) error {
+				return errors.Join(next.Commit(ctx, tx), errExpected)
+			})
+		})
+		return tx.Account.UpdateOneID(1).SetBalance(7).Exec(ctx)
+	})
+	if n := number(t, other, `select balance from accounts`); n != 7 || !errors.Is(err, xactlock.ErrCommitUnknown) || !errors.Is(err, errExpected) {
+		t.Errorf("a hook after COMMIT failed: balance %d, error %v, want 7, ErrCommitUnknown and the hook's", n, err)
+	}
 
 	// ent's own driver begins a transaction, which takes a *sql.DB.
 	defer func() {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgadvisory/pgadvisory/integration_test/ecosystem/sqlcpgx"
@@ -59,8 +60,12 @@ func (a *pgxAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 }
 
 func (a *pgxAccounts) WithdrawExec(ctx context.Context, id, amount int64) error {
-	tag, err := a.locker.Exec(ctx, accounts.ID(id),
-		`update accounts set balance = balance - $2 where id = $1 and balance >= $2`, id, amount)
+	return enoughTag(a.locker.Exec(ctx, accounts.ID(id),
+		`update accounts set balance = balance - $2 where id = $1 and balance >= $2`, id, amount))
+}
+
+// enoughTag returns the error of a withdrawal in one statement.
+func enoughTag(tag pgconn.CommandTag, err error) error {
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errInsufficient // or there is no such account
 	}
@@ -123,6 +128,10 @@ func (a *sqlcPgxAccounts) WithdrawIn(ctx context.Context, id, amount int64) erro
 	})
 }
 
+func (a *sqlcPgxAccounts) WithdrawExec(ctx context.Context, id, amount int64) error {
+	return enoughTag(a.locker.Exec(ctx, accounts.ID(id), sqlcpgx.Withdraw, id, amount))
+}
+
 func TestSqlcPgxAccounts(t *testing.T) {
 	dsn, other := guideDatabase(t)
 	opened, err := openPgxAccounts(t.Context(), dsn)
@@ -137,6 +146,7 @@ func TestSqlcPgxAccounts(t *testing.T) {
 		calls: []guideCall{
 			{"`pgxlock`: `WithTx`, with `queries.WithTx(tx)`", "fast", "WithTx", a.Withdraw},
 			{"`pgxlock`: `Lock` in a `pgx.Tx`", "fast", "Lock", a.WithdrawIn},
+			{"`pgxlock`: `Exec`, with `emit_exported_queries`", "fast", "Exec", a.WithdrawExec},
 		},
 	}.run(t, other)
 }

@@ -3,6 +3,7 @@ package ecosystem
 import (
 	"context"
 	"database/sql"
+	_ "embed"
 	"errors"
 	"fmt"
 	"net/http"
@@ -97,6 +98,11 @@ type guideCall struct {
 	run  withdrawal
 }
 
+// accountsTable creates the table accounts. sqlc reads it, too.
+//
+//go:embed sqlc/schema.sql
+var accountsTable string
+
 // guideDatabase makes a database with account 1, which only a transaction that
 // holds a lock can update, and returns a pool of another process on it.
 func guideDatabase(t *testing.T) (dsn string, other *sql.DB) {
@@ -104,7 +110,7 @@ func guideDatabase(t *testing.T) (dsn string, other *sql.DB) {
 	dsn = pgtest.New(t).Scratch(t)
 	other = openPgx(t, dsn)
 	other.SetMaxOpenConns(2)
-	exec(t, other, `create table accounts (id bigint primary key, balance bigint not null check (balance >= 0))`)
+	exec(t, other, accountsTable)
 	exec(t, other, `create function has_lock() returns trigger language plpgsql as $$ begin
 		if not exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and granted) then
 			raise 'the transaction holds no lock';

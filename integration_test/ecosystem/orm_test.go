@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"entgo.io/ent/dialect"
+	entsql "entgo.io/ent/dialect/sql"
 	"github.com/jmoiron/sqlx"
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
@@ -16,6 +18,7 @@ import (
 	"gorm.io/gorm/logger"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/integration_test/ecosystem/ent"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -195,43 +198,30 @@ func TestSqlx(t *testing.T) {
 	})
 }
 
-// entTx has the methods of the *ent.Tx that ent generates with its feature
-// sql/execquery, in place of generated code: Commit and Rollback go through hooks,
-// and there is no QueryRowContext.
-type entTx struct {
-	tx       *sql.Tx
-	onCommit []func(next func() error) error
-}
-
-func (tx *entTx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return tx.tx.ExecContext(ctx, query, args...)
-}
-
-func (tx *entTx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return tx.tx.QueryContext(ctx, query, args...)
-}
-
-func (tx *entTx) Commit() error {
-	commit := tx.tx.Commit
-	for _, hook := range tx.onCommit {
-		next := commit
-		commit = func() error { return hook(next) }
-	}
-	return commit()
-}
-
-func (tx *entTx) Rollback() error { return tx.tx.Rollback() }
-
+// What ent generates with its feature sql/execquery is a transaction, and its
+// Commit calls hooks.
 func TestEnt(t *testing.T) {
-	orm(t, func(t *testing.T, db *sql.DB) (func(context.Context) (*entTx, error), func(context.Context, *entTx) error) {
-		return func(ctx context.Context) (*entTx, error) {
-				tx, err := db.BeginTx(ctx, nil)
-				if err != nil {
-					return nil, err
+	orm(t, func(t *testing.T, db *sql.DB) (func(context.Context) (*ent.Tx, error), func(context.Context, *ent.Tx) error) {
+		client := ent.NewClient(ent.Driver(entsql.OpenDB(dialect.Postgres, db)))
+		hook := func(next ent.Committer) ent.Committer { return next }
+		return func(ctx context.Context) (*ent.Tx, error) {
+				tx, err := client.Tx(ctx)
+				if err == nil {
+					tx.OnCommit(hook)
 				}
-				return &entTx{tx: tx, onCommit: []func(func() error) error{func(next func() error) error { return next() }}}, nil
-			}, func(ctx context.Context, tx *entTx) error {
-				return increment(ctx, tx.tx)
+				return tx, err
+			}, func(ctx context.Context, tx *ent.Tx) error {
+				rows, err := tx.QueryContext(ctx, `select n from counter`)
+				if err != nil {
+					return err
+				}
+				defer rows.Close()
+				n, err := entsql.ScanInt(rows)
+				if err != nil {
+					return err
+				}
+				_, err = tx.ExecContext(ctx, `update counter set n = $1`, n+1)
+				return err
 			}
 	})
 }

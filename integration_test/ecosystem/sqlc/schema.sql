@@ -1,0 +1,1 @@
+create table accounts (id bigint primary key, balance bigint not null check (balance >= 0));
