@@ -239,7 +239,12 @@ func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 	case lockerr.IsAnswer(err):
 		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
 	}
-	return txlock.Unknown, fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(keys), err)
+	return txlock.Unknown, commitUnknown(keys, err)
+}
+
+// commitUnknown is the error where COMMIT may have been executed.
+func commitUnknown(keys []hashkey.Key, err error) error {
+	return fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(keys), err)
 }
 
 // inFailedTransaction reports whether err is lib/pq's ErrInFailedTransaction,

@@ -45,6 +45,9 @@ import (
 //   - If ctx ends while a statement of fn runs, pgx closes the connection, and the
 //     lock is free before fn returns.
 //   - fn is not told when its session is gone, before a statement tells it.
+//   - Where the type has hooks, a method OnCommit as ent's, an error of Commit is
+//     [ErrCommitUnknown]: a hook can have failed after COMMIT. Of any other type an
+//     error with an SQLSTATE is taken for the answer to COMMIT.
 //   - MaxHold ends fn's ctx. The session of an fn that goes on is ended by the
 //     server, as described for a process that hangs.
 //   - A panic inside a query, in a parameter's Value for example, leaves a lock of
@@ -168,12 +171,22 @@ func (c *begunConn[T]) Commit(ctx context.Context) (txlock.Outcome, error) {
 		c.endTx()
 	})
 	defer stop()
-	outcome, err := committed(keys, c.tx.Commit())
+	outcome, err := c.committed(c.tx.Commit())
 	if outcome == txlock.Committed {
 		c.open = false
 		c.endTx()
 	}
 	return outcome, err
+}
+
+// committed is [committed], for an error that may not be the answer to COMMIT: the
+// Commit of an ORM's may run hooks, after COMMIT too, and return their errors.
+func (c *begunConn[T]) committed(err error) (txlock.Outcome, error) {
+	keys := c.transaction.Keys
+	if err != nil && reflect.ValueOf(c.tx).MethodByName("OnCommit").IsValid() {
+		return txlock.Unknown, commitUnknown(keys, err)
+	}
+	return committed(keys, err)
 }
 
 // Release is [txlock.Conn]'s.

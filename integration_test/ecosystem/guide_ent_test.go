@@ -132,17 +132,30 @@ func TestEntAccounts(t *testing.T) {
 		}
 	}
 
-	// The error of a hook that runs after COMMIT does not say that nothing is written.
-	err = xactlock.WithTxOf(t.Context(), a.locker, accounts.ID(1), a.client.Tx, func(ctx context.Context, tx *ent.Tx) error {
-		tx.OnCommit(func(next ent.Committer) ent.Committer {
-			return ent.CommitFunc(func(ctx context.Context, tx *ent.Tx) error {
-				return errors.Join(next.Commit(ctx, tx), errExpected)
+	// The error of a hook that runs after COMMIT does not say that nothing is written,
+	// nor does that of a statement of its own.
+	for name, fails := range map[string]func(context.Context) error{
+		"an error of its own": func(context.Context) error { return errExpected },
+		"a statement":         func(ctx context.Context) error { _, err := other.ExecContext(ctx, `select 1/0`); return err },
+		"a transaction":       func(context.Context) error { return sql.ErrTxDone },
+	} {
+		setBalance(t, other, 5)
+		var hooks error
+		err = xactlock.WithTxOf(t.Context(), a.locker, accounts.ID(1), a.client.Tx, func(ctx context.Context, tx *ent.Tx) error {
+			tx.OnCommit(func(next ent.Committer) ent.Committer {
+				return ent.CommitFunc(func(ctx context.Context, tx *ent.Tx) error {
+					if err := next.Commit(ctx, tx); err != nil {
+						return err
+					}
+					hooks = fails(ctx)
+					return hooks
+				})
 			})
+			return tx.Account.UpdateOneID(1).SetBalance(7).Exec(ctx)
 		})
-		return tx.Account.UpdateOneID(1).SetBalance(7).Exec(ctx)
-	})
-	if n := number(t, other, `select balance from accounts`); n != 7 || !errors.Is(err, xactlock.ErrCommitUnknown) || !errors.Is(err, errExpected) {
-		t.Errorf("a hook after COMMIT failed: balance %d, error %v, want 7, ErrCommitUnknown and the hook's", n, err)
+		if n := number(t, other, `select balance from accounts`); n != 7 || !errors.Is(err, xactlock.ErrCommitUnknown) || !errors.Is(err, hooks) {
+			t.Errorf("a hook after COMMIT failed with %s: balance %d, error %v, want 7, ErrCommitUnknown and the hook's", name, n, err)
+		}
 	}
 
 	// ent's own driver begins a transaction, which takes a *sql.DB.
