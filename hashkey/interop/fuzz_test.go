@@ -71,6 +71,7 @@ func FuzzHashTextExtended(f *testing.F) {
 	for _, v := range vectors(f) {
 		f.Add(v.name, int64(0))
 		f.Add(v.name, int64(-1)<<40)
+		f.Add(v.name, int64(7))
 	}
 	f.Fuzz(func(t *testing.T, name string, seed int64) {
 		if got, want := interop.HashTextExtended(name, seed).Int64(), int64(hashBytes(name, uint64(seed))); got != want {
