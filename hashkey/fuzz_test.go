@@ -105,6 +105,7 @@ func FuzzCompare(f *testing.F) {
 	f.Add(int64(1)<<32, int64(0), true, false)
 	f.Add(int64(-1), int64(1), false, false)
 	f.Add(int64(7), int64(7), true, true)
+	f.Add(int64(7), int64(7), true, false)
 	f.Add(int64(math.MinInt64), int64(1), true, true) // whose difference is no int64
 	f.Add(int64(1)<<32|0xffffffff, int64(-1), true, true)
 	f.Fuzz(func(t *testing.T, m, n int64, mPair, nPair bool) {

@@ -46,6 +46,7 @@ func FuzzSchemes(f *testing.F) {
 		f.Add(name)
 	}
 	f.Add("\xff")
+	f.Add("\x80")
 	f.Add("123456789012") // a block of lookup3, and one more than that
 	f.Add("1234567890123")
 	f.Fuzz(func(t *testing.T, name string) {
