@@ -36,25 +36,25 @@ func withdraw(ctx context.Context, locker *xactlock.Locker, id, amount int64) er
 func TestWithdraw(t *testing.T) {
 	db := locktest.DB(t) // of this test alone, and empty
 	if _, err := db.Exec(`create table accounts (id bigint primary key, balance bigint);
-		insert into accounts values (42, 100)`); err != nil {
+		insert into accounts values (42, 200)`); err != nil {
 		t.Fatal(err)
 	}
 	locker := xactlock.New(db)
-	const n = 10
 	results := make(chan error)
-	for range n {
-		go func() { results <- withdraw(t.Context(), locker, 42, 80) }()
+	for range 2 {
+		go func() {
+			var err error
+			for range 20 {
+				err = errors.Join(err, withdraw(t.Context(), locker, 42, 5))
+			}
+			results <- err
+		}()
 	}
-	paid := 0
-	for range n {
-		if err := <-results; err == nil {
-			paid++
-		} else if !errors.Is(err, errInsufficient) {
-			t.Error(err)
-		}
+	if err := errors.Join(<-results, <-results); err != nil {
+		t.Error(err)
 	}
-	if paid != 1 {
-		t.Errorf("%d times 80 were paid of 100", paid)
+	if err := withdraw(t.Context(), locker, 42, 1); !errors.Is(err, errInsufficient) {
+		t.Errorf("error is %v, and nothing should be left", err)
 	}
 }
 
