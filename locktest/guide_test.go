@@ -36,7 +36,7 @@ func withdraw(ctx context.Context, locker *xactlock.Locker, id, amount int64) er
 func TestWithdraw(t *testing.T) {
 	db := locktest.DB(t) // of this test alone, and empty
 	if _, err := db.Exec(`create table accounts (id bigint primary key, balance bigint);
-		insert into accounts values (42, 200)`); err != nil {
+		insert into accounts values (42, 500)`); err != nil {
 		t.Fatal(err)
 	}
 	locker := xactlock.New(db)
@@ -44,7 +44,7 @@ func TestWithdraw(t *testing.T) {
 	for range 2 {
 		go func() {
 			var err error
-			for range 20 {
+			for range 50 {
 				err = errors.Join(err, withdraw(t.Context(), locker, 42, 5))
 			}
 			results <- err
