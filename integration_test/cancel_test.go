@@ -15,7 +15,7 @@ import (
 func TestLateCancelRequest(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	p, through := newProxy(t, dsnOf(t, db), func(p *proxy) { p.cancels = make(chan chan struct{}) })
+	p, through := newProxy(t, dsnOf(t, db), func(p *proxy) { p.cancels = make(chan *heldCancel) })
 	pool := openDB(t, dsnOf(t, db), through)
 	pool.SetMaxOpenConns(1)
 	holder := hold(t, xactlock.New(db), hashkey.Name("other"))
@@ -36,7 +36,7 @@ func TestLateCancelRequest(t *testing.T) {
 	next := make(chan error, 1)
 	go func() { _, err := pool.Exec(`select pg_advisory_lock(1); select pg_sleep(0.2)`); next <- err }()
 	until(t, "the next statement runs", func() bool { return heldLocks(t, db) == 1 })
-	close(late)
+	late.let()
 	if err := <-next; err != nil {
 		t.Errorf("the next statement: %v", err)
 	}

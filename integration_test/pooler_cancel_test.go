@@ -52,7 +52,7 @@ func TestPoolerOutlivesCancelRequests(t *testing.T) {
 			dsn := newDatabase(t)
 			other := openDB(t, dsn)
 			h := hold(t, xactlock.New(other), key)
-			p, through := newProxy(t, dsn, func(p *proxy) { p.cancels = make(chan chan struct{}) })
+			p, through := newProxy(t, dsn, func(p *proxy) { p.cancels = make(chan *heldCancel) })
 			pooled := pgtest.Bouncer(t, rerouted(t, dsn, through), "transaction")
 			db, stranger := openDB(t, pooled, test.options...), openDB(t, pooled)
 			exec(t, stranger, `select 1`)
@@ -64,14 +64,14 @@ func TestPoolerOutlivesCancelRequests(t *testing.T) {
 			var pid int
 			until(t, "the statement runs", func() bool { return other.QueryRow(test.running).Scan(&pid) == nil })
 			cancel()
-			let := <-p.cancels // PgBouncer has sent it on, and it is slow to arrive
+			request := <-p.cancels // PgBouncer has sent it on, and it is slow to arrive
 			exec(t, other, `select pg_terminate_backend($1)`, pid)
 			if err := <-ended; err == nil {
 				t.Error("the call succeeded")
 			}
-			close(let)
+			request.let()
 			for range 20 {
-				exec(t, stranger, `select 1`) // by then PgBouncer has dealt with it
+				exec(t, stranger, `select 1`) // by then PgBouncer has dealt with the answer
 			}
 			if err := h.release(); err != nil {
 				t.Error(err)

@@ -20,7 +20,7 @@ type proxy struct {
 	swallow  atomic.Pointer[swallow]
 	inject   []byte                    // put behind the server's first answer, AuthenticationOk
 	rewrite  atomic.Pointer[[2]string] // what clients say, and what the server hears; of one length
-	cancels  chan chan struct{}        // if not nil, each cancel request is kept until its channel is closed
+	cancels  chan *heldCancel          // if not nil, each cancel request is kept until let
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -33,6 +33,16 @@ type swallow struct {
 	hang    bool // leave the client's connection open, rather than close it
 	reached chan struct{}
 	once    sync.Once
+}
+
+// heldCancel is a cancel request that the proxy keeps.
+type heldCancel struct{ letGo, over chan struct{} }
+
+// let lets the request go on to the server, and returns when the server has done
+// what it was asked, and its client has been told.
+func (c *heldCancel) let() {
+	close(c.letGo)
+	<-c.over
 }
 
 // newProxy returns a running proxy and the way to it for openDB.
@@ -108,9 +118,10 @@ func (p *proxy) pass(server, client net.Conn, lost *atomic.Bool) {
 			}
 			said := buf[:n]
 			if p.cancels != nil && bytes.HasPrefix(said, cancelRequest) {
-				let := make(chan struct{})
-				p.cancels <- let
-				<-let
+				held := &heldCancel{make(chan struct{}), make(chan struct{})}
+				defer close(held.over)
+				p.cancels <- held
+				<-held.letGo
 			}
 			if rewrite := p.rewrite.Load(); rewrite != nil {
 				said = bytes.ReplaceAll(said, []byte(rewrite[0]), []byte(rewrite[1]))

@@ -1,8 +1,11 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -178,6 +181,40 @@ func TestWaitersLeaveConnections(t *testing.T) {
 	}
 }
 
+// record is what a pool's connections have sent.
+type record struct {
+	mu   sync.Mutex
+	sent []byte // guarded by mu
+}
+
+// on has what a connection sends recorded.
+func (r *record) on(config *pgx.ConnConfig) {
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		return &recordedConn{conn, r}, err
+	}
+}
+
+// names reports whether key was in a message.
+func (r *record) names(key hashkey.Key) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return bytes.Contains(r.sent, strconv.AppendInt(nil, key.Int64(), 10))
+}
+
+type recordedConn struct {
+	net.Conn
+	record *record
+}
+
+func (c *recordedConn) Write(b []byte) (int, error) {
+	c.record.mu.Lock()
+	c.record.sent = append(c.record.sent, b...)
+	c.record.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
 // A pool without a limit: however many keys are waited for, few connections
 // are in use.
 func TestWaitersOfAnUnlimitedPool(t *testing.T) {
@@ -192,6 +229,8 @@ func TestWaitersOfAnUnlimitedPool(t *testing.T) {
 				t.Fatal(err)
 			}
 			config.RuntimeParams["application_name"] = "waiters"
+			var sent record
+			sent.on(config)
 			db, err := sql.Open("pgx", stdlib.RegisterConnConfig(config))
 			if err != nil {
 				t.Fatal(err)
@@ -200,8 +239,9 @@ func TestWaitersOfAnUnlimitedPool(t *testing.T) {
 			l, crowd := xactlock.New(db), newCallers(t)
 			for i, key := range heldKeys(t, watcher, keys) {
 				crowd.add(func(ctx context.Context) error { return call(ctx, l, key) })
-				// They come one after the other: each asks for its key first.
-				time.Sleep(2 * time.Millisecond)
+				// They come one after the other: each asks for its key first, with a
+				// connection.
+				until(t, "the call has asked", func() bool { return sent.names(key) })
 				for began := time.Now(); db.Stats().InUse > most; time.Sleep(time.Millisecond) {
 					if time.Since(began) > patience {
 						t.Fatalf("%d callers use %d connections, want at most %d", i+1, db.Stats().InUse, most)

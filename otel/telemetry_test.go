@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -70,11 +71,12 @@ func TestSpansOfAHolder(t *testing.T) {
 			t.Errorf("%s: fn's statement is not beneath the hold", test.op)
 		}
 		for span, outcome := range map[sdktrace.ReadOnlySpan]string{wait: "granted", hold: test.outcome} {
-			got := attributes(span.Attributes())
-			delete(got, "pgadvisory.contended")
 			want := map[string]string{"db.system.name": "postgresql", "db.operation.name": test.op,
 				"pgadvisory.namespace": "accounts", "pgadvisory.outcome": outcome}
-			equal(t, test.op+": "+span.Name(), got, want)
+			if outcome == "committed" {
+				want["pgadvisory.contended"] = "false"
+			}
+			equal(t, test.op+": "+span.Name(), attributes(span.Attributes()), want)
 			if code := span.Status().Code; code != codes.Unset {
 				t.Errorf("%s: %s: status %v", test.op, span.Name(), code)
 			}
@@ -150,6 +152,11 @@ func TestSpansOfEachEnd(t *testing.T) {
 			"lock exec accounts", "committed", ""},
 		{"Exec that fails", func(ctx context.Context) { _, _ = l.Exec(ctx, key, `select 1/0`) },
 			"lock exec accounts", "rolled back", "22012"},
+		{"Exec at a deadline", func(ctx context.Context) { _, _ = l.Exec(soon(ctx), busy, `select 1`) },
+			"lock wait", "not acquired", "ErrNotAcquired"},
+		{"Exec with a bad option", func(ctx context.Context) {
+			_, _ = l.With(xactlock.Options{Trace: s.telemetry, Wait: -1}).Exec(ctx, key, `select 1`)
+		}, "lock wait accounts", "failed", "_OTHER"},
 		{"Exec in three messages", func(ctx context.Context) {
 			o := l.Options()
 			o.Plain = true
@@ -190,37 +197,43 @@ func TestSpansOfEachEnd(t *testing.T) {
 		if text := last.Status().Description; text != test.errorType {
 			t.Errorf("%s: the status tells %q", test.name, text)
 		}
+		contended := got["pgadvisory.contended"] == "true" // or not, if a deadline ended before the call had asked
+		if contended && test.outcome != "not acquired" || !contended && test.name == "a refused try" {
+			t.Errorf("%s: contended is %t", test.name, contended)
+		}
 	}
 }
 
-// Metrics tell durations and outcomes by namespace, and no names of keys; spans do
-// if they shall.
+// Metrics tell durations in seconds, outcomes and types of error by namespace, and
+// no names of keys; spans do if they shall.
 func TestMetrics(t *testing.T) {
 	s := newSetting(t, pgadvisoryotel.Options{Names: true})
 	l := xactlock.New(s.db).With(xactlock.Options{Trace: s.telemetry})
 	keys := []hashkey.Key{key, hashkey.Namespace("accounts").ID(7), hashkey.Namespace("users").ID(1), hashkey.Int64(1)}
+	const work = 20 * time.Millisecond
+	began := time.Now()
 	spans := s.under(t, func(ctx context.Context) {
 		for _, result := range []error{nil, nil, errExpected} {
-			_ = l.WithTxAll(ctx, keys, func(context.Context, *sql.Tx) error { return result })
+			_ = l.WithTxAll(ctx, keys, func(context.Context, *sql.Tx) error { time.Sleep(work); return result })
 		}
 		_ = l.WithTxAll(ctx, keys, nil)
 	})
+	lasted := time.Since(began)
 	for _, span := range spans {
 		if texts := attributes(span.Attributes())["pgadvisory.keys"]; !strings.Contains(texts, "accounts/42") || !strings.Contains(texts, "users/1") {
 			t.Errorf("%s: the keys are %q", span.Name(), texts)
 		}
 	}
-	of := func(outcome string) string { return outcome + " accounts,users" }
-	wantCounts := map[string]map[string]uint64{
-		"pgadvisory.lock.wait.duration": {of("granted"): 3, of("failed"): 1},
-		"pgadvisory.lock.hold.duration": {of("committed"): 2, of("rolled back"): 1},
-		"pgadvisory.lock.calls":         {of("committed"): 2, of("rolled back"): 1, of("failed"): 1},
+	wantCounts := map[string]map[string]uint64{ // by outcome, error.type and namespaces
+		"pgadvisory.lock.wait.duration": {"granted//accounts,users": 3, "failed/_OTHER/accounts,users": 1},
+		"pgadvisory.lock.hold.duration": {"committed//accounts,users": 2, "rolled back/_OTHER/accounts,users": 1},
+		"pgadvisory.lock.calls":         {"committed//accounts,users": 2, "rolled back/_OTHER/accounts,users": 1, "failed/_OTHER/accounts,users": 1},
 	}
 	metrics := s.metrics(t)
 	for name, want := range wantCounts {
 		got := map[string]uint64{}
 		count := func(attrs map[string]string, n uint64) {
-			got[attrs["pgadvisory.outcome"]+" "+attrs["pgadvisory.namespace"]] += n
+			got[attrs["pgadvisory.outcome"]+"/"+attrs["error.type"]+"/"+attrs["pgadvisory.namespace"]] += n
 			if attrs["db.operation.name"] != "WithTxAll" || attrs["db.system.name"] != "postgresql" || attrs["pgadvisory.keys"] != "" {
 				t.Errorf("%s: attributes %v", name, attrs)
 			}
@@ -229,8 +242,12 @@ func TestMetrics(t *testing.T) {
 		case metricdata.Histogram[float64]:
 			for _, point := range data.DataPoints {
 				count(attributes(point.Attributes.ToSlice()), point.Count)
-				if point.Sum < 0 || point.Sum > 60 {
-					t.Errorf("%s: %v seconds", name, point.Sum)
+				least := 0.0
+				if strings.Contains(name, "hold") {
+					least = float64(point.Count) * work.Seconds()
+				}
+				if point.Sum < least || point.Sum > lasted.Seconds() {
+					t.Errorf("%s: %v seconds, want %v to %v", name, point.Sum, least, lasted.Seconds())
 				}
 			}
 		case metricdata.Sum[int64]:
@@ -240,13 +257,7 @@ func TestMetrics(t *testing.T) {
 		default:
 			t.Errorf("%s is a %T", name, data)
 		}
-		for outcome, n := range want {
-			if got[outcome] != n {
-				t.Errorf("%s: %v, want %v", name, got, want)
-				break
-			}
-		}
-		if len(got) != len(want) {
+		if !maps.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}

@@ -69,6 +69,8 @@ func TestObtain(t *testing.T) {
 			t.Errorf("a certificate is issued while the server has these locks: %v (error %v)", locks, err)
 		}
 	}}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	var group sync.WaitGroup
 	for range 2 {
 		config := &certmagic.Config{}
@@ -81,7 +83,7 @@ func TestObtain(t *testing.T) {
 			Issuers: []certmagic.Issuer{ca},
 		})
 		group.Go(func() {
-			if err := config.ObtainCertSync(t.Context(), "shop.example"); err != nil {
+			if err := config.ObtainCertSync(ctx, "shop.example"); err != nil {
 				t.Error(err)
 			}
 		})

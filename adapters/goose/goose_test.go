@@ -1,6 +1,7 @@
 package gooselock_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -69,8 +70,10 @@ func TestInstancesAtOnce(t *testing.T) {
 func TestBusy(t *testing.T) {
 	release := locktest.Hold(t, locktest.URL(t), key)
 	p := newInstance(t, migrations, sessionlock.Options{Wait: 50 * time.Millisecond})
-	if _, err := p.Up(t.Context()); !errors.Is(err, sessionlock.ErrNotAcquired) {
-		t.Errorf("error is %v, want ErrNotAcquired", err)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := p.Up(ctx); !errors.Is(err, sessionlock.ErrNotAcquired) || ctx.Err() != nil {
+		t.Errorf("error is %v, want ErrNotAcquired before ctx ends (%v)", err, ctx.Err())
 	}
 	release()
 	if done, err := p.Up(t.Context()); err != nil || len(done) != len(migrations) {

@@ -46,6 +46,7 @@ func FuzzSchemes(f *testing.F) {
 		f.Add(name)
 	}
 	f.Add("\xff")
+	f.Add("\x80")
 	f.Add("123456789012") // a block of lookup3, and one more than that
 	f.Add("1234567890123")
 	f.Fuzz(func(t *testing.T, name string) {
@@ -71,6 +72,7 @@ func FuzzHashTextExtended(f *testing.F) {
 	for _, v := range vectors(f) {
 		f.Add(v.name, int64(0))
 		f.Add(v.name, int64(-1)<<40)
+		f.Add(v.name, int64(7))
 	}
 	f.Fuzz(func(t *testing.T, name string, seed int64) {
 		if got, want := interop.HashTextExtended(name, seed).Int64(), int64(hashBytes(name, uint64(seed))); got != want {

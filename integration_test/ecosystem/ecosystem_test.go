@@ -9,6 +9,7 @@ import (
 	"database/sql"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -399,4 +400,14 @@ func ownTransaction(t *testing.T, s *setting) {
 	if err := other.Commit(); err != nil {
 		t.Error(err)
 	}
+}
+
+// containsAll reports whether s contains all parts.
+func containsAll(s string, parts ...string) bool {
+	for _, part := range parts {
+		if !strings.Contains(s, part) {
+			return false
+		}
+	}
+	return true
 }

@@ -91,13 +91,3 @@ func TestPrometheus(t *testing.T) {
 		t.Errorf("%v, %v", problems, err)
 	}
 }
-
-// containsAll reports whether s contains all parts.
-func containsAll(s string, parts ...string) bool {
-	for _, part := range parts {
-		if !strings.Contains(s, part) {
-			return false
-		}
-	}
-	return true
-}

@@ -13,12 +13,12 @@ import (
 // slowServer is a connection whose server answers a cancel request after a while.
 type slowServer struct {
 	fakeConn
-	answers  time.Duration
-	hungUp   time.Duration // after which the client has, 0 where the server was first
-	hardOver bool          // the socket is closed
+	answers      time.Duration
+	hungUp       time.Duration // after which the client has, 0 where the server was first
+	socketClosed bool
 }
 
-func (c *slowServer) Conn() net.Conn { return closer{&c.socket, &c.hardOver} }
+func (c *slowServer) Conn() net.Conn { return closer{&c.socket, &c.socketClosed} }
 
 func (c *slowServer) CancelRequest(ctx context.Context) error {
 	began := time.Now()
@@ -74,12 +74,15 @@ func TestCancelRequestStaysOpen(t *testing.T) {
 // behind that could hit the next one.
 func TestHandler(t *testing.T) {
 	for name, test := range map[string]struct {
+		over           time.Duration // after which the statement is over
 		answers, lasts time.Duration
 		closed         bool // by pgx, before the statement is over
-		wantOver       bool
+		wantClosed     bool
 	}{
 		"answered":                   {answers: time.Second, lasts: time.Second},
-		"not answered":               {answers: time.Hour, lasts: 5 * time.Second, wantOver: true},
+		"answered first":             {over: 2 * time.Second, answers: time.Second, lasts: 2 * time.Second},
+		"not answered":               {answers: time.Hour, lasts: 5 * time.Second, wantClosed: true},
+		"hung up first":              {over: 20 * time.Second, answers: time.Hour, lasts: 20 * time.Second, wantClosed: true},
 		"of a connection that ended": {answers: time.Hour, closed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -91,15 +94,16 @@ func TestHandler(t *testing.T) {
 				if cut := conn.socket.deadline; !cut.Equal(began.Add(5 * time.Second)) {
 					t.Errorf("the connection is cut after %v, want 5s", cut.Sub(began))
 				}
+				time.Sleep(test.over)
 				conn.closed = test.closed
 				h.HandleUnwatchAfterCancel()
 				if lasted := time.Since(began); lasted != test.lasts {
 					t.Errorf("it took %v, want %v", lasted, test.lasts)
 				}
-				if conn.hardOver != test.wantOver {
-					t.Errorf("the socket is closed: %t, want %t", conn.hardOver, test.wantOver)
+				if conn.socketClosed != test.wantClosed {
+					t.Errorf("the socket is closed: %t, want %t", conn.socketClosed, test.wantClosed)
 				}
-				if !test.wantOver && !test.closed && !conn.socket.deadline.IsZero() {
+				if !test.wantClosed && !test.closed && !conn.socket.deadline.IsZero() {
 					t.Error("the next statement has the deadline of this one")
 				}
 				time.Sleep(time.Minute) // until the request has ended

@@ -117,9 +117,11 @@ func TestOpenWithoutPreparedStatements(t *testing.T) {
 
 func TestIsAnswer(t *testing.T) {
 	for err, want := range map[error]bool{
-		&pgconn.PgError{Severity: "ERROR"}: true,
-		&pgconn.PgError{Severity: "FATAL"}: false,
-		errors.New("broken pipe"):          false,
+		&pgconn.PgError{Severity: "ERROR"}:                                true,
+		&pgconn.PgError{Severity: "FATAL"}:                                false,
+		&pgconn.PgError{Severity: "FEHLER", SeverityUnlocalized: "ERROR"}: true,
+		&pgconn.PgError{Severity: "PANIK", SeverityUnlocalized: "PANIC"}:  false,
+		errors.New("broken pipe"):                                         false,
 	} {
 		if pgsession.IsAnswer(err) != want {
 			t.Errorf("IsAnswer(%v) = %t", err, !want)

@@ -214,20 +214,29 @@ func TestLost(t *testing.T) {
 	}
 }
 
+// sqlState is an error of a server.
+type sqlState string
+
+func (s sqlState) Error() string    { return "SQLSTATE " + string(s) }
+func (s sqlState) SQLState() string { return string(s) }
+
 func TestExec(t *testing.T) {
+	const errTimeout = sqlState("55P03")
 	for name, test := range map[string]struct {
-		execs    []txlock.Executed
-		shared   bool
-		scripts  []script
-		want     error
-		one      bool
-		openings int
+		execs     []txlock.Executed
+		shared    bool
+		scripts   []script
+		want      error
+		one       bool
+		openings  int
+		contended bool
 	}{
 		"one message":         {execs: []txlock.Executed{{Tag: "UPDATE 3"}}, scripts: []script{nil}, one: true},
 		"dead, then good":     {execs: []txlock.Executed{{Dead: true, Err: died.err}, {Tag: "UPDATE 3"}}, scripts: []script{nil, nil}, one: true},
 		"not committed":       {execs: []txlock.Executed{{Outcome: txlock.RolledBack, Err: failed.err}}, scripts: []script{nil}, want: failed.err, one: true},
-		"a slow lock":         {execs: []txlock.Executed{{Busy: true}}, scripts: []script{nil, {refused, granted}}, openings: 2},
-		"a slow lock, shared": {execs: []txlock.Executed{{Busy: true}}, shared: true, scripts: []script{nil, {refused, granted}}, openings: 2},
+		"its wait ends":       {execs: []txlock.Executed{{Outcome: txlock.NotAcquired, Err: errTimeout}}, scripts: []script{nil}, want: errTimeout, one: true, contended: true},
+		"a slow lock":         {execs: []txlock.Executed{{Busy: true}}, scripts: []script{nil, {refused, granted}}, openings: 2, contended: true},
+		"a slow lock, shared": {execs: []txlock.Executed{{Busy: true}}, shared: true, scripts: []script{nil, {refused, granted}}, openings: 2, contended: true},
 		"the text of three":   {execs: []txlock.Executed{{Unfit: true}}, scripts: []script{nil, {granted}}, openings: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -237,6 +246,9 @@ func TestExec(t *testing.T) {
 				tag, one, err := c.Exec(t.Context())
 				if !errors.Is(err, test.want) || one != test.one || len(p.openings) != test.openings || one && err == nil && tag != "UPDATE 3" {
 					t.Errorf("%q, one message %t, %v, %d openings", tag, one, err, len(p.openings))
+				}
+				if c.Contended != test.contended {
+					t.Errorf("contended %t, want %t", c.Contended, test.contended)
 				}
 				for i, o := range p.openings {
 					if test.openings == 2 && !(o.Wait && o.Quiet) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/admission"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
 // Exec runs fn, which is one statement, in one message with the lock and COMMIT,
@@ -48,6 +49,9 @@ func (c *Call) Exec(ctx context.Context) (tag string, oneMessage bool, err error
 			turn.Stand() // Run has a seat of its own
 			c.Taken()
 			return "", false, c.run(ctx)
+		}
+		if e.Outcome == NotAcquired && lockerr.WaitEnded(e.Err) {
+			c.Contended = true
 		}
 		c.Outcome = e.Outcome
 		return e.Tag, true, e.Err
