@@ -3,9 +3,13 @@ package integration_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -18,12 +22,18 @@ func TestDeadInPool(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
 	db, watcher := openMetered(t, dsn, new(meter)), openDB(t, dsn)
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := openPool(t, config)
 	key := hashkey.Name("dead")
 	session := func(o sessionlock.Options) func(ctx context.Context) error {
 		return func(ctx context.Context) error {
 			return sessionlock.New(db).With(o).TryWithLock(ctx, key, func(context.Context, *sql.Conn) error { return nil })
 		}
 	}
+	const idle = 10
 	for name, call := range map[string]func(ctx context.Context) error{
 		"sessionlock":           session(sessionlock.Options{}),
 		"sessionlock shareable": session(sessionlock.Options{Shareable: true}),
@@ -31,9 +41,24 @@ func TestDeadInPool(t *testing.T) {
 		"xactlock plain": func(ctx context.Context) error {
 			return xactlock.New(db).With(xactlock.Options{Plain: true}).TryWithTx(ctx, key, nothing)
 		},
+		"Exec": func(ctx context.Context) error {
+			_, err := xactlock.New(db).Exec(ctx, key, `select 1`)
+			return err
+		},
+		"Lead": func(ctx context.Context) error {
+			var failure error // of a campaign, after which Lead begins another one
+			l := sessionlock.New(db).With(sessionlock.Options{Observe: func(e sessionlock.Event) { failure = errors.Join(failure, e.Err) }})
+			return errors.Join(l.Lead(ctx, key, func(context.Context) error { return nil }), failure)
+		},
+		"pgxlock": func(ctx context.Context) error {
+			return pgxlock.New(pool).TryWithTx(ctx, key, func(context.Context, pgx.Tx) error { return nil })
+		},
 	} {
-		const idle = 10
-		warm(t, db, idle)
+		if name == "pgxlock" {
+			warmPool(t, pool, idle)
+		} else {
+			warm(t, db, idle)
+		}
 		n := number(t, watcher, `select count(pg_terminate_backend(pid, 60000)) from pg_stat_activity
 			where datname = current_database() and pid <> pg_backend_pid()`)
 		if n < idle {
@@ -44,4 +69,16 @@ func TestDeadInPool(t *testing.T) {
 		}
 	}
 	noTrace(t, db, watcher)
+}
+
+// warmPool has pool make n connections.
+func warmPool(t *testing.T, pool *pgxpool.Pool, n int) {
+	t.Helper()
+	for range n {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+	}
 }

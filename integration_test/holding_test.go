@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
@@ -61,6 +62,10 @@ func TestCancelStatements(t *testing.T) {
 			err := sessionlock.New(db).WithLock(t.Context(), key, func(ctx context.Context, conn *sql.Conn) error {
 				short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 				defer cancel()
+				// The connection is the pool's own, with nothing around it.
+				if err := conn.Raw(func(c any) error { _ = c.(*stdlib.Conn); return nil }); err != nil {
+					return err
+				}
 				if _, err := conn.ExecContext(short, `select pg_sleep(60)`); err == nil {
 					t.Error("the statement is executed")
 				}
@@ -242,6 +247,29 @@ func TestLeadersTakeTurns(t *testing.T) {
 	}
 }
 
+// A leader that steps down waits with its next campaign for as long as candidates
+// sleep between two questions, also where that is longer than a slice.
+func TestLeaderLetsPollersGoFirst(t *testing.T) {
+	t.Parallel()
+	const poll = 1500 * time.Millisecond
+	db := newDB(t)
+	l := sessionlock.New(db).With(sessionlock.Options{Poll: poll})
+	var ended time.Time
+	for term := range 2 {
+		err := l.Lead(t.Context(), hashkey.Name("k"), func(context.Context) error {
+			if d := time.Since(ended); term > 0 && d < poll {
+				t.Errorf("the next term begins after %v", d)
+			}
+			ended = time.Now()
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	noTrace(t, db)
+}
+
 // A closed pool ends Lead, and what kept a candidate from asking is in the error
 // of a campaign that ctx ends.
 func TestLeadSaysWhy(t *testing.T) {
@@ -251,16 +279,26 @@ func TestLeadSaysWhy(t *testing.T) {
 	if err := closed.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := sessionlock.New(closed).Lead(t.Context(), hashkey.Name("k"), func(context.Context) error { return nil }); err == nil {
+	if err := sessionlock.New(closed).Lead(bounded(t), hashkey.Name("k"), func(context.Context) error { return nil }); err == nil {
 		t.Error("a closed pool is no error")
 	}
 	away := openUnchecked(t, "postgres://nobody@127.0.0.1:1/none?sslmode=disable")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	err := sessionlock.New(away).Lead(ctx, hashkey.Name("k"), func(context.Context) error { return nil })
-	var network *net.OpError
-	if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &network) {
-		t.Errorf("got %v, want one that says that the connection was refused", err)
+	var told []error
+	l := sessionlock.New(away).With(sessionlock.Options{Observe: func(e sessionlock.Event) {
+		if e.Kind == sessionlock.Failed {
+			told = append(told, e.Err)
+		}
+	}})
+	err := l.Lead(ctx, hashkey.Name("k"), func(context.Context) error { return nil })
+	if !errors.Is(err, context.DeadlineExceeded) || len(told) < 2 {
+		t.Errorf("got %v after %d campaigns that failed", err, len(told))
+	}
+	for _, err := range append(told, err) {
+		if network := (*net.OpError)(nil); !errors.As(err, &network) {
+			t.Errorf("got %v, want one that says that the connection was refused", err)
+		}
 	}
 }
 

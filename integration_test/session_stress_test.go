@@ -40,6 +40,10 @@ func TestSessionStressTimeouts(t *testing.T) {
 				}
 			case errors.Is(err, sessionlock.ErrNotAcquired):
 				timeouts.Add(1)
+				var left int
+				if err := db.QueryRow(locksInPool).Scan(&left); err != nil || left > 0 {
+					return fmt.Errorf("a session in the pool holds %d locks (error %w)", left, err)
+				}
 			default:
 				return err
 			}

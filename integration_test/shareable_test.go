@@ -6,6 +6,7 @@ import (
 	"errors"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -172,6 +173,57 @@ func TestShareableWaitHoldsUpNobody(t *testing.T) {
 	unlock(t, mine)
 	unlock(t, held)
 	noTrace(t, db)
+}
+
+// A Shareable lock that was waited for keeps its connection, and counts as a waiter:
+// beside as many as half of the pool one call waits, and the rest is left alone.
+func TestShareableLocksThatWaited(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	watcher := openSame(t, db)
+	db.SetMaxOpenConns(10)
+	l := sessionlock.New(db).With(shareable)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	granted := make(chan *sessionlock.Lock, 10)
+	// wait has five calls wait for keys that are held.
+	wait := func(first int64) (held []*sessionlock.Lock) {
+		for i := range int64(5) {
+			held = append(held, lock(t, sessionlock.New(watcher), hashkey.Int64(first+i)))
+			all.Go(func() {
+				if k, err := l.Lock(ctx, hashkey.Int64(first+i)); err == nil {
+					granted <- k
+				} else if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
+		}
+		return held
+	}
+	held := wait(0)
+	until(t, "five wait", func() bool { return waitingLocks(t, watcher) == 5 })
+	for _, k := range held {
+		unlock(t, k)
+	}
+	until(t, "five are granted", func() bool { return len(granted) == 5 })
+	held = wait(5)
+	until(t, "another waits", func() bool { return waitingLocks(t, watcher) > 0 })
+	for range 50 {
+		if n := waitingLocks(t, watcher); n > 1 {
+			t.Fatalf("%d wait beside five that have waited", n)
+		}
+		exec(t, db, `select 1`)
+	}
+	cancel()
+	all.Wait()
+	close(granted)
+	for k := range granted {
+		unlock(t, k)
+	}
+	for _, k := range held {
+		unlock(t, k)
+	}
+	noTrace(t, watcher, db)
 }
 
 // A Shareable lock has tokens, may lead, and is ended after MaxHold without the
