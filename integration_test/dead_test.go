@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -81,4 +82,43 @@ func warmPool(t *testing.T, pool *pgxpool.Pool, n int) {
 		}
 		defer conn.Release()
 	}
+}
+
+// A waiter whose session is ended waits on another connection, as for one that has
+// died in the pool.
+func TestTerminatedWaiterWaitsOn(t *testing.T) {
+	t.Parallel()
+	db, watcher := two(t)
+	key := hashkey.Name("k")
+	var failed atomic.Bool
+	session := sessionlock.New(db).With(sessionlock.Options{Observe: func(e sessionlock.Event) {
+		if e.Kind == sessionlock.Failed {
+			failed.Store(true)
+		}
+	}})
+	shareable := session.Options()
+	shareable.Shareable = true
+	fn := func(context.Context, *sql.Conn) error { return nil }
+	for name, call := range map[string]func(ctx context.Context) error{
+		"WithLock":  func(ctx context.Context) error { return session.WithLock(ctx, key, fn) },
+		"shareable": func(ctx context.Context) error { return session.With(shareable).WithLock(ctx, key, fn) },
+		"WithSlot":  func(ctx context.Context) error { return session.WithSlot(ctx, key, 1, fn) },
+		"Lead": func(ctx context.Context) error {
+			return session.Lead(ctx, key, func(context.Context) error { return nil })
+		},
+	} {
+		k := lock(t, sessionlock.New(watcher), key)
+		done := make(chan error, 1)
+		go func() { done <- call(bounded(t)) }()
+		for range 3 {
+			until(t, name+": a waiter is terminated", func() bool {
+				return len(done) > 0 || number(t, watcher, `select count(pg_terminate_backend(pid, 60000)) from pg_locks where not granted and`+inThisDatabase) == 1
+			})
+		}
+		unlock(t, k)
+		if err := <-done; err != nil || failed.Load() {
+			t.Errorf("%s: got %v, failed in between %t", name, err, failed.Load())
+		}
+	}
+	noTrace(t, watcher, db)
 }

@@ -16,9 +16,27 @@ import (
 )
 
 // A short job that three machines start, whose clocks differ by a second, runs
-// once.
+// once, whether it gives up at once or is a candidate for a while.
 func TestMinHold(t *testing.T) {
 	t.Parallel()
+	for name, start := range map[string]func(ctx context.Context, l *sessionlock.Locker, job func()) error{
+		"TryWithLock": func(ctx context.Context, l *sessionlock.Locker, job func()) error {
+			return l.TryWithLock(ctx, hashkey.Name("job"), func(context.Context, *sql.Conn) error { job(); return nil })
+		},
+		"Lead": func(ctx context.Context, l *sessionlock.Locker, job func()) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			return l.Lead(ctx, hashkey.Name("job"), func(context.Context) error { job(); return nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testMinHold(t, start)
+		})
+	}
+}
+
+func testMinHold(t *testing.T, start func(ctx context.Context, l *sessionlock.Locker, job func()) error) {
 	db := newDB(t)
 	var runs atomic.Int64
 	var refused atomic.Int64
@@ -27,7 +45,7 @@ func TestMinHold(t *testing.T) {
 		l := sessionlock.New(openSame(t, db)).With(sessionlock.Options{MinHold: 3 * time.Second})
 		time.Sleep(time.Duration(i) * 500 * time.Millisecond)
 		began := time.Now()
-		err := l.TryWithLock(t.Context(), hashkey.Name("job"), func(context.Context, *sql.Conn) error { runs.Add(1); return nil })
+		err := start(t.Context(), l, func() { runs.Add(1) })
 		if errors.Is(err, sessionlock.ErrNotAcquired) {
 			refused.Add(1)
 			return nil
@@ -209,24 +227,36 @@ func TestSessionEvents(t *testing.T) {
 }
 
 // Leaders that step down and campaign again take turns with the candidates of
-// other processes, by either way to wait.
+// other processes, in every mode. Each leads until the other one campaigns.
 func TestLeadersTakeTurns(t *testing.T) {
 	t.Parallel()
-	for name, o := range map[string]sessionlock.Options{"queue": {}, "poll": {Poll: 100 * time.Millisecond}} {
+	for name, o := range map[string]sessionlock.Options{
+		"queue": {}, "poll": {Poll: 100 * time.Millisecond}, "shareable": {Shareable: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			const terms = 6
 			db := newDB(t)
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(bounded(t))
+			defer cancel()
 			var mu sync.Mutex
 			var leaders []int
+			var campaigns [2]atomic.Bool
 			_ = parallel(2, func(i int) error {
+				o := o
+				o.Observe = func(e sessionlock.Event) { campaigns[i].Store(e.Kind == sessionlock.Waiting) }
 				l := sessionlock.New(openSame(t, db)).With(o)
 				for ctx.Err() == nil {
 					_ = l.Lead(ctx, hashkey.Name("k"), func(ctx context.Context) error {
 						mu.Lock()
-						defer mu.Unlock()
-						if leaders = append(leaders, i); len(leaders) == 12 {
+						leaders = append(leaders, i)
+						over := len(leaders) == terms
+						mu.Unlock()
+						if over {
 							cancel()
+						}
+						for ctx.Err() == nil && !campaigns[1-i].Load() {
+							time.Sleep(time.Millisecond)
 						}
 						return nil
 					})
@@ -234,12 +264,12 @@ func TestLeadersTakeTurns(t *testing.T) {
 				return nil
 			})
 			again := 0
-			for i := range leaders[3:] { // both are there by then
-				if leaders[i+3] == leaders[i+2] {
+			for i := range leaders[1:] {
+				if leaders[i+1] == leaders[i] {
 					again++
 				}
 			}
-			if again > 2 {
+			if again > 1 { // a slow machine may have kept the other one from asking
 				t.Errorf("the leaders were %v", leaders)
 			}
 			noTrace(t, db)
@@ -292,7 +322,7 @@ func TestLeadSaysWhy(t *testing.T) {
 		}
 	}})
 	err := l.Lead(ctx, hashkey.Name("k"), func(context.Context) error { return nil })
-	if !errors.Is(err, context.DeadlineExceeded) || len(told) < 2 {
+	if !errors.Is(err, context.DeadlineExceeded) || len(told) == 0 {
 		t.Errorf("got %v after %d campaigns that failed", err, len(told))
 	}
 	for _, err := range append(told, err) {

@@ -102,8 +102,8 @@ func TestShareableLockTableFull(t *testing.T) {
 	noTrace(t, db)
 }
 
-// No Shareable lock is granted twice, shared and exclusive ones exclude each
-// other, and turns go to who came first, within the process and beside another.
+// No Shareable lock is granted twice, and shared and exclusive ones exclude each
+// other, within the process and beside another.
 func TestShareableLocksExclude(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)

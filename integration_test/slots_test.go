@@ -161,7 +161,7 @@ func TestSlotIsFound(t *testing.T) {
 			wantError(t, try(), xactlock.ErrNotAcquired)
 			for _, slot := range []int{0, 17, n - 1} {
 				done := make(chan error, 1)
-				go func() { done <- verbs.with(t.Context(), key, n) }()
+				go func() { done <- verbs.with(bounded(t), key, n) }()
 				until(t, "the call waits", func() bool { return waitingLocks(t, watcher) == 1 })
 				before := m.messages.Load()
 				do(`pg_advisory_unlock`, slot)

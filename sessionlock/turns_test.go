@@ -85,7 +85,7 @@ func TestTurnsGivenUp(t *testing.T) {
 func TestTurnJustThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var turns turns
-		key := hashkey.Name("k")
+		key := hashkey.Int64(7)
 		turns.take(t.Context(), key, false, false)
 		ctx, cancel := context.WithCancel(t.Context())
 		taken := make(chan bool)
