@@ -94,7 +94,9 @@ func TestShareableLockTableFull(t *testing.T) {
 			}
 			break
 		}
-		locks = append(locks, k)
+		if locks = append(locks, k); len(locks) > 5000 {
+			t.Fatal("the lock table is never full")
+		}
 	}
 	for _, k := range locks {
 		unlock(t, k) // an error says that it was lost
@@ -209,10 +211,11 @@ func TestShareableLocksThatWaited(t *testing.T) {
 	held = wait(5)
 	until(t, "another waits", func() bool { return waitingLocks(t, watcher) > 0 })
 	for range 50 {
-		if n := waitingLocks(t, watcher); n > 1 {
-			t.Fatalf("%d wait beside five that have waited", n)
+		// Others may be asking meanwhile.
+		if n, conns := waitingLocks(t, watcher), db.Stats().InUse; n > 1 || conns > 8 {
+			t.Errorf("%d wait beside five that have waited, and %d connections are in use", n, conns)
+			break
 		}
-		exec(t, db, `select 1`)
 	}
 	cancel()
 	all.Wait()
