@@ -136,13 +136,14 @@ func TestWaitersAreInNobodysWay(t *testing.T) {
 	}
 	for way := range waiting {
 		until(t, "all wait by "+way, func() bool { // between two slices they do not
-			return number(t, db, `select count(*) from pg_stat_activity where application_name = $1`, way) == n
+			return number(t, db, `select count(*) from pg_stat_activity where application_name = $1`, way) >= n
 		})
 	}
 	for began := time.Now(); time.Since(began) < 5*time.Second; time.Sleep(50 * time.Millisecond) {
 		var old string
 		if err := db.QueryRow(oldSnapshots).Scan(&old); err != nil || old != "" {
-			t.Fatalf("snapshots that are held for long: %s (error %v)", old, err)
+			t.Errorf("snapshots that are held for long: %s (error %v)", old, err)
+			break
 		}
 	}
 	for what, on := range map[string]interface {
