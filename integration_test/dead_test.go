@@ -60,11 +60,11 @@ func TestDeadInPool(t *testing.T) {
 		} else {
 			warm(t, db, idle)
 		}
-		n := number(t, watcher, `select count(pg_terminate_backend(pid, 60000)) from pg_stat_activity
-			where datname = current_database() and pid <> pg_backend_pid()`)
-		if n < idle {
+		const others = ` from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`
+		if n := number(t, watcher, `select count(pg_terminate_backend(pid))`+others); n < idle {
 			t.Fatalf("%d sessions were there, want %d", n, idle)
 		}
+		until(t, "they are gone", func() bool { return number(t, watcher, `select count(*)`+others) == 0 })
 		if err := call(bounded(t)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
