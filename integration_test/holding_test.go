@@ -132,7 +132,14 @@ func TestSessionSlots(t *testing.T) {
 				}
 				inside[slot] = true
 				if most = max(most, len(inside)); most == slots {
-					all.Do(func() { close(full) })
+					all.Do(func() {
+						err := lockers[(i+1)%pools].TryWithSlot(t.Context(), key, slots, func(context.Context, *sql.Conn) error {
+							t.Error("there is one slot more")
+							return nil
+						})
+						wantError(t, err, sessionlock.ErrNotAcquired)
+						close(full)
+					})
 				}
 				mu.Unlock()
 				select {

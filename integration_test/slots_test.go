@@ -55,7 +55,11 @@ func TestSlots(t *testing.T) {
 							t.Errorf("%d holders at once", n)
 						}
 						if n == slots {
-							all.Do(func() { close(full) })
+							all.Do(func() {
+								err := lockers[(i+1)%pools].TryWithSlot(t.Context(), key, slots, unreachable(t))
+								wantError(t, err, xactlock.ErrNotAcquired)
+								close(full)
+							})
 						}
 						select {
 						case <-full: // once all slots are taken
