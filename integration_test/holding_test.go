@@ -138,6 +138,9 @@ func TestSessionSlots(t *testing.T) {
 							return nil
 						})
 						wantError(t, err, sessionlock.ErrNotAcquired)
+						if n := heldLocks(t, db); n != slots {
+							t.Errorf("%d slots are taken, want %d", n, slots)
+						}
 						close(full)
 					})
 				}
