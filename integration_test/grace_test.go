@@ -108,13 +108,13 @@ func TestGrace(t *testing.T) {
 }
 
 func testGrace(t *testing.T, b bounding, obeys bool) {
-	db := newDB(t)
+	db, callCtx := newDB(t), bounded(t)
 	inside, over := make(chan struct{}), make(chan struct{})
 	var left time.Time
 	var cause error
 	ended := make(chan error, 1)
 	go func() {
-		ended <- b.hold(t.Context(), db, func(ctx context.Context) error {
+		ended <- b.hold(callCtx, db, func(ctx context.Context) error {
 			close(inside)
 			<-ctx.Done()
 			cause = context.Cause(ctx)
@@ -129,7 +129,7 @@ func testGrace(t *testing.T, b bounding, obeys bool) {
 	}()
 	<-inside
 	began := time.Now()
-	k, err := sessionlock.New(db).Lock(t.Context(), hashkey.Name(graceKey))
+	k, err := sessionlock.New(db).Lock(callCtx, hashkey.Name(graceKey))
 	if err != nil {
 		t.Fatal(err)
 	}

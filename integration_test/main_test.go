@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
@@ -13,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(pgtest.Main(m, noGoroutine, noLock))
+	os.Exit(pgtest.Main(m, noGoroutine, noLock, noSession))
 }
 
 // noGoroutine checks that the tests have left none behind.
@@ -37,6 +38,20 @@ var connectionOpener = goleak.IgnoreTopFunction("database/sql.(*DB).connectionOp
 
 // noLock checks that the server holds no advisory lock, in any database.
 func noLock(s *pgtest.Server) error {
+	return none(s, "advisory locks", `select count(*) from pg_locks where locktype = 'advisory'`)
+}
+
+// noSession checks that the server has no session in a database of the tests', if
+// it is not one that other packages' tests use at the same time.
+func noSession(s *pgtest.Server) error {
+	if os.Getenv("DATABASE_URL") != "" {
+		return nil
+	}
+	return none(s, "sessions", `select count(*) from pg_stat_activity where datname like 'pgtest\_%'`)
+}
+
+// none checks that there are soon none of what a query counts.
+func none(s *pgtest.Server, what, query string) error {
 	if s == nil {
 		return nil
 	}
@@ -47,10 +62,13 @@ func noLock(s *pgtest.Server) error {
 		return err
 	}
 	defer conn.Close(ctx)
-	var left int
-	err = conn.QueryRow(ctx, `select count(*) from pg_locks where locktype = 'advisory'`).Scan(&left)
-	if err == nil && left > 0 {
-		err = fmt.Errorf("the tests have left %d advisory locks on the server", left)
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		var left int
+		if err := conn.QueryRow(ctx, query).Scan(&left); err != nil || left == 0 {
+			return err
+		}
+		if time.Since(began) > patience/3 {
+			return fmt.Errorf("the tests have left %d %s on the server", left, what)
+		}
 	}
-	return err
 }

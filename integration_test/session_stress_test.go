@@ -24,14 +24,16 @@ func TestSessionStressTimeouts(t *testing.T) {
 	var timeouts, grants atomic.Int64
 	stop := make(chan struct{})
 	holding := make(chan error, 1)
-	go func() { holding <- holdAndRelease(t.Context(), sessionlock.New(other), key, stop) }()
+	ctx, giveUp := context.WithCancel(t.Context()) // or a lock that is left would be waited for
+	defer giveUp()
+	go func() { holding <- holdAndRelease(ctx, sessionlock.New(other), key, stop) }()
 	err := parallel(16, func(int) error {
-		for timeouts.Load() < want {
+		for timeouts.Load() < want && ctx.Err() == nil {
 			if err := db.PingContext(t.Context()); err != nil { // or the wait would be one for a connection
 				return err
 			}
 			wait := time.Millisecond + rand.N(4*time.Millisecond)
-			k, err := sessionlock.New(db).With(sessionlock.Options{Wait: wait}).Lock(t.Context(), key)
+			k, err := sessionlock.New(db).With(sessionlock.Options{Wait: wait}).Lock(ctx, key)
 			switch {
 			case err == nil:
 				grants.Add(1)
@@ -40,6 +42,11 @@ func TestSessionStressTimeouts(t *testing.T) {
 				}
 			case errors.Is(err, sessionlock.ErrNotAcquired):
 				timeouts.Add(1)
+				var left int
+				if err := db.QueryRow(locksInPool).Scan(&left); err != nil || left > 0 {
+					giveUp()
+					return fmt.Errorf("a session in the pool holds %d locks (error %v)", left, err)
+				}
 			default:
 				return err
 			}

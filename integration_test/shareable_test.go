@@ -6,6 +6,7 @@ import (
 	"errors"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -93,7 +94,9 @@ func TestShareableLockTableFull(t *testing.T) {
 			}
 			break
 		}
-		locks = append(locks, k)
+		if locks = append(locks, k); len(locks) > 5000 {
+			t.Fatal("the lock table is never full")
+		}
 	}
 	for _, k := range locks {
 		unlock(t, k) // an error says that it was lost
@@ -101,8 +104,8 @@ func TestShareableLockTableFull(t *testing.T) {
 	noTrace(t, db)
 }
 
-// No Shareable lock is granted twice, shared and exclusive ones exclude each
-// other, and turns go to who came first, within the process and beside another.
+// No Shareable lock is granted twice, and shared and exclusive ones exclude each
+// other, within the process and beside another.
 func TestShareableLocksExclude(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
@@ -172,6 +175,58 @@ func TestShareableWaitHoldsUpNobody(t *testing.T) {
 	unlock(t, mine)
 	unlock(t, held)
 	noTrace(t, db)
+}
+
+// A Shareable lock that was waited for keeps its connection, and counts as a waiter:
+// beside as many as half of the pool one call waits, and the rest is left alone.
+func TestShareableLocksThatWaited(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	watcher := openSame(t, db)
+	db.SetMaxOpenConns(10)
+	l := sessionlock.New(db).With(shareable)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	granted := make(chan *sessionlock.Lock, 10)
+	// wait has five calls wait for keys that are held.
+	wait := func(first int64) (held []*sessionlock.Lock) {
+		for i := range int64(5) {
+			held = append(held, lock(t, sessionlock.New(watcher), hashkey.Int64(first+i)))
+			all.Go(func() {
+				if k, err := l.Lock(ctx, hashkey.Int64(first+i)); err == nil {
+					granted <- k
+				} else if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
+		}
+		return held
+	}
+	held := wait(0)
+	until(t, "five wait", func() bool { return waitingLocks(t, watcher) == 5 })
+	for _, k := range held {
+		unlock(t, k)
+	}
+	until(t, "five are granted", func() bool { return len(granted) == 5 })
+	held = wait(5)
+	until(t, "another waits", func() bool { return waitingLocks(t, watcher) > 0 })
+	for range 50 {
+		// Others may be asking meanwhile.
+		if n, conns := waitingLocks(t, watcher), db.Stats().InUse; n > 1 || conns > 8 {
+			t.Errorf("%d wait beside five that have waited, and %d connections are in use", n, conns)
+			break
+		}
+	}
+	cancel()
+	all.Wait()
+	close(granted)
+	for k := range granted {
+		unlock(t, k)
+	}
+	for _, k := range held {
+		unlock(t, k)
+	}
+	noTrace(t, watcher, db)
 }
 
 // A Shareable lock has tokens, may lead, and is ended after MaxHold without the

@@ -4,108 +4,176 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
-// waiting are all ways to wait for a lock, each through a pool of its own.
-var waiting = map[string]func(ctx context.Context, db *sql.DB, key hashkey.Key) error{
-	"WithTx": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
-		return xactlock.New(db).WithTx(ctx, key, nothing)
-	},
-	"WithTx repeatable read": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
-		return xactlock.New(db).With(xactlock.Options{Isolation: sql.LevelRepeatableRead}).WithTx(ctx, key, nothing)
-	},
-	"WithTx serializable": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
-		return xactlock.New(db).With(xactlock.Options{Isolation: sql.LevelSerializable}).WithTx(ctx, key, nothing)
-	},
-	"WithTx plain": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
-		return xactlock.New(db).With(xactlock.Options{Plain: true}).WithTx(ctx, key, nothing)
-	},
-	"WithTx plain serializable": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
-		return xactlock.New(db).With(xactlock.Options{Plain: true, Isolation: sql.LevelSerializable}).WithTx(ctx, key, nothing)
-	},
-	"WithTxAll": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+// wait waits for the lock of key, or for one of two slots, and gives it back.
+type wait = func(ctx context.Context, key hashkey.Key) error
+
+// waiting are all ways to wait for a lock. Each call of a way has a Locker of its
+// own, so that it waits on the server.
+var waiting = map[string]func(t *testing.T, dsn string) wait{
+	"WithTx":                    withTx(xactlock.Options{}),
+	"WithTx shared":             withTx(xactlock.Options{Shared: true}),
+	"WithTx repeatable read":    withTx(xactlock.Options{Isolation: sql.LevelRepeatableRead}),
+	"WithTx serializable":       withTx(xactlock.Options{Isolation: sql.LevelSerializable}),
+	"WithTx plain":              withTx(xactlock.Options{Plain: true}),
+	"WithTx plain serializable": withTx(xactlock.Options{Plain: true, Isolation: sql.LevelSerializable}),
+	"WithTxAll": onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
 		return xactlock.New(db).WithTxAll(ctx, []hashkey.Key{key, hashkey.Name("another")}, nothing)
-	},
-	"WithTxOf": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+	}),
+	"WithTxOf": onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
 		return withTxOf(ctx, db, xactlock.New(db), key, nothing)
-	},
-	"Exec": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+	}),
+	"WithSlot":              withSlot(xactlock.Options{}),
+	"WithSlot serializable": withSlot(xactlock.Options{Isolation: sql.LevelSerializable}),
+	"WithSlot plain":        withSlot(xactlock.Options{Plain: true}),
+	"Exec": onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
 		_, err := xactlock.New(db).Exec(ctx, key, `select $1::int`, 1)
 		return err
-	},
-	"Lock": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
-		return sessionlock.New(db).WithLock(ctx, key, func(context.Context, *sql.Conn) error { return nil })
-	},
-	"Lock shared": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
-		l := sessionlock.New(db).With(sessionlock.Options{Shared: true})
-		return l.WithLock(ctx, key, func(context.Context, *sql.Conn) error { return nil })
-	},
-	"Lead": func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+	}),
+	"pgx WithTx": onPool(func(ctx context.Context, pool *pgxpool.Pool, key hashkey.Key) error {
+		return pgxlock.New(pool).WithTx(ctx, key, func(context.Context, pgx.Tx) error { return nil })
+	}),
+	"pgx WithSlot": onPool(func(ctx context.Context, pool *pgxpool.Pool, key hashkey.Key) error {
+		return pgxlock.New(pool).WithSlot(ctx, key, 2, func(context.Context, pgx.Tx) error { return nil })
+	}),
+	"pgx Exec": onPool(func(ctx context.Context, pool *pgxpool.Pool, key hashkey.Key) error {
+		_, err := pgxlock.New(pool).Exec(ctx, key, `select $1::int`, 1)
+		return err
+	}),
+	"Lock":           withLock(sessionlock.Options{}),
+	"Lock shared":    withLock(sessionlock.Options{Shared: true}),
+	"Lock shareable": withLock(sessionlock.Options{Shareable: true}),
+	"LockConn": onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+		conn, err := db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		k, err := sessionlock.New(db).LockConn(ctx, conn, key)
+		if err != nil {
+			return err
+		}
+		return k.Unlock()
+	}),
+	"session WithSlot": onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+		return sessionlock.New(db).WithSlot(ctx, key, 2, func(context.Context, *sql.Conn) error { return nil })
+	}),
+	"Lead": onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
 		return sessionlock.New(db).Lead(ctx, key, func(context.Context) error { return nil })
-	},
+	}),
 }
 
-// Who waits holds no snapshot for longer than a second, lets the holder build an
-// index concurrently, on the lock's own connection and on another one, and writes
-// at most one line into the server's log.
-func TestWaitersAreInNobodysWay(t *testing.T) {
-	t.Parallel()
-	for name, wait := range waiting {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := pgtest.Dedicated(t)
-			watcher, waiters := openDB(t, server.DSN()), openDB(t, server.DSN())
-			exec(t, watcher, `create table indexed (n int)`)
-			key := hashkey.Name("k")
-			k := lock(t, sessionlock.New(watcher), key)
-			const n = 5
-			done := make(chan error, 1)
-			go func() {
-				done <- parallel(n, func(int) error { return wait(t.Context(), waiters, key) })
-			}()
-			until(t, "they wait", func() bool { return waitingLocks(t, watcher) == n })
-			for began := time.Now(); time.Since(began) < 3*time.Second; time.Sleep(20 * time.Millisecond) {
-				if age := number(t, watcher, oldestSnapshot); age >= 1000 {
-					t.Fatalf("a waiter has held a snapshot for %d ms", age)
-				}
-			}
-			for what, on := range map[string]interface {
-				ExecContext(context.Context, string, ...any) (sql.Result, error)
-			}{"the lock's own connection": k.Conn(), "another connection": watcher} {
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				if _, err := on.ExecContext(ctx, `create index concurrently on indexed (n)`); err != nil {
-					t.Errorf("create index concurrently on %s: %v", what, err)
-				}
-				cancel()
-			}
-			unlock(t, k)
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-			log, err := server.Log()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if lines := strings.Count(log, "ERROR:"); lines > n {
-				t.Errorf("%d waiters wrote %d errors into the log:\n%s", n, lines, log)
-			}
-		})
+func onDB(call func(ctx context.Context, db *sql.DB, key hashkey.Key) error) func(*testing.T, string) wait {
+	return func(t *testing.T, dsn string) wait {
+		db := openDB(t, dsn)
+		return func(ctx context.Context, key hashkey.Key) error { return call(ctx, db, key) }
 	}
 }
 
-// oldestSnapshot is the age in milliseconds of the oldest transaction of another
-// session of the database that has a snapshot.
-const oldestSnapshot = `select coalesce(max(extract(epoch from clock_timestamp() - xact_start) * 1000), 0)::int
-	from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_xmin is not null`
+func onPool(call func(ctx context.Context, pool *pgxpool.Pool, key hashkey.Key) error) func(*testing.T, string) wait {
+	return func(t *testing.T, dsn string) wait {
+		config, err := pgx.ParseConfig(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool := openPool(t, config)
+		return func(ctx context.Context, key hashkey.Key) error { return call(ctx, pool, key) }
+	}
+}
+
+func withTx(o xactlock.Options) func(*testing.T, string) wait {
+	return onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+		return xactlock.New(db).With(o).WithTx(ctx, key, nothing)
+	})
+}
+
+func withSlot(o xactlock.Options) func(*testing.T, string) wait {
+	return onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+		return xactlock.New(db).With(o).WithSlot(ctx, key, 2, nothing)
+	})
+}
+
+func withLock(o sessionlock.Options) func(*testing.T, string) wait {
+	return onDB(func(ctx context.Context, db *sql.DB, key hashkey.Key) error {
+		return sessionlock.New(db).With(o).WithLock(ctx, key, func(context.Context, *sql.Conn) error { return nil })
+	})
+}
+
+// Who waits for five seconds holds no snapshot for longer than a second, lets the
+// holder build an index concurrently, on the lock's own connection and on another
+// one, and writes at most one line into the server's log. There are five who wait,
+// by each way.
+func TestWaitersAreInNobodysWay(t *testing.T) {
+	t.Parallel()
+	const n = 5
+	server := pgtest.Dedicated(t, "log_line_prefix = 'by %a: '", "max_connections = 300")
+	db := openDB(t, server.DSN())
+	exec(t, db, `create table indexed (n int)`)
+	key := hashkey.Name("k")
+	k, slot := lock(t, sessionlock.New(db), key), lock(t, sessionlock.New(db), key.Slot(1))
+	var all sync.WaitGroup
+	for way, open := range waiting {
+		wait := open(t, server.DSN()+"&application_name="+url.PathEscape(way))
+		all.Go(func() {
+			if err := parallel(n, func(int) error { return wait(t.Context(), key) }); err != nil {
+				t.Errorf("%s: %v", way, err)
+			}
+		})
+	}
+	for way := range waiting {
+		until(t, "all wait by "+way, func() bool { // between two slices they do not
+			return number(t, db, `select count(*) from pg_stat_activity where application_name = $1`, way) >= n
+		})
+	}
+	for began := time.Now(); time.Since(began) < 5*time.Second; time.Sleep(50 * time.Millisecond) {
+		var old string
+		if err := db.QueryRow(oldSnapshots).Scan(&old); err != nil || old != "" {
+			t.Errorf("snapshots that are held for long: %s (error %v)", old, err)
+			break
+		}
+	}
+	for what, on := range map[string]interface {
+		ExecContext(context.Context, string, ...any) (sql.Result, error)
+	}{"the lock's own connection": k.Conn(), "another connection": db} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if _, err := on.ExecContext(ctx, `create index concurrently on indexed (n)`); err != nil {
+			t.Errorf("create index concurrently on %s: %v", what, err)
+		}
+		cancel()
+	}
+	unlock(t, k)
+	unlock(t, slot)
+	all.Wait()
+	log, err := server.Log()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for way := range waiting {
+		if lines := strings.Count(log, "by "+way+": ERROR:"); lines > n {
+			t.Errorf("%d waiters by %s wrote %d errors into the log:\n%s", n, way, lines, log)
+		}
+	}
+}
+
+// oldSnapshots are the transactions of pools with a name that have had a snapshot
+// for a second.
+const oldSnapshots = `select coalesce(string_agg(application_name || ' for ' || age, ', '), '')
+	from (select application_name, clock_timestamp() - xact_start as age from pg_stat_activity
+		where application_name <> '' and backend_xmin is not null) s where age > '1s'`
 
 // VACUUM keeps a small table small while a candidate stands by.
 func TestVacuumBesideACandidate(t *testing.T) {
@@ -152,10 +220,16 @@ func TestVacuumBesideACandidate(t *testing.T) {
 // waiters for all keys leave half of the pool alone.
 func TestSessionWaitersLeaveThePoolAlone(t *testing.T) {
 	t.Parallel()
+	for name, o := range map[string]sessionlock.Options{"lock": {}, "shareable": {Shareable: true}} {
+		t.Run(name, func(t *testing.T) { testSessionWaiters(t, o) })
+	}
+}
+
+func testSessionWaiters(t *testing.T, o sessionlock.Options) {
 	db := newDB(t)
 	watcher := openSame(t, db)
 	db.SetMaxOpenConns(10)
-	l := sessionlock.New(db)
+	l := sessionlock.New(db).With(o)
 	held := sessionlock.New(watcher)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -173,7 +247,7 @@ func TestSessionWaitersLeaveThePoolAlone(t *testing.T) {
 		wait(one)
 	}
 	until(t, "one waits", func() bool { return waitingLocks(t, watcher) == 1 })
-	if n := db.Stats().InUse; n > 2 {
+	if n := db.Stats().InUse; n > 2 { // the other one asks
 		t.Errorf("%d connections are in use by waiters for one key", n)
 	}
 	for i := range 9 {

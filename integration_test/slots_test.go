@@ -10,7 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/pgxlock"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -51,7 +55,11 @@ func TestSlots(t *testing.T) {
 							t.Errorf("%d holders at once", n)
 						}
 						if n == slots {
-							all.Do(func() { close(full) })
+							all.Do(func() {
+								err := lockers[(i+1)%pools].TryWithSlot(t.Context(), key, slots, unreachable(t))
+								wantError(t, err, xactlock.ErrNotAcquired)
+								close(full)
+							})
 						}
 						select {
 						case <-full: // once all slots are taken
@@ -74,79 +82,101 @@ func TestSlots(t *testing.T) {
 	}
 }
 
-// holdSlot holds a slot until it is released.
-func holdSlot(t *testing.T, l *xactlock.Locker, key hashkey.Key, n int) (release func()) {
-	t.Helper()
-	inside, leave, left := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	go func() {
-		left <- l.TryWithSlot(t.Context(), key, n, func(context.Context, *sql.Tx) error {
-			close(inside)
-			<-leave
-			return nil
-		})
-	}()
-	select {
-	case <-inside:
-	case err := <-left:
-		t.Fatal(err)
-	}
-	return func() {
-		close(leave)
-		if err := <-left; err != nil {
-			t.Error(err)
-		}
-	}
+// slotVerbs are the two ways of a package to call for a slot.
+type slotVerbs struct {
+	with, try func(ctx context.Context, key hashkey.Key, n int) error
 }
 
-// A free slot is found in the message that begins the transaction; where there is
-// none a try is refused, and a wait ends within a slice of the release of any.
-func TestSlotIsFound(t *testing.T) {
-	t.Parallel()
-	for path, o := range slotPaths {
-		t.Run(path, func(t *testing.T) {
-			t.Parallel()
-			var m meter
-			db := openMetered(t, newDatabase(t), &m)
+// slotWays returns all ways to hold a slot. A pool has one connection.
+func slotWays() map[string]func(t *testing.T, dsn string, m *meter) slotVerbs {
+	ways := map[string]func(t *testing.T, dsn string, m *meter) slotVerbs{
+		"sessionlock": func(t *testing.T, dsn string, m *meter) slotVerbs {
+			db := openMetered(t, dsn, m)
 			db.SetMaxOpenConns(1)
-			watcher := openSame(t, db)
-			others := xactlock.New(watcher).With(o)
-			if o.Shared {
-				others = others.With(xactlock.Options{}) // or else they share slot 0
+			l := sessionlock.New(db)
+			fn := func(context.Context, *sql.Conn) error { return nil }
+			return slotVerbs{
+				func(ctx context.Context, key hashkey.Key, n int) error { return l.WithSlot(ctx, key, n, fn) },
+				func(ctx context.Context, key hashkey.Key, n int) error { return l.TryWithSlot(ctx, key, n, fn) },
 			}
-			l, key := xactlock.New(db).With(o), hashkey.Pair(1, 2)
-			const n = 3
-			call := func() error { return l.TryWithSlot(t.Context(), key, n, nothing) }
-			if err := call(); err != nil {
+		},
+		"pgxlock": func(t *testing.T, dsn string, m *meter) slotVerbs {
+			config, err := pgx.ParseConfig(dsn)
+			if err != nil {
 				t.Fatal(err)
 			}
-			alone := m.during(t, call)
-			var releases []func()
-			for range n - 1 {
-				releases = append(releases, holdSlot(t, others, key, n))
+			m.on(config)
+			l := pgxlock.New(openPool(t, config, func(c *pgxpool.Config) { c.MaxConns = 1 }))
+			fn := func(context.Context, pgx.Tx) error { return nil }
+			return slotVerbs{
+				func(ctx context.Context, key hashkey.Key, n int) error { return l.WithSlot(ctx, key, n, fn) },
+				func(ctx context.Context, key hashkey.Key, n int) error { return l.TryWithSlot(ctx, key, n, fn) },
 			}
-			if beside := m.during(t, call); beside != alone || !o.Plain && beside != 2 {
+		},
+	}
+	for path, o := range slotPaths {
+		ways["xactlock "+path] = func(t *testing.T, dsn string, m *meter) slotVerbs {
+			db := openMetered(t, dsn, m)
+			db.SetMaxOpenConns(1)
+			l := xactlock.New(db).With(o)
+			return slotVerbs{
+				func(ctx context.Context, key hashkey.Key, n int) error { return l.WithSlot(ctx, key, n, nothing) },
+				func(ctx context.Context, key hashkey.Key, n int) error { return l.TryWithSlot(ctx, key, n, nothing) },
+			}
+		}
+	}
+	return ways
+}
+
+// A free slot is found in the message that asks; where there is none a try is
+// refused, and a wait ends within a slice of the release of any.
+func TestSlotIsFound(t *testing.T) {
+	t.Parallel()
+	const n = 50
+	key := hashkey.Pair(1, 2)
+	for way, open := range slotWays() {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			var m meter
+			watcher := newDB(t)
+			verbs := open(t, dsnOf(t, watcher), &m)
+			try := func() error { return verbs.try(t.Context(), key, n) }
+			if err := try(); err != nil {
+				t.Fatal(err)
+			}
+			alone := m.during(t, try)
+			others := ownConn(t, watcher)
+			do := func(f string, slot int) {
+				class, object, _ := key.Slot(slot).Pair()
+				if _, err := others.ExecContext(t.Context(), `select `+f+`($1::int, $2::int)`, class, object); err != nil {
+					t.Fatal(err)
+				}
+			}
+			const last = 31
+			for slot := range n {
+				if slot != last {
+					do(`pg_advisory_lock`, slot)
+				}
+			}
+			if beside := m.during(t, try); beside != alone || !strings.HasSuffix(way, "plain") && beside != 2 {
 				t.Errorf("%d messages beside %d holders, %d without", beside, n-1, alone)
 			}
-			releases = append(releases, holdSlot(t, others, key, n))
-			if err := call(); !errors.Is(err, xactlock.ErrNotAcquired) {
-				t.Errorf("a try: got %v", err)
-			}
-			if err := l.TryWithTx(t.Context(), key, nothing); !errors.Is(err, xactlock.ErrNotAcquired) {
-				t.Errorf("slot 0 is not the key's own lock: %v", err)
-			}
-			for _, release := range releases {
+			do(`pg_advisory_lock`, last)
+			wantError(t, try(), xactlock.ErrNotAcquired)
+			for _, slot := range []int{0, 17, n - 1} {
 				done := make(chan error, 1)
-				go func() { done <- l.WithSlot(t.Context(), key, n, nothing) }()
+				go func() { done <- verbs.with(bounded(t), key, n) }()
 				until(t, "the call waits", func() bool { return waitingLocks(t, watcher) == 1 })
-				release()
+				before := m.messages.Load()
+				do(`pg_advisory_unlock`, slot)
 				if err := <-done; err != nil {
 					t.Error(err)
 				}
-				releases = releases[1:]
-				if len(releases) > 0 {
-					again := holdSlot(t, others, key, n)
-					defer again()
+				// The message under way finds it, or the next one. Then it is given back.
+				if sent := int(m.messages.Load() - before); sent > alone+2 {
+					t.Errorf("slot %d was found after %d messages", slot, sent)
 				}
+				do(`pg_advisory_lock`, slot)
 			}
 		})
 	}

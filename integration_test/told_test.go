@@ -95,24 +95,31 @@ func TestHolderIsTold(t *testing.T) {
 func TestHolderIsToldUnderAStatement(t *testing.T) {
 	t.Parallel()
 	for path, o := range paths {
-		for _, hides := range []bool{false, true} {
-			if hides && o.Plain {
+		for _, how := range []string{"terminated", "cut", "terminated, no socket"} {
+			if how == "terminated, no socket" && o.Plain {
 				continue // there only the socket tells
 			}
-			t.Run(fmt.Sprintf("%s/hides %t", path, hides), func(t *testing.T) {
+			t.Run(path+"/"+how, func(t *testing.T) {
 				t.Parallel()
 				watcher := newDB(t)
-				db := openSame(t, watcher)
-				if hides {
-					db = openMetered(t, dsnOf(t, watcher), new(meter))
+				dsn := dsnOf(t, watcher)
+				p, through := newProxy(t, dsn)
+				db := openDB(t, dsn, through)
+				if how == "terminated, no socket" {
+					db = openMetered(t, dsn, new(meter))
 				}
+				var pid int
 				err := xactlock.New(db).With(o).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-					pid := number(t, tx, `select pg_backend_pid()`)
+					pid = number(t, tx, `select pg_backend_pid()`)
 					go func() {
 						until(t, "it sleeps", func() bool {
 							return number(t, watcher, `select count(*) from pg_stat_activity where pid = $1 and wait_event = 'PgSleep'`, pid) == 1
 						})
-						exec(t, watcher, `select pg_terminate_backend($1)`, pid)
+						if how == "cut" {
+							p.cutAll()
+							return
+						}
+						terminate(t, watcher, pid)
 					}()
 					if _, err := tx.Exec(`select pg_sleep(60)`); err == nil {
 						t.Error("the statement is executed")
@@ -123,6 +130,7 @@ func TestHolderIsToldUnderAStatement(t *testing.T) {
 				if !errors.Is(err, xactlock.ErrLost) {
 					t.Errorf("got %v, want ErrLost", err)
 				}
+				terminate(t, watcher, pid) // which would sleep on after a cut
 			})
 		}
 	}

@@ -47,7 +47,7 @@ func TestPooler(t *testing.T) {
 }
 
 // The command that has the lock can create an index concurrently, although
-// another one waits for the lock.
+// another one waits for the lock, in slices: it does not ask again and again.
 func TestWaiterIsInNobodysWay(t *testing.T) {
 	dsn := newDatabase(t)
 	db := openDB(t, dsn)
@@ -58,6 +58,19 @@ func TestWaiterIsInNobodysWay(t *testing.T) {
 	holder.pid(t, "parent")
 	waiter := start(t, dsn, "job", "true")
 	waits(t, db)
+	asked := make(map[string]bool)
+	for began := time.Now(); time.Since(began) < 2*time.Second; time.Sleep(20 * time.Millisecond) {
+		var at string
+		if err := db.QueryRow(`select coalesce(max(query_start)::text, '') from pg_stat_activity
+			where datname = current_database() and application_name = 'withlock job' and pid not in
+			(select pid from pg_locks where locktype = 'advisory' and granted)`).Scan(&at); err != nil {
+			t.Fatal(err)
+		}
+		asked[at] = true
+	}
+	if n := len(asked); n > 12 { // four slices, and a question where a round of the wait begins
+		t.Errorf("it has sent %d messages in two seconds", n)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience/2)
 	defer cancel()
 	if _, err := db.ExecContext(ctx, `create index concurrently on orders (id)`); err != nil {
@@ -66,4 +79,28 @@ func TestWaiterIsInNobodysWay(t *testing.T) {
 	holder.touch(t, "end")
 	holder.ends(t, 0)
 	waiter.ends(t, 0)
+}
+
+// A statement whose ctx ends is cancelled. It does not take the session along, which
+// may hold the lock.
+func TestStatementIsCancelled(t *testing.T) {
+	t.Parallel()
+	db, err := open(&options{}, []string{"PG_CONNECTION_STRING=" + newDatabase(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := conn.ExecContext(ctx, `select pg_sleep(60)`); err == nil {
+		t.Error("the statement is executed")
+	}
+	if _, err := conn.ExecContext(t.Context(), `select 1`); err != nil {
+		t.Errorf("the session is gone: %v", err)
+	}
 }

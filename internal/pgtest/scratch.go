@@ -149,6 +149,19 @@ func (s *Server) cleaner(ctx context.Context, d *scratchDatabase) (*pgx.Conn, er
 	return d.conn, err
 }
 
+// closeCleaners closes the connections that clear databases, once the tests are
+// over. A write that was slow has left a goroutine of pgx's behind on one, until
+// something is read there: the tests would seem to have leaked it.
+func (s *Server) closeCleaners() {
+	ctx, cancel := context.WithTimeout(context.Background(), sessionsTimeout)
+	defer cancel()
+	for _, d := range s.scratch.all {
+		if d.conn != nil {
+			_ = d.conn.Close(ctx) // an error leaves it closed too
+		}
+	}
+}
+
 // dropScratch drops the databases, on a server that goes on.
 func (s *Server) dropScratch() error {
 	var errs []error

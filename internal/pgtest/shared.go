@@ -58,6 +58,7 @@ func Main(m *testing.M, checks ...func(*Server) error) int {
 func runAll(tests func() int, checks []func(*Server) error) int {
 	code := tests()
 	if shared.server != nil {
+		shared.server.closeCleaners()
 		checks = append(slices.Clip(checks), (*Server).Close)
 	}
 	for _, check := range checks {

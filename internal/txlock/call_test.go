@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,6 +221,32 @@ type sqlState string
 
 func (s sqlState) Error() string    { return "SQLSTATE " + string(s) }
 func (s sqlState) SQLState() string { return string(s) }
+
+// Holders have one watch for all of them, which is no goroutine between two looks,
+// and tells each whose session is gone.
+func TestOneWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const holders = 100
+		began, before := time.Now(), runtime.NumGoroutine()
+		watchers := new(txlock.Watchers)
+		var all sync.WaitGroup
+		for i := range holders {
+			p := &fakePool{scripts: []script{{granted}}, fn: func(ctx context.Context) error { <-ctx.Done(); return nil }}
+			p.lost = began.Add(time.Duration(i) * 100 * time.Millisecond)
+			all.Go(func() {
+				c := newCall(p, func(c *txlock.Call) { c.Watchers = watchers })
+				if err := c.Run(t.Context()); !errors.Is(err, lockerr.ErrLost) || time.Since(p.lost) > 2*time.Second {
+					t.Errorf("got %v, %v after the loss", err, time.Since(p.lost))
+				}
+			})
+		}
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n > holders {
+			t.Errorf("%d holders, and %d goroutines", holders, n)
+		}
+		all.Wait()
+	})
+}
 
 func TestExec(t *testing.T) {
 	const errTimeout = sqlState("55P03")
