@@ -15,8 +15,8 @@ import (
 // A proxy stands between clients and a server, and does what networks do.
 type proxy struct {
 	listener net.Listener
-	target   string
 	serving  sync.WaitGroup
+	target   atomic.Int64               // the port of 127.0.0.1 that new connections go to
 	delay    atomic.Int64               // nanoseconds, for each chunk of either direction
 	refusing atomic.Bool                // new connections are closed at once
 	commit   atomic.Pointer[commitTrap] // for the next link that has a COMMIT
@@ -48,9 +48,8 @@ func newProxy(port int) (*proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{
-		listener: listener, target: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), links: make(map[*link]bool),
-	}
+	p := &proxy{listener: listener, links: make(map[*link]bool)}
+	p.target.Store(int64(port))
 	p.serving.Go(p.serve)
 	return p, nil
 }
@@ -81,7 +80,7 @@ func (p *proxy) serve() {
 }
 
 func (p *proxy) connect(client *net.TCPConn) {
-	server, err := net.Dial("tcp", p.target)
+	server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.FormatInt(p.target.Load(), 10)))
 	if err != nil {
 		client.Close() // as the client would be told without the proxy
 		return

@@ -23,6 +23,10 @@ type options struct {
 	out        io.Writer
 }
 
+// standby tells whether PostgreSQL has a standby, which is promoted now and then:
+// not in a short run, as it costs time to start.
+func (o options) standby() bool { return o.length >= time.Minute && o.broken == "" }
+
 // A run is all that is there for one time.
 type run struct {
 	options
@@ -53,7 +57,7 @@ func execute(ctx context.Context, o options) (rep *report, err error) {
 	defer func() { err = errors.Join(err, r.log.close()) }()
 	start, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	if r.system, err = startSystem(start); err != nil {
+	if r.system, err = startSystem(start, o.standby()); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.system.close()) }()
@@ -64,7 +68,7 @@ func (r *run) execute(ctx context.Context) (*report, error) {
 	began := time.Now()
 	crew, err := newCrew(workerConfig{
 		Dir: r.dir, Seed: r.seed, Broken: r.broken,
-		Direct: r.system.directDSN(), Pooled: r.system.pooledDSN(), Wire: r.system.server.DSN(),
+		Direct: r.system.directDSN(), Pooled: r.system.pooledDSN(), Wire: r.system.wireDSN(),
 	}, r.log, r.workers)
 	defer crew.end()
 	if err != nil {
