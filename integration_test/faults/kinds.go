@@ -20,12 +20,17 @@ type kind struct {
 	do      fault
 }
 
-// faults are all kinds, the expensive ones more seldom.
+var (
+	silentTerminated = kind{"silent backend terminated", false, terminate(silentSessionSQL)}
+	answerLost       = kind{"answer to COMMIT lost", false, loseCommit(0)}
+)
+
+// faults are all kinds but promotion, the expensive ones more seldom.
 var faults = []weighted[kind]{
 	{6, kind{"worker killed", true, killWorker}},
 	{6, kind{"worker stopped and continued", true, stopWorker}},
 	{8, kind{"backend terminated", false, terminate(someSessionSQL)}},
-	{6, kind{"silent backend terminated", false, terminate(silentSessionSQL)}},
+	{6, silentTerminated},
 	{10, kind{"backend cancelled", false, cancelBackend}},
 	{3, kind{"backend stopped and continued", false, stopBackend}},
 	{1, kind{"backend killed, crash recovery", false, killBackend}},
@@ -38,7 +43,7 @@ var faults = []weighted[kind]{
 	{6, kind{"connection blackholed, then cut", false, blackhole}},
 	{4, kind{"network slow", false, slow}},
 	{2, kind{"connections refused", false, refuse}},
-	{14, kind{"answer to COMMIT lost", false, loseCommit(0)}},
+	{14, answerLost},
 	{5, kind{"answer to COMMIT lost late", false, loseCommit(700 * time.Millisecond)}},
 	{3, kind{"PgBouncer killed", true, killBouncer}},
 	{3, kind{"PgBouncer stopped and continued", true, stopBouncer}},

@@ -17,6 +17,8 @@ type nemesis struct {
 	log  *journal
 	r    *rand.Rand
 
+	favourite kind // what every other fault is; none if it does nothing
+
 	killed         time.Time      // when a worker was, the last time
 	sincePromotion int            // faults that were chosen since the last promotion
 	repairs        sync.WaitGroup // faults that are still to be undone
@@ -27,9 +29,9 @@ type nemesis struct {
 	counts map[string]int  // guarded by mu: how often each kind was done
 }
 
-func newNemesis(s *system, c *crew, log *journal, seed uint64) *nemesis {
+func newNemesis(s *system, c *crew, log *journal, seed uint64, favourite kind) *nemesis {
 	return &nemesis{
-		system: s, crew: c, log: log, r: rand.New(rand.NewPCG(seed, 0)),
+		system: s, crew: c, log: log, favourite: favourite, r: rand.New(rand.NewPCG(seed, 0)),
 		busy: make(map[string]bool), counts: make(map[string]int),
 	}
 }
@@ -63,8 +65,11 @@ func (n *nemesis) choose() kind {
 	if n.standby() != nil {
 		n.sincePromotion++
 	}
-	if n.sincePromotion > promoteAfter {
+	switch {
+	case n.sincePromotion > promoteAfter:
 		return promotion
+	case n.favourite.do != nil && n.r.IntN(2) == 0:
+		return n.favourite
 	}
 	return pick(n.r, faults)
 }

@@ -38,7 +38,8 @@ type link struct {
 	hole           atomic.Bool // swallows what comes, from both sides
 	torn           atomic.Bool // the next answer breaks off in the middle
 	lost           atomic.Pointer[commitTrap]
-	cancel         atomic.Bool   // a cancel request has been forwarded
+	session        atomic.Bool   // the client has begun something else than a cancel request
+	cancel         atomic.Bool   // the client has sent a cancel request
 	over           chan struct{} // closed when the server has no more to say
 }
 
@@ -111,12 +112,14 @@ func (p *proxy) forward(l *link) {
 			p.noteHangUp(l)
 			return
 		}
+		if bytes.HasPrefix(buf[:n], cancelRequest) {
+			l.cancel.Store(true)
+		} else {
+			l.session.Store(true)
+		}
 		p.wait()
 		if l.hole.Load() {
 			continue
-		}
-		if bytes.HasPrefix(buf[:n], cancelRequest) {
-			l.cancel.Store(true)
 		}
 		trap := p.commit.Load()
 		if trap != nil && commitEnd.Match(buf[:n]) && p.commit.CompareAndSwap(trap, nil) {
@@ -211,9 +214,9 @@ func (p *proxy) all() []*link {
 }
 
 // fair are the links to which harm may be done: those of cancel requests are not,
-// as PgBouncer 1.18 crashes when their clients go.
+// as PgBouncer 1.18 crashes when their clients go, nor those that may become one.
 func (p *proxy) fair() []*link {
-	return slices.DeleteFunc(p.all(), func(l *link) bool { return l.cancel.Load() })
+	return slices.DeleteFunc(p.all(), func(l *link) bool { return !l.session.Load() })
 }
 
 // some returns one of the fair links, or nil if there is none.
