@@ -263,6 +263,13 @@ func (l oneSlotMore) transaction(ctx context.Context, p *pool, c *call, fn txFun
 	return p.transactions.With(c.transactionOptions()).WithSlot(ctx, keyOf(c.Keys[0]), slotsOf+1, withSQL(fn))
 }
 
+func (l oneSlotMore) session(ctx context.Context, p *pool, c *call, fn sessionFunc) error {
+	if c.Verb != "session WithSlot" {
+		return l.library.session(ctx, p, c, fn)
+	}
+	return p.sessions.With(c.sessionOptions()).WithSlot(ctx, keyOf(c.Keys[0]), slotsOf+1, withSession(fn))
+}
+
 // earlyToken has its transaction's id before it has the lock.
 type earlyToken struct{ library }
 

@@ -216,7 +216,6 @@ func (library) exec(ctx context.Context, p *pool, c *call, query string, args ..
 
 func (library) session(ctx context.Context, p *pool, c *call, fn sessionFunc) error {
 	l, key := p.sessions.With(c.sessionOptions()), keyOf(c.Keys[0])
-	withConn := func(ctx context.Context, _ *sql.Conn) error { return fn(ctx, sessionlock.FromContext(ctx)) }
 	switch c.Verb {
 	case "session Lock", "session Shareable":
 		k, err := l.Lock(ctx, key)
@@ -225,17 +224,22 @@ func (library) session(ctx context.Context, p *pool, c *call, fn sessionFunc) er
 		k, err := l.TryLock(ctx, key)
 		return untilUnlock(ctx, k, err, fn)
 	case "session WithLock":
-		return l.WithLock(ctx, key, withConn)
+		return l.WithLock(ctx, key, withSession(fn))
 	case "session TryWithLock":
-		return l.TryWithLock(ctx, key, withConn)
+		return l.TryWithLock(ctx, key, withSession(fn))
 	case "session WithSlot":
-		return l.WithSlot(ctx, key, slotsOf, withConn)
+		return l.WithSlot(ctx, key, slotsOf, withSession(fn))
 	case "session TryWithSlot":
-		return l.TryWithSlot(ctx, key, slotsOf, withConn)
+		return l.TryWithSlot(ctx, key, slotsOf, withSession(fn))
 	case "session Lead":
 		return l.Lead(ctx, key, func(ctx context.Context) error { return fn(ctx, sessionlock.FromContext(ctx)) })
 	}
 	return fmt.Errorf("there is no verb %q", c.Verb)
+}
+
+// withSession is fn as the callback of sessionlock.
+func withSession(fn sessionFunc) func(context.Context, *sql.Conn) error {
+	return func(ctx context.Context, _ *sql.Conn) error { return fn(ctx, sessionlock.FromContext(ctx)) }
 }
 
 // untilUnlock runs fn with a lock, if there is one, and gives it back.

@@ -44,10 +44,10 @@ func promote(n *nemesis, ctx context.Context) error {
 	return nil
 }
 
-// awaitStandby returns when the standby has all that the primary has committed by
-// now. Of what is committed then, the standby has what was acknowledged. It need
-// not have what a COMMIT has left whose wait for the standby was cut short, by a
-// crash of the primary or a cancel request, and which others may have seen.
+// awaitStandby returns when the standby has all that the primary has written by
+// now. The wait of a COMMIT for the standby can be cut short, by a crash of the
+// primary or by a cancel request. Others see then what it has written, before the
+// standby has it.
 func awaitStandby(ctx context.Context, admin *pgx.Conn) error {
 	var now string
 	if err := admin.QueryRow(ctx, "select pg_current_wal_flush_lsn()::text").Scan(&now); err != nil {
