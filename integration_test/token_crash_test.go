@@ -35,3 +35,28 @@ func TestSessionTokenOutlivesACrash(t *testing.T) {
 		last = token
 	}
 }
+
+// A token that a standby does not have is not handed out: after a promotion it
+// could be another holder's.
+func TestSessionTokenWaitsForTheStandby(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, pgtest.Dedicated(t, "synchronous_standby_names = 'missing'").DSN())
+	k, err := sessionlock.New(db).Lock(bounded(t), hashkey.Name("token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked := make(chan error, 1)
+	go func() {
+		_, err := k.Token(ctx)
+		asked <- err
+	}()
+	until(t, "the token waits for the standby", func() bool {
+		return number(t, db, `select count(*) from pg_stat_activity where wait_event = 'SyncRep'`) == 1
+	})
+	cancel()
+	wantError(t, <-asked, context.Canceled)
+	wantNoError(t, k.Err())
+	wantNoError(t, k.Unlock())
+}

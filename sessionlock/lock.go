@@ -126,6 +126,12 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 			return err
 		}
 		answer, err := k.session.Send(ctx, holding, locksql.SessionToken())
+		if err == nil {
+			// A cancel request cuts short the wait of a COMMIT for a standby, and the
+			// COMMIT succeeds all the same. After a promotion another holder could get
+			// the token once more.
+			err = ctx.Err()
+		}
 		if err != nil {
 			return err
 		}

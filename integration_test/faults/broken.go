@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -20,10 +21,17 @@ import (
 )
 
 // An imitation of the library has one mistake. finds matches the violations
-// that show it.
+// that show it. Where it takes a fault to show it, every other one is of that kind.
 type imitation struct {
 	locks locks
 	finds string
+	fault kind
+}
+
+// shownBy tells whether the mistake is among what was found.
+func (i imitation) shownBy(violations []violation) bool {
+	finds := regexp.MustCompile(i.finds)
+	return slices.ContainsFunc(violations, func(v violation) bool { return finds.MatchString(v.text) })
 }
 
 const (
@@ -33,18 +41,18 @@ const (
 
 // imitations are what the checks are tried on: they must find every mistake.
 var imitations = map[string]imitation{
-	"no-lock":          {noLock{}, overlap + "|" + stale},
-	"pooled-session":   {pooledSession{}, overlap + "|" + stale + "|locks are left"},
-	"stale-snapshot":   {byHand{}, stale},
-	"no-savepoint":     {noSavepoint{}, overlap},
-	"unknown-as-error": {unknownAsError{}, "reported as failed, and there"},
-	"retried-commit":   {retriedCommit{}, "written 2 times"},
-	"two-answers":      {twoAnswers{}, "the answer to the question of operation"},
-	"one-slot-more":    {oneSlotMore{}, "has a slot while"},
-	"early-token":      {earlyToken{}, "its token is"},
-	"never-told":       {neverTold{}, "was not told"},
-	"hangs-up":         {hangsUp{}, "hung up on its cancel request|PgBouncer has ended by itself"},
-	"false-event":      {falseEvent{}, "Observe was told committed of"},
+	"no-lock":          {locks: noLock{}, finds: overlap + "|" + stale},
+	"pooled-session":   {locks: pooledSession{}, finds: overlap + "|" + stale},
+	"stale-snapshot":   {locks: byHand{}, finds: stale},
+	"no-savepoint":     {locks: noSavepoint{}, finds: overlap},
+	"unknown-as-error": {locks: unknownAsError{}, finds: "reported as failed, and there", fault: answerLost},
+	"retried-commit":   {locks: retriedCommit{}, finds: "written 2 times", fault: answerLost},
+	"two-answers":      {locks: twoAnswers{}, finds: "the answer to the question of operation"},
+	"one-slot-more":    {locks: oneSlotMore{}, finds: "has a slot while"},
+	"early-token":      {locks: earlyToken{}, finds: "its token is"},
+	"never-told":       {locks: neverTold{}, finds: "was not told", fault: silentTerminated},
+	"hangs-up":         {locks: hangsUp{}, finds: "hung up on its cancel request|PgBouncer has ended by itself"},
+	"false-event":      {locks: falseEvent{}, finds: "Observe was told committed of"},
 }
 
 func brokenNames() string { return strings.Join(slices.Sorted(maps.Keys(imitations)), ", ") }
@@ -114,15 +122,19 @@ func (l noLock) transaction(ctx context.Context, p *pool, c *call, fn txFunc) er
 }
 
 // pooledSession locks and unlocks through the pool, on whatever connection it
-// gets.
+// gets, whose connections are replaced now and then. It waits for a short time:
+// the pool may have no connection for the holder, or one that keeps the lock.
 type pooledSession struct{ library }
 
 func (l pooledSession) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
-	if !simple(c) {
+	if !simple(c) || c.Via != viaDirect {
 		return l.library.transaction(ctx, p, c, fn)
 	}
+	p.db.SetConnMaxLifetime(100 * time.Millisecond)
 	key := keyOf(c.Keys[0])
-	if _, err := p.db.ExecContext(ctx, sessionLockSQL(key)); err != nil {
+	waiting, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if _, err := p.db.ExecContext(waiting, sessionLockSQL(key)); err != nil {
 		return err
 	}
 	err := begun(ctx, p, c, func(*sql.Tx) error { return nil }, fn)
@@ -192,13 +204,13 @@ func (l retriedCommit) transaction(ctx context.Context, p *pool, c *call, fn txF
 	return err
 }
 
-// twoAnswers ends a serializable transaction through the pooler with two
-// messages in one write, COMMIT and an unlock.
+// twoAnswers ends a transaction through the pooler with two messages in one
+// write, COMMIT and an unlock.
 type twoAnswers struct{ library }
 
 func (l twoAnswers) transaction(ctx context.Context, p *pool, c *call, fn txFunc) error {
 	err := l.library.transaction(ctx, p, c, fn)
-	if err == nil && simple(c) && c.Via == viaPooled {
+	if err == nil && c.Via == viaPooled {
 		_ = endInTwo(ctx, p, keyOf(c.Keys[0])) // what it does to others is what counts
 	}
 	return err
@@ -206,7 +218,7 @@ func (l twoAnswers) transaction(ctx context.Context, p *pool, c *call, fn txFunc
 
 // endInTwo makes another transaction, which ends as twoAnswers says. That the
 // unlock takes a moment gives the client the time to die between the answers.
-// Some give up there, as pgx does when ctx ends.
+// Half give up there, as pgx does when ctx ends.
 func endInTwo(ctx context.Context, p *pool, key hashkey.Key) error {
 	conn, err := p.db.Conn(ctx)
 	if err != nil {
@@ -223,7 +235,7 @@ func endInTwo(ctx context.Context, p *pool, key hashkey.Key) error {
 		if err := pg.Frontend().Flush(); err != nil {
 			return errors.Join(err, pg.Close(ctx))
 		}
-		return errors.Join(readTo(ctx, pg, 1+min(1, rand.IntN(4))), pg.Conn().Close())
+		return errors.Join(readTo(ctx, pg, 1+rand.IntN(2)), pg.Conn().Close())
 	})
 }
 
@@ -249,6 +261,13 @@ func (l oneSlotMore) transaction(ctx context.Context, p *pool, c *call, fn txFun
 		return l.library.transaction(ctx, p, c, fn)
 	}
 	return p.transactions.With(c.transactionOptions()).WithSlot(ctx, keyOf(c.Keys[0]), slotsOf+1, withSQL(fn))
+}
+
+func (l oneSlotMore) session(ctx context.Context, p *pool, c *call, fn sessionFunc) error {
+	if c.Verb != "session WithSlot" {
+		return l.library.session(ctx, p, c, fn)
+	}
+	return p.sessions.With(c.sessionOptions()).WithSlot(ctx, keyOf(c.Keys[0]), slotsOf+1, withSession(fn))
 }
 
 // earlyToken has its transaction's id before it has the lock.

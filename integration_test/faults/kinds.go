@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -20,12 +20,17 @@ type kind struct {
 	do      fault
 }
 
-// faults are all kinds, the expensive ones more seldom.
+var (
+	silentTerminated = kind{"silent backend terminated", false, terminate(silentSessionSQL)}
+	answerLost       = kind{"answer to COMMIT lost", false, loseCommit(0)}
+)
+
+// faults are all kinds but promotion, the expensive ones more seldom.
 var faults = []weighted[kind]{
 	{6, kind{"worker killed", true, killWorker}},
 	{6, kind{"worker stopped and continued", true, stopWorker}},
 	{8, kind{"backend terminated", false, terminate(someSessionSQL)}},
-	{6, kind{"silent backend terminated", false, terminate(silentSessionSQL)}},
+	{6, silentTerminated},
 	{10, kind{"backend cancelled", false, cancelBackend}},
 	{3, kind{"backend stopped and continued", false, stopBackend}},
 	{1, kind{"backend killed, crash recovery", false, killBackend}},
@@ -38,7 +43,7 @@ var faults = []weighted[kind]{
 	{6, kind{"connection blackholed, then cut", false, blackhole}},
 	{4, kind{"network slow", false, slow}},
 	{2, kind{"connections refused", false, refuse}},
-	{14, kind{"answer to COMMIT lost", false, loseCommit(0)}},
+	{14, answerLost},
 	{5, kind{"answer to COMMIT lost late", false, loseCommit(700 * time.Millisecond)}},
 	{3, kind{"PgBouncer killed", true, killBouncer}},
 	{3, kind{"PgBouncer stopped and continued", true, stopBouncer}},
@@ -263,10 +268,11 @@ func untilDone(ctx context.Context, start func() error) error {
 // errCrashed is a PgBouncer that has ended without a fault.
 var errCrashed = errors.New("PgBouncer has ended by itself")
 
-// lostWhileCancelled is the end of a PgBouncer 1.18 that loses its connection to
-// the server while it passes on a request to cancel what runs there. That is the
-// fault's doing: to cancel a statement is a client's right.
-const lostWhileCancelled = "disconnect_server(): bad server state: 11"
+// lostWhileCancelled matches the end of a PgBouncer 1.18 that loses a connection
+// to the server, or is told by the server that it is about to, while it passes on
+// a request to cancel what runs there. That is the fault's doing: to cancel a
+// statement is a client's right.
+var lostWhileCancelled = regexp.MustCompile(`(disconnect_server\(\): bad server|server_proto: server in bad) state: 11`)
 
 // signalBouncer sends PgBouncer a signal. It returns errCrashed, and reports a
 // violation, if PgBouncer has ended by itself: nothing that the library sends may
@@ -276,7 +282,7 @@ func (n *nemesis) signalBouncer(signal os.Signal) error {
 	switch {
 	case !errors.Is(err, os.ErrProcessDone):
 		return err
-	case strings.Contains(err.Error(), lostWhileCancelled):
+	case lostWhileCancelled.MatchString(err.Error()):
 		n.count("PgBouncer 1.18 crashed, of a connection lost while cancelling")
 	default:
 		n.log.violation(0, 0, "PgBouncer has ended by itself: %v", err)
@@ -313,7 +319,7 @@ func stopBouncer(n *nemesis, _ context.Context) error {
 func restart(mode string) fault {
 	return func(n *nemesis, ctx context.Context) error {
 		return n.exclusively(func() error {
-			return untilDone(ctx, func() error { return n.server.Control(ctx, "restart", "-m", mode) })
+			return untilDone(ctx, func() error { return n.server().Control(ctx, "restart", "-m", mode) })
 		})
 	}
 }
@@ -342,7 +348,7 @@ func fillConnections(n *nemesis, ctx context.Context) error {
 		}
 	}()
 	for range maxConnections {
-		conn, err := pgx.Connect(ctx, n.server.DSN())
+		conn, err := pgx.Connect(ctx, n.server().DSN())
 		if err != nil {
 			break
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
@@ -95,40 +96,54 @@ func (library) transaction(ctx context.Context, p *pool, c *call, fn txFunc) (er
 
 // inSQL makes the call c of xactlock.
 func inSQL(ctx context.Context, p *pool, c *call, o xactlock.Options, run txFunc) error {
-	l, keys, fn := p.transactions.With(o), keysOf(c.Keys), withSQL(run)
-	switch c.Verb {
-	case "WithTx":
-		return l.WithTx(ctx, keys[0], fn)
-	case "TryWithTx":
-		return l.TryWithTx(ctx, keys[0], fn)
-	case "WithTxAll":
-		return l.WithTxAll(ctx, keys, fn)
-	case "TryWithTxAll":
-		return l.TryWithTxAll(ctx, keys, fn)
-	case "WithSlot":
-		return l.WithSlot(ctx, keys[0], slotsOf, fn)
-	case "TryWithSlot":
-		return l.TryWithSlot(ctx, keys[0], slotsOf, fn)
-	case "WithTxOf":
+	l, fn := p.transactions.With(o), withSQL(run)
+	switch {
+	case c.Verb == "WithTxOf":
 		begin := func(ctx context.Context) (*sql.Tx, error) { return p.db.BeginTx(ctx, nil) }
-		return xactlock.WithTxOf(ctx, l, keys[0], begin, fn)
-	case "Lock", "TryLock":
+		return xactlock.WithTxOf(ctx, l, keyOf(c.Keys[0]), begin, fn)
+	case c.own():
 		tx, err := p.db.BeginTx(ctx, nil)
 		if err != nil {
 			return err
 		}
-		lock := func() error { return l.Lock(ctx, tx, keys...) }
-		if c.try() {
-			lock = func() error { return granted(l.TryLock(ctx, tx, keys...)) }
-		}
+		lock := func() error { return lockOwn(ctx, l, c, xactlock.Tx(tx)) }
 		return inOwnTransaction(lock, func() error { return fn(ctx, tx) }, tx.Commit, tx.Rollback)
 	}
-	return fmt.Errorf("xactlock has no verb %q", c.Verb)
+	return lockWith(ctx, l, c, fn)
 }
 
 // inPgx makes the call c of pgxlock.
 func inPgx(ctx context.Context, p *pool, c *call, o pgxlock.Options, run txFunc) error {
-	l, keys, fn := p.pgxTransactions.With(o), keysOf(c.Keys), withPgx(run)
+	l, fn := p.pgxTransactions.With(o), withPgx(run)
+	if !c.own() {
+		return lockWith(ctx, l, c, fn)
+	}
+	tx, err := p.pgx.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	lock := func() error { return lockOwn(ctx, l, c, tx) }
+	return inOwnTransaction(lock, func() error { return fn(ctx, tx) },
+		func() error { return tx.Commit(ctx) }, func() error { return tx.Rollback(ctx) })
+}
+
+// A locker is the Locker of xactlock or of pgxlock, whose callbacks are of type F
+// and whose callers' own transactions are of type T.
+type locker[F, T any] interface {
+	WithTx(ctx context.Context, key hashkey.Key, fn F) error
+	TryWithTx(ctx context.Context, key hashkey.Key, fn F) error
+	WithTxAll(ctx context.Context, keys []hashkey.Key, fn F) error
+	TryWithTxAll(ctx context.Context, keys []hashkey.Key, fn F) error
+	WithSlot(ctx context.Context, key hashkey.Key, n int, fn F) error
+	TryWithSlot(ctx context.Context, key hashkey.Key, n int, fn F) error
+	Lock(ctx context.Context, tx T, keys ...hashkey.Key) error
+	TryLock(ctx context.Context, tx T, keys ...hashkey.Key) (bool, error)
+}
+
+// lockWith makes the call c of a verb that both packages have, and that begins
+// the transaction.
+func lockWith[F, T any](ctx context.Context, l locker[F, T], c *call, fn F) error {
+	keys := keysOf(c.Keys)
 	switch c.Verb {
 	case "WithTx":
 		return l.WithTx(ctx, keys[0], fn)
@@ -142,19 +157,16 @@ func inPgx(ctx context.Context, p *pool, c *call, o pgxlock.Options, run txFunc)
 		return l.WithSlot(ctx, keys[0], slotsOf, fn)
 	case "TryWithSlot":
 		return l.TryWithSlot(ctx, keys[0], slotsOf, fn)
-	case "Lock", "TryLock":
-		tx, err := p.pgx.Begin(ctx)
-		if err != nil {
-			return err
-		}
-		lock := func() error { return l.Lock(ctx, tx, keys...) }
-		if c.try() {
-			lock = func() error { return granted(l.TryLock(ctx, tx, keys...)) }
-		}
-		return inOwnTransaction(lock, func() error { return fn(ctx, tx) },
-			func() error { return tx.Commit(ctx) }, func() error { return tx.Rollback(ctx) })
 	}
-	return fmt.Errorf("pgxlock has no verb %q", c.Verb)
+	return fmt.Errorf("there is no verb %q", c.name())
+}
+
+// lockOwn takes the locks of c in a transaction of the caller's own.
+func lockOwn[F, T any](ctx context.Context, l locker[F, T], c *call, tx T) error {
+	if c.try() {
+		return granted(l.TryLock(ctx, tx, keysOf(c.Keys)...))
+	}
+	return l.Lock(ctx, tx, keysOf(c.Keys)...)
 }
 
 // granted is what a TryLock returned, as an error.
@@ -204,7 +216,6 @@ func (library) exec(ctx context.Context, p *pool, c *call, query string, args ..
 
 func (library) session(ctx context.Context, p *pool, c *call, fn sessionFunc) error {
 	l, key := p.sessions.With(c.sessionOptions()), keyOf(c.Keys[0])
-	withConn := func(ctx context.Context, _ *sql.Conn) error { return fn(ctx, sessionlock.FromContext(ctx)) }
 	switch c.Verb {
 	case "session Lock", "session Shareable":
 		k, err := l.Lock(ctx, key)
@@ -213,17 +224,22 @@ func (library) session(ctx context.Context, p *pool, c *call, fn sessionFunc) er
 		k, err := l.TryLock(ctx, key)
 		return untilUnlock(ctx, k, err, fn)
 	case "session WithLock":
-		return l.WithLock(ctx, key, withConn)
+		return l.WithLock(ctx, key, withSession(fn))
 	case "session TryWithLock":
-		return l.TryWithLock(ctx, key, withConn)
+		return l.TryWithLock(ctx, key, withSession(fn))
 	case "session WithSlot":
-		return l.WithSlot(ctx, key, slotsOf, withConn)
+		return l.WithSlot(ctx, key, slotsOf, withSession(fn))
 	case "session TryWithSlot":
-		return l.TryWithSlot(ctx, key, slotsOf, withConn)
+		return l.TryWithSlot(ctx, key, slotsOf, withSession(fn))
 	case "session Lead":
 		return l.Lead(ctx, key, func(ctx context.Context) error { return fn(ctx, sessionlock.FromContext(ctx)) })
 	}
 	return fmt.Errorf("there is no verb %q", c.Verb)
+}
+
+// withSession is fn as the callback of sessionlock.
+func withSession(fn sessionFunc) func(context.Context, *sql.Conn) error {
+	return func(ctx context.Context, _ *sql.Conn) error { return fn(ctx, sessionlock.FromContext(ctx)) }
 }
 
 // untilUnlock runs fn with a lock, if there is one, and gives it back.

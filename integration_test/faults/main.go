@@ -56,7 +56,6 @@ func program(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "faults:", err)
 		return 2
 	}
-	o.untilFirst = o.broken != ""
 	if o.seed == 0 {
 		o.seed = uint64(rand.Uint32()) | 1
 	}

@@ -17,8 +17,11 @@ type nemesis struct {
 	log  *journal
 	r    *rand.Rand
 
-	killed  time.Time      // when a worker was, the last time
-	repairs sync.WaitGroup // faults that are still to be undone
+	favourite kind // what every other fault is; none if it does nothing
+
+	killed         time.Time      // when a worker was, the last time
+	sincePromotion int            // faults that were chosen since the last promotion
+	repairs        sync.WaitGroup // faults that are still to be undone
 
 	mu     sync.Mutex
 	busy   map[string]bool // guarded by mu: faults that are not to be done twice at once
@@ -26,9 +29,9 @@ type nemesis struct {
 	counts map[string]int  // guarded by mu: how often each kind was done
 }
 
-func newNemesis(s *system, c *crew, log *journal, seed uint64) *nemesis {
+func newNemesis(s *system, c *crew, log *journal, seed uint64, favourite kind) *nemesis {
 	return &nemesis{
-		system: s, crew: c, log: log, r: rand.New(rand.NewPCG(seed, 0)),
+		system: s, crew: c, log: log, favourite: favourite, r: rand.New(rand.NewPCG(seed, 0)),
 		busy: make(map[string]bool), counts: make(map[string]int),
 	}
 }
@@ -51,10 +54,24 @@ func (n *nemesis) run(ctx context.Context) error {
 		}
 		n.crew.checkAlive()
 		n.checkHangUps()
-		if err := n.strike(pick(n.r, faults)); err != nil {
+		if err := n.strike(n.choose()); err != nil {
 			return errors.Join(err, n.end())
 		}
 	}
+}
+
+// choose returns the next fault.
+func (n *nemesis) choose() kind {
+	if n.standby() != nil {
+		n.sincePromotion++
+	}
+	switch {
+	case n.sincePromotion > promoteAfter:
+		return promotion
+	case n.favourite.do != nil && n.r.IntN(2) == 0:
+		return n.favourite
+	}
+	return pick(n.r, faults)
 }
 
 // checkHangUps reports cancel requests to PgBouncer whose clients hung up before
@@ -106,9 +123,9 @@ func (n *nemesis) later(what string, d time.Duration, undo func() error) {
 	n.repairs.Go(func() {
 		time.Sleep(d)
 		err := undo()
+		n.release(what)
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		delete(n.busy, what)
 		if err != nil {
 			n.errs = append(n.errs, fmt.Errorf("%s: %w", what, err))
 		}
@@ -124,6 +141,12 @@ func (n *nemesis) take(what string) bool {
 	}
 	n.busy[what] = true
 	return true
+}
+
+func (n *nemesis) release(what string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.busy, what)
 }
 
 // some is a random time of up to limit milliseconds.

@@ -15,8 +15,8 @@ import (
 // A proxy stands between clients and a server, and does what networks do.
 type proxy struct {
 	listener net.Listener
-	target   string
 	serving  sync.WaitGroup
+	target   atomic.Int64               // the port of 127.0.0.1 that new connections go to
 	delay    atomic.Int64               // nanoseconds, for each chunk of either direction
 	refusing atomic.Bool                // new connections are closed at once
 	commit   atomic.Pointer[commitTrap] // for the next link that has a COMMIT
@@ -38,7 +38,8 @@ type link struct {
 	hole           atomic.Bool // swallows what comes, from both sides
 	torn           atomic.Bool // the next answer breaks off in the middle
 	lost           atomic.Pointer[commitTrap]
-	cancel         atomic.Bool   // a cancel request has been forwarded
+	session        atomic.Bool   // the client has begun something else than a cancel request
+	cancel         atomic.Bool   // the client has sent a cancel request
 	over           chan struct{} // closed when the server has no more to say
 }
 
@@ -48,9 +49,8 @@ func newProxy(port int) (*proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{
-		listener: listener, target: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), links: make(map[*link]bool),
-	}
+	p := &proxy{listener: listener, links: make(map[*link]bool)}
+	p.target.Store(int64(port))
 	p.serving.Go(p.serve)
 	return p, nil
 }
@@ -81,7 +81,7 @@ func (p *proxy) serve() {
 }
 
 func (p *proxy) connect(client *net.TCPConn) {
-	server, err := net.Dial("tcp", p.target)
+	server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.FormatInt(p.target.Load(), 10)))
 	if err != nil {
 		client.Close() // as the client would be told without the proxy
 		return
@@ -112,12 +112,14 @@ func (p *proxy) forward(l *link) {
 			p.noteHangUp(l)
 			return
 		}
+		if bytes.HasPrefix(buf[:n], cancelRequest) {
+			l.cancel.Store(true)
+		} else {
+			l.session.Store(true)
+		}
 		p.wait()
 		if l.hole.Load() {
 			continue
-		}
-		if bytes.HasPrefix(buf[:n], cancelRequest) {
-			l.cancel.Store(true)
 		}
 		trap := p.commit.Load()
 		if trap != nil && commitEnd.Match(buf[:n]) && p.commit.CompareAndSwap(trap, nil) {
@@ -212,9 +214,9 @@ func (p *proxy) all() []*link {
 }
 
 // fair are the links to which harm may be done: those of cancel requests are not,
-// as PgBouncer 1.18 crashes when their clients go.
+// as PgBouncer 1.18 crashes when their clients go, nor those that may become one.
 func (p *proxy) fair() []*link {
-	return slices.DeleteFunc(p.all(), func(l *link) bool { return l.cancel.Load() })
+	return slices.DeleteFunc(p.all(), func(l *link) bool { return !l.session.Load() })
 }
 
 // some returns one of the fair links, or nil if there is none.

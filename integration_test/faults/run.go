@@ -13,15 +13,18 @@ import (
 
 // options is what a run is told.
 type options struct {
-	length     time.Duration
-	seed       uint64
-	workers    int
-	broken     string
-	untilFirst bool   // end at the first violation
-	keep       bool   // the logs stay
-	parent     string // of the directory of the logs; "" for the usual one
-	out        io.Writer
+	length  time.Duration
+	seed    uint64
+	workers int
+	broken  string // an imitation, whose mistake ends the run; "" for the library
+	keep    bool   // the logs stay
+	parent  string // of the directory of the logs; "" for the usual one
+	out     io.Writer
 }
+
+// standby tells whether PostgreSQL has a standby, which is promoted now and then:
+// not in a short run, as it costs time to start.
+func (o options) standby() bool { return o.length >= time.Minute && o.broken == "" }
 
 // A run is all that is there for one time.
 type run struct {
@@ -53,7 +56,7 @@ func execute(ctx context.Context, o options) (rep *report, err error) {
 	defer func() { err = errors.Join(err, r.log.close()) }()
 	start, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	if r.system, err = startSystem(start); err != nil {
+	if r.system, err = startSystem(start, o.standby()); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.system.close()) }()
@@ -64,13 +67,13 @@ func (r *run) execute(ctx context.Context) (*report, error) {
 	began := time.Now()
 	crew, err := newCrew(workerConfig{
 		Dir: r.dir, Seed: r.seed, Broken: r.broken,
-		Direct: r.system.directDSN(), Pooled: r.system.pooledDSN(), Wire: r.system.server.DSN(),
+		Direct: r.system.directDSN(), Pooled: r.system.pooledDSN(), Wire: r.system.wireDSN(),
 	}, r.log, r.workers)
 	defer crew.end()
 	if err != nil {
 		return nil, err
 	}
-	r.crew, r.nemesis = crew, newNemesis(r.system, crew, r.log, r.seed)
+	r.crew, r.nemesis = crew, newNemesis(r.system, crew, r.log, r.seed, imitations[r.broken].fault)
 	found, err := r.harm(ctx)
 	if err != nil {
 		return nil, err
@@ -80,6 +83,9 @@ func (r *run) execute(ctx context.Context) (*report, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		if r.standby() && r.length >= 2*time.Minute && r.nemesis.counts[promotion.name] == 0 {
+			return nil, errors.New("no standby was promoted")
+		}
 		crew.calm(2 * calmBound)
 		if found, err = r.finish(ctx); err != nil {
 			return nil, err
@@ -88,20 +94,20 @@ func (r *run) execute(ctx context.Context) (*report, error) {
 	return newReport(found, r.seed, took, r.nemesis.counts), found.explain(r.out, r.dir)
 }
 
-// harm does faults for the length of the run. With untilFirst it checks all the
-// time, and returns the first history that has a violation.
+// harm does faults for the length of the run. Of an imitation it checks the
+// history all the time, and returns the first one that shows the mistake.
 func (r *run) harm(ctx context.Context) (*history, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.length)
 	defer cancel()
 	harmed := make(chan error, 1)
 	go func() { harmed <- r.nemesis.run(ctx) }()
 	var found *history
-	for r.untilFirst && found == nil && ctx.Err() == nil {
+	for r.broken != "" && found == nil && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
 			h, err := r.history(ctx, false)
-			if err == nil && len(h.violations) > 0 {
+			if err == nil && imitations[r.broken].shownBy(h.violations) {
 				found = h
 			} // an error is that of a fault: the next look will do
 		}

@@ -176,6 +176,37 @@ func TestStandbyFollowsItsPrimary(t *testing.T) {
 	})
 }
 
+// After a promotion the old primary becomes the standby of the new one, with its
+// data, at its own address.
+func TestOldPrimaryFollowsTheNewOne(t *testing.T) {
+	old := pgtest.Dedicated(t)
+	promoted, address := old.Standby(t), old.DSN()
+	mustExec(t, connect(t, old.DSN()), "create table note (text text)")
+	conn := connect(t, promoted.DSN())
+	eventually(t, "the primary's table shows on the standby", func() bool {
+		return query[bool](t, conn, "select to_regclass('note') is not null")
+	})
+	old.Crash(t)
+	if err := promoted.Control(t.Context(), "promote"); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, connect(t, promoted.DSN()), "insert into note values ('after')")
+	if err := old.Follow(t.Context(), promoted); err != nil {
+		t.Fatal(err)
+	}
+	if old.DSN() != address {
+		t.Errorf("the old primary's DSN is %s, and was %s", old.DSN(), address)
+	}
+	mustExec(t, connect(t, promoted.DSN()), "insert into note values ('followed')")
+	conn = connect(t, old.DSN())
+	if !query[bool](t, conn, "select pg_is_in_recovery()") {
+		t.Error("the old primary is no standby")
+	}
+	eventually(t, "what the new primary got shows on the old one", func() bool {
+		return query[int](t, conn, "select count(*) from note") == 2
+	})
+}
+
 func TestStoppedServerRefusesConnections(t *testing.T) {
 	s := pgtest.Dedicated(t)
 	dsn := s.Database(t) // whose Cleanup must not mind

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"testing"
 )
 
@@ -13,34 +14,59 @@ import (
 // way, so it is one that [Dedicated] or [Start] has started.
 func (s *Server) Standby(tb testing.TB) *Server {
 	tb.Helper()
-	s.Stop(tb)
 	ctx, cancel := context.WithTimeout(tb.Context(), startTimeout)
 	defer cancel()
-	standby, err := s.cluster.copy(ctx)
+	standby, err := s.StartStandby(ctx)
 	if err != nil {
-		tb.Fatalf("pgtest: copy the primary: %v", err)
+		tb.Fatal(err)
 	}
-	server := &Server{cluster: standby}
-	closeAfter(tb, server)
-	s.Restart(tb)
-	if err := standby.follow(ctx, s.cluster); err != nil {
-		tb.Fatalf("pgtest: start a standby: %v", err)
-	}
-	server.dsn = standby.dsn()
-	return server
+	closeAfter(tb, standby)
+	return standby
 }
 
-// copy makes a cluster with the data of c, whose server does not run.
-func (c *cluster) copy(ctx context.Context) (*cluster, error) {
-	twin, err := openCluster(c.bin)
+// StartStandby is [Server.Standby] for a program without a test: the caller ends
+// the standby with Close. The server's own settings are the standby's, too.
+func (s *Server) StartStandby(ctx context.Context) (*Server, error) {
+	if s.cluster == nil {
+		return nil, errors.New("pgtest: the server at DATABASE_URL can have no standby here")
+	}
+	c, err := openCluster(s.cluster.bin)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("pgtest: %w", err)
 	}
-	// Through a program, as the files shall belong to the server's account.
-	if output, err := twin.command(ctx, "cp", "-R", c.data(), twin.data()).CombinedOutput(); err != nil {
-		return nil, errors.Join(fmt.Errorf("cp: %w\n%s", err, output), twin.close())
+	standby := &Server{cluster: c}
+	if err := standby.Follow(ctx, s); err != nil {
+		return nil, errors.Join(err, standby.Close())
 	}
-	return twin, nil
+	return standby, nil
+}
+
+// Follow makes a server that is stopped a hot standby of another one, on the port
+// that it had. What it knew is lost: it gets a copy of the primary's data. The
+// primary is restarted on the way. After an error it may be stopped.
+func (s *Server) Follow(ctx context.Context, primary *Server) error {
+	if err := primary.Control(ctx, "stop", "-m", "fast"); err != nil {
+		return err
+	}
+	copied := s.cluster.copyFrom(ctx, primary.cluster)
+	if err := errors.Join(copied, primary.Control(ctx, "start")); err != nil {
+		return err
+	}
+	if err := s.cluster.follow(ctx, primary.cluster); err != nil {
+		return fmt.Errorf("pgtest: start a standby: %w", err)
+	}
+	s.dsn = s.cluster.dsn()
+	s.down.Store(false)
+	return nil
+}
+
+// copyFrom replaces the data by that of primary. Neither server runs.
+func (c *cluster) copyFrom(ctx context.Context, primary *cluster) error {
+	// Through programs, as the files shall belong to the server's account.
+	if err := c.run(ctx, "/bin/rm", "-rf", c.data()); err != nil {
+		return err
+	}
+	return c.run(ctx, "/bin/cp", "-a", primary.data(), c.data())
 }
 
 // follow starts the server as a standby of primary.
@@ -49,9 +75,14 @@ func (c *cluster) follow(ctx context.Context, primary *cluster) error {
 	if err := c.configure([]string{conninfo}); err != nil {
 		return err
 	}
-	signal := filepath.Join(c.data(), "standby.signal")
-	if output, err := c.command(ctx, "touch", signal).CombinedOutput(); err != nil {
-		return fmt.Errorf("touch: %w\n%s", err, output)
+	if err := c.run(ctx, "/usr/bin/touch", filepath.Join(c.data(), "standby.signal")); err != nil {
+		return err
 	}
-	return c.firstStart(ctx)
+	if c.port == 0 {
+		return c.firstStart(ctx)
+	}
+	if err := c.configure([]string{"port = " + strconv.Itoa(c.port)}); err != nil {
+		return err
+	}
+	return c.ctl(ctx, "start")
 }

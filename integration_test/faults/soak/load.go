@@ -3,16 +3,19 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -24,6 +27,7 @@ const pace = 20 * time.Millisecond
 // A load is goroutines that make calls of all kinds until the context ends.
 type load struct {
 	db   *sql.DB
+	pgx  *pgxpool.Pool
 	all  sync.WaitGroup
 	told counts
 }
@@ -31,15 +35,19 @@ type load struct {
 type counts struct{ succeeded, failed int64 }
 
 func startLoad(ctx context.Context, dsn string) (*load, error) {
-	config, err := pgx.ParseConfig(dsn)
+	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		return nil, err
 	}
-	sessionlock.CancelStatements(config)
-	l := &load{db: stdlib.OpenDB(*config)}
+	config.MaxConns = 5
+	sessionlock.CancelStatements(config.ConnConfig)
+	l := &load{db: stdlib.OpenDB(*config.ConnConfig)}
 	l.db.SetMaxOpenConns(20)
 	l.db.SetMaxIdleConns(20)
-	for _, call := range calls(l.db) {
+	if l.pgx, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
+		return nil, errors.Join(err, l.db.Close())
+	}
+	for _, call := range calls(l.db, l.pgx) {
 		for range 2 {
 			l.all.Go(func() {
 				for ctx.Err() == nil {
@@ -57,8 +65,8 @@ func startLoad(ctx context.Context, dsn string) (*load, error) {
 
 // calls are what the goroutines do, each for some names of few, and for one of
 // ever new ones.
-func calls(db *sql.DB) []func(context.Context) error {
-	x, s := xactlock.New(db), sessionlock.New(db)
+func calls(db *sql.DB, pool *pgxpool.Pool) []func(context.Context) error {
+	x, s, p := xactlock.New(db), sessionlock.New(db), pgxlock.New(pool)
 	few := func() hashkey.Key { return hashkey.Namespace("soak").ID(rand.Int64N(4)) }
 	fresh := func() hashkey.Key { return hashkey.Namespace("fresh").ID(rand.Int64()) }
 	section := func(ctx context.Context, tx *sql.Tx) error {
@@ -77,6 +85,16 @@ func calls(db *sql.DB) []func(context.Context) error {
 		func(ctx context.Context) error { return x.WithSlot(ctx, few(), 2, section) },
 		func(ctx context.Context) error {
 			_, err := x.Exec(ctx, few(), `select pg_sleep(0.002)`)
+			return err
+		},
+		func(ctx context.Context) error {
+			return p.WithTx(ctx, few(), func(ctx context.Context, tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, `select pg_sleep(0.002)`)
+				return err
+			})
+		},
+		func(ctx context.Context) error {
+			_, err := p.Exec(ctx, few(), `select pg_sleep(0.002)`)
 			return err
 		},
 		func(ctx context.Context) error { // a wait that is given up
@@ -111,6 +129,7 @@ func (l *load) count(err error) {
 // end waits for all calls to return, after the context has ended.
 func (l *load) end() counts {
 	l.all.Wait()
+	l.pgx.Close()
 	_ = l.db.Close() // whatever is wrong with a connection, it is gone
 	return l.told
 }

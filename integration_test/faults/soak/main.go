@@ -8,7 +8,7 @@
 // last third of the run is at most a tenth, and what chance may add, above that
 // of the second third; the first third is for pools and caches to fill. At the
 // end, when all calls have returned, the goroutines of the beginning are left,
-// and no lock.
+// and no session and no lock.
 package main
 
 import (

@@ -163,12 +163,13 @@ func (w *watch) settle(ctx context.Context, goroutines float64) error {
 		if err = w.sample(ctx); err != nil {
 			continue
 		}
-		// database/sql has one for the library's own database of transactions.
-		if w.last("goroutines") <= goroutines+1 && w.last("advisory locks") == 0 {
+		// database/sql has one for the library's own database of transactions. The
+		// session is the one that asks.
+		if w.last("goroutines") <= goroutines+1 && w.last("sessions") == 1 && w.last("advisory locks") == 0 {
 			return nil
 		}
-		err = fmt.Errorf("after all calls %v goroutines are left of %v at the start, and %v advisory locks",
-			w.last("goroutines"), goroutines, w.last("advisory locks"))
+		err = fmt.Errorf("after all calls %v goroutines are left of %v at the start, %v sessions with this one, and %v advisory locks",
+			w.last("goroutines"), goroutines, w.last("sessions"), w.last("advisory locks"))
 	}
 	return err
 }
