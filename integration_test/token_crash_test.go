@@ -3,11 +3,13 @@ package integration_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"testing"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
+	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
 // A token that a holder has is not given to another one after a crash of the
@@ -36,27 +38,38 @@ func TestSessionTokenOutlivesACrash(t *testing.T) {
 	}
 }
 
-// A token that a standby does not have is not handed out: after a promotion it
-// could be another holder's.
-func TestSessionTokenWaitsForTheStandby(t *testing.T) {
+// What a standby does not have is not handed out as done when the caller's ctx
+// ends: after a promotion a token could be another holder's, and a write be lost.
+func TestCancelledWaitForAStandby(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, pgtest.Dedicated(t, "synchronous_standby_names = 'missing'").DSN())
-	k, err := sessionlock.New(db).Lock(bounded(t), hashkey.Name("token"))
-	if err != nil {
-		t.Fatal(err)
+	exec(t, db, `begin; set local synchronous_commit = local; create table t (n int); commit`)
+	k := lock(t, sessionlock.New(db), hashkey.Name("token"))
+	token := func(ctx context.Context) error { _, err := k.Token(ctx); return err }
+	write := func(ctx context.Context) error {
+		_, err := xactlock.New(db).Exec(ctx, hashkey.Name("write"), `insert into t values ($1)`, 1)
+		return err
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	asked := make(chan error, 1)
-	go func() {
-		_, err := k.Token(ctx)
-		asked <- err
-	}()
-	until(t, "the token waits for the standby", func() bool {
-		return number(t, db, `select count(*) from pg_stat_activity where wait_event = 'SyncRep'`) == 1
-	})
-	cancel()
-	wantError(t, <-asked, context.Canceled)
+	for name, test := range map[string]struct {
+		call    func(context.Context) error
+		unknown bool
+	}{"Token": {token, false}, "Exec": {write, true}} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- test.call(ctx) }()
+			until(t, "it waits for the standby", func() bool {
+				return number(t, db, `select count(*) from pg_stat_activity where wait_event = 'SyncRep'`) == 1
+			})
+			cancel()
+			err := <-ended
+			wantError(t, err, context.Canceled)
+			if errors.Is(err, xactlock.ErrCommitUnknown) != test.unknown {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
 	wantNoError(t, k.Err())
 	wantNoError(t, k.Unlock())
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -113,7 +114,7 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	if k.token == 0 {
 		token, err := k.askToken(ctx)
 		if err != nil {
-			return 0, fmt.Errorf("sessionlock: %s: fencing token: %w", k.key, err)
+			return 0, fmt.Errorf("sessionlock: %s: fencing token: %w", k.key, lockerr.Because(ctx, err))
 		}
 		k.token = token
 	}
@@ -126,12 +127,6 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 			return err
 		}
 		answer, err := k.session.Send(ctx, holding, locksql.SessionToken())
-		if err == nil {
-			// A cancel request cuts short the wait of a COMMIT for a standby, and the
-			// COMMIT succeeds all the same. After a promotion another holder could get
-			// the token once more.
-			err = ctx.Err()
-		}
 		if err != nil {
 			return err
 		}

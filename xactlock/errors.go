@@ -35,7 +35,8 @@ var (
 	// did.
 	ErrLost = lockerr.ErrLost
 
-	// ErrCommitUnknown: the answer to COMMIT never came, or was not understood.
+	// ErrCommitUnknown: the answer to COMMIT never came, or was not understood, or
+	// its wait for a synchronous standby was cancelled, so that a failover may lose it.
 	// fn's writes are committed, or they are not; the lock is free, or will be
 	// as soon as the server notices.
 	ErrCommitUnknown = lockerr.ErrCommitUnknown

@@ -20,6 +20,7 @@ import (
 type Answer struct {
 	Results    []Result
 	statements []locksql.Statement
+	cutShort   int // 1 + the index of the statement whose wait for a standby was cancelled
 }
 
 // Result is the answer to one statement.
@@ -78,11 +79,13 @@ const (
 // off, nothing is known; nor where a pooler says that its connection to the
 // server did.
 func (a Answer) Fate(i int, err error) Fate {
-	if i < len(a.Results) {
+	if i < len(a.Results) && a.cutShort != i+1 {
 		return Executed
 	}
 	var server *pgconn.PgError
 	switch {
+	case i < len(a.Results):
+		return Unknown
 	case notSent(err):
 		return NotExecuted
 	case errors.Is(err, errOutOfStep):
@@ -114,6 +117,7 @@ var (
 	errNotSent   = errors.New("nothing was sent")
 	errNoAnswer  = errors.New("the connection was lost before the answer")
 	errOutOfStep = errors.New("the answer is not one to this message, and the connection was closed")
+	errCutShort  = errors.New("its wait for a synchronous standby was cancelled, and a failover may lose it")
 )
 
 // Open sends m, which begins a transaction in place of one that may be open. If
@@ -264,6 +268,10 @@ func (s *Session) read(a Answer, parsing []string) (_ Answer, err error) {
 		case *pgproto3.ErrorResponse:
 			if err == nil {
 				err = pgconn.ErrorResponseToPgError(m)
+			}
+		case *pgproto3.NoticeResponse:
+			if m.Routine == "SyncRepWaitForLSN" && err == nil {
+				a.cutShort, err = 1+len(a.Results), errCutShort
 			}
 		case *pgproto3.ReadyForQuery:
 			if err == nil && len(a.Results) < len(a.statements) {

@@ -34,6 +34,11 @@ var pg = func() *locksql.Transaction {
 	return &locksql.Transaction{Keys: []hashkey.Key{hashkey.Int64(7)}, Level: locksql.ReadCommitted}
 }()
 
+// cutShort is what the server says of a COMMIT whose wait for a standby was
+// cancelled.
+var cutShort = &pgproto3.NoticeResponse{Severity: "WARNING", Code: "01000", Routine: "SyncRepWaitForLSN",
+	Message: "canceling wait for synchronous replication due to user request"}
+
 // What is known of COMMIT depends on what came back, and never more is claimed.
 func TestFateOfCommit(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -43,6 +48,8 @@ func TestFateOfCommit(t *testing.T) {
 	}{
 		"committed":                    {[]pgproto3.BackendMessage{done("RELEASE"), done("COMMIT"), ready('I')}, pgsession.Executed, false},
 		"committed, then ended":        {[]pgproto3.BackendMessage{done("RELEASE"), done("COMMIT"), failure("FATAL", "57P01")}, pgsession.Executed, true},
+		"not on a standby":             {[]pgproto3.BackendMessage{done("RELEASE"), cutShort, done("COMMIT"), ready('I')}, pgsession.Unknown, false},
+		"another warning":              {[]pgproto3.BackendMessage{done("RELEASE"), &pgproto3.NoticeResponse{Severity: "WARNING", Routine: "exec_stmt_raise"}, done("COMMIT"), ready('I')}, pgsession.Executed, false},
 		"refused":                      {[]pgproto3.BackendMessage{done("RELEASE"), failure("ERROR", "23503"), ready('I')}, pgsession.NotExecuted, false},
 		"no savepoint":                 {[]pgproto3.BackendMessage{failure("ERROR", "3B001"), ready('E')}, pgsession.NotExecuted, false},
 		"ended before RELEASE":         {[]pgproto3.BackendMessage{failure("FATAL", "57P01")}, pgsession.NotExecuted, true},
