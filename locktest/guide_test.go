@@ -39,10 +39,22 @@ func TestWithdraw(t *testing.T) {
 		insert into accounts values (42, 100)`); err != nil {
 		t.Fatal(err)
 	}
+	row, err := db.Begin() // as long as it has the row, nobody writes
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer row.Rollback()
+	if _, err := row.Exec(`select from accounts where id = 42 for update`); err != nil {
+		t.Fatal(err)
+	}
 	locker := xactlock.New(db)
-	results := make(chan error)
+	results := make(chan error, 2)
 	for range 2 {
 		go func() { results <- withdraw(t.Context(), locker, 42, 80) }()
+	}
+	untilWaiting(t, db, 2) // without a lock both have read the balance now
+	if err := row.Rollback(); err != nil {
+		t.Fatal(err)
 	}
 	if err := errors.Join(<-results, <-results); !errors.Is(err, errInsufficient) {
 		t.Errorf("error is %v, want one refusal", err)
@@ -51,6 +63,34 @@ func TestWithdraw(t *testing.T) {
 	if err := db.QueryRow(`select balance from accounts`).Scan(&balance); err != nil || balance != 20 {
 		t.Errorf("balance is %d (error %v), want 20", balance, err)
 	}
+}
+
+// untilWaiting returns when n sessions wait for a lock, of whatever kind, in the
+// database of the test.
+func untilWaiting(t *testing.T, db *sql.DB, n int) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(time.Millisecond) {
+		var waiting int
+		if err := db.QueryRow(`select count(*) from pg_stat_activity
+			where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+		if waiting == n {
+			return
+		}
+	}
+	t.Fatalf("it did not come to %d sessions that wait", n)
+}
+
+func TestSubtests(t *testing.T) {
+	locker := xactlock.New(locktest.DB(t))
+	url := locktest.URL(t) // outside: in a subtest it is another database's
+	t.Run("busy", func(t *testing.T) {
+		locktest.Hold(t, url, accounts.ID(42))
+		if err := locker.TryWithTx(t.Context(), accounts.ID(42), nothing); !errors.Is(err, xactlock.ErrNotAcquired) {
+			t.Errorf("error is %v, want ErrNotAcquired", err)
+		}
+	})
 }
 
 func TestWithdrawGivesUp(t *testing.T) {
@@ -91,6 +131,41 @@ func TestDrainStopsWithItsLock(t *testing.T) {
 	}
 }
 
+func TestCandidateStandsBy(t *testing.T) {
+	db, url, key := locktest.DB(t), locktest.URL(t), hashkey.Name("clock")
+	release := locktest.Hold(t, url, key) // another process leads
+	events := make(chan sessionlock.EventKind, 10)
+	locker := sessionlock.New(db).With(sessionlock.Options{
+		Check:   10 * time.Millisecond,
+		Observe: func(e sessionlock.Event) { events <- e.Kind },
+	})
+	next := func(want sessionlock.EventKind) {
+		t.Helper()
+		if got := <-events; got != want {
+			t.Fatalf("the event is %v, want %v", got, want)
+		}
+	}
+	ctx, resign := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- locker.Lead(ctx, key, func(ctx context.Context) error {
+			<-ctx.Done() // the work
+			return ctx.Err()
+		})
+	}()
+	next(sessionlock.Waiting) // it stands by
+	release()
+	next(sessionlock.Granted) // it leads
+	locktest.Lose(t, url, key)
+	next(sessionlock.Lost) // its ctx ends
+	next(sessionlock.Waiting)
+	next(sessionlock.Granted) // it leads again
+	resign()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v, want that of ctx", err)
+	}
+}
+
 // turns runs f while nobody else works on the account: a method of the type that
 // has the *xactlock.Locker, or in a test whatever comes in handy.
 type turns func(ctx context.Context, account int64, f func(context.Context, *sql.Tx) error) error
@@ -106,7 +181,7 @@ func statusOf(ctx context.Context, turn turns, account int64) int {
 	err := turn(ctx, account, func(context.Context, *sql.Tx) error { return nil })
 	switch {
 	case errors.Is(err, xactlock.ErrNotAcquired):
-		return 503 // try again later
+		return 503 // the wait is over: try again later
 	case errors.Is(err, xactlock.ErrCommitUnknown):
 		return 504 // look before you try again
 	case err != nil:
