@@ -174,6 +174,8 @@ func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 	switch {
 	case rawErr != nil:
 		return txlock.RolledBack, lost(t.Keys, rawErr)
+	case errors.Is(err, ErrTxEnded):
+		return outcome, lockerr.TxEnded(t.Keys, lockerr.EndedUnseen)
 	case err != nil:
 		return outcome, err
 	}
@@ -190,7 +192,7 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 	case err == nil:
 		return txlock.Committed, nil
 	case errors.Is(err, sql.ErrTxDone):
-		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByMethod)
+		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedUnseen)
 	case pgtx.NoSuchSavepoint(err):
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
 	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
@@ -233,7 +235,7 @@ func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 	case err == nil:
 		return txlock.Committed, nil
 	case errors.Is(err, sql.ErrTxDone):
-		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByMethod)
+		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedUnseen)
 	case errors.Is(err, pgx.ErrTxCommitRollback), inFailedTransaction(err):
 		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, nil)
 	case lockerr.EndedWhileIdle(err):

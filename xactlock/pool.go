@@ -46,7 +46,7 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 		}
 		if p.opts.RequirePgx {
 			_ = conn.Close() // it goes back as it was
-			return nil, fmt.Errorf("%w, and not a %T (Options.RequirePgx is set)", ErrDriver, pooled)
+			return nil, fmt.Errorf("%w, and not %T (Options.RequirePgx is set)", ErrDriver, pooled)
 		}
 	}
 	*p.plain = true

@@ -81,7 +81,7 @@ func Keys(keys []hashkey.Key) string {
 	return b.String()
 }
 
-// Ending is how the transaction of a call was ended by others, or nearly so.
+// Ending is how fn has ended the transaction of its call, or tried to.
 type Ending int32
 
 // The endings.
@@ -89,19 +89,20 @@ const (
 	NotEnded        Ending = iota
 	EndedByCommit          // fn called tx.Commit
 	EndedByRollback        // fn called tx.Rollback
-	EndedByMethod          // one of the two
 	EndedByText            // a statement did
+	EndedUnseen            // one of these
 )
 
 var endings = [...]string{
 	EndedByCommit:   "fn called tx.Commit (return nil to commit, an error to roll back)",
 	EndedByRollback: "fn called tx.Rollback (return an error to roll back, nil to commit)",
-	EndedByMethod:   "fn called tx.Commit or tx.Rollback (return nil to commit, an error to roll back)",
 	EndedByText:     "a statement has committed or rolled back (the call does that: nil commits, an error rolls back)",
+	EndedUnseen: "fn called tx.Commit or tx.Rollback, or a statement has committed or rolled back" +
+		" (return nil to commit, an error to roll back)",
 }
 
-// TxEnded is the error of a call whose transaction, which holds keys, was ended
-// by others. It says what to do instead.
+// TxEnded is the error of a call whose transaction, which holds keys, fn has ended,
+// or tried to. It says what to do instead.
 func TxEnded(keys []hashkey.Key, by Ending) error {
 	return fmt.Errorf("%w: %s: %s", ErrTxEnded, Keys(keys), endings[by])
 }
