@@ -50,8 +50,8 @@ func TestFencedLeader(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, newDatabase(t), cancelStatements)
 	exec(t, db, `create table clock (fence numeric not null, ticks bigint not null); insert into clock values (0, 0)`)
-	ended := make(chan error, 1)
-	go func() { ended <- keepTime(t.Context(), db, sessionlock.New(db)) }()
+	ctx, ended := bounded(t), make(chan error, 1)
+	go func() { ended <- keepTime(ctx, db, sessionlock.New(db)) }()
 	until(t, "the leader works", func() bool { return number(t, db, `select count(*) from clock where ticks > 2 and fence > 0`) == 1 })
 	const later = "18446744073709551615"
 	if err := tick(t.Context(), db, later); err != nil {
