@@ -19,7 +19,7 @@ import (
 func keepTime(ctx context.Context, db *sql.DB, locker *sessionlock.Locker) error {
 	return locker.Lead(ctx, hashkey.Name("clock"), func(ctx context.Context) error {
 		token, err := sessionlock.FromContext(ctx).Token(ctx)
-		for err == nil && ctx.Err() == nil { // ctx ends with the lead
+		for err == nil { // ctx ends with the lead, and with ctx tick fails
 			err = tick(ctx, db, fmt.Sprint(token))
 		}
 		return err
