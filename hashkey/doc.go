@@ -22,6 +22,12 @@
 //	Name("a")              = -3292477735350538661
 //	Name("")               = -1205034819632174695
 //
+// # No key is invalid
+//
+// The zero Key and Name("") are locks like any other, and no call refuses them.
+// All callers whose number or name was left out share that one lock. A program
+// for which an empty name is a mistake has to check it.
+//
 // # Collisions
 //
 // Two names that hash to one number wait for each other: they lose

@@ -196,9 +196,10 @@ func TestDocsGoCode(t *testing.T) {
 // codeIn are the files with the Go code of a document, where it is compiled and
 // run.
 var codeIn = map[string]string{
-	"../README.md":       "readme_test.go",
-	"../docs/orms.md":    "ecosystem/guide_*test.go",
-	"../docs/testing.md": "../locktest/guide_test.go",
+	"../README.md":          "readme_test.go",
+	"../docs/operations.md": "operations_test.go",
+	"../docs/orms.md":       "ecosystem/guide_*test.go",
+	"../docs/testing.md":    "../locktest/guide_test.go",
 }
 
 var indentation = regexp.MustCompile(`(?m)^\t+`)

@@ -159,14 +159,14 @@ func TestCommitInsideFn(t *testing.T) {
 			committed = tx.Commit()
 			return nil
 		})
-		if !errors.Is(err, xactlock.ErrTxEnded) {
-			t.Errorf("got %v, want ErrTxEnded", err)
+		if !errors.Is(err, xactlock.ErrTxEnded) || !strings.Contains(err.Error(), `"k"`) || !strings.Contains(err.Error(), "fn called tx.Commit") {
+			t.Errorf("got %v, want ErrTxEnded with the key and what fn did", err)
 		}
 		if isPlain(t) {
 			return // there it can only be noticed
 		}
-		if !errors.Is(committed, xactlock.ErrTxEnded) {
-			t.Errorf("tx.Commit() = %v, want ErrTxEnded", committed)
+		if committed == nil || committed.Error() != err.Error() || !errors.Is(committed, xactlock.ErrTxEnded) {
+			t.Errorf("tx.Commit() = %v, want what the call returns", committed)
 		}
 		if n := rows(t, db); n != 0 {
 			t.Errorf("%d rows, want none", n)
@@ -203,8 +203,11 @@ func TestOtherEndsInsideFn(t *testing.T) {
 				err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
 					return end(tx)
 				})
-				if !errors.Is(err, xactlock.ErrTxEnded) {
-					t.Errorf("got %v, want ErrTxEnded", err)
+				if !errors.Is(err, xactlock.ErrTxEnded) || !strings.Contains(err.Error(), `"k"`) {
+					t.Errorf("got %v, want ErrTxEnded with the key", err)
+				}
+				if says := "a statement has"; name != "Rollback" && !strings.Contains(err.Error(), says) {
+					t.Errorf("got %v, which does not say %q", err, says)
 				}
 			})
 		})

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,6 +81,22 @@ func testLoss(t *testing.T, db *sql.DB, end func(*sessionlock.Lock)) {
 	})
 	t.Log(err)
 	wantError(t, err, errExpected, sessionlock.ErrLost)
+}
+
+// fn may return the cause of its ctx's end. The error says once that the lock was
+// lost, and how.
+func TestSessionLossReturnedByFn(t *testing.T) {
+	t.Parallel()
+	db, other := two(t)
+	err := sessionlock.New(db).With(quick).WithLock(bounded(t), hashkey.Name("cause"), func(ctx context.Context, _ *sql.Conn) error {
+		terminate(t, other, backend(t, sessionlock.FromContext(ctx)))
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	wantError(t, err, sessionlock.ErrLost)
+	if text := fmt.Sprint(err); strings.Count(text, sessionlock.ErrLost.Error()) != 1 || !strings.Contains(text, `"cause"`) {
+		t.Errorf("got %v", err)
+	}
 }
 
 // What ends the session has the last word on the wire, and nobody reads it:

@@ -26,6 +26,9 @@ func TestSessionPoolerRefused(t *testing.T) {
 				_, err := locker.Lock(t.Context(), hashkey.Name("pooler"))
 				t.Logf("%s: %v", name, err)
 				wantError(t, err, sessionlock.ErrPooler)
+				if text := err.Error(); strings.Count(text, "pgadvisory: ")+strings.Count(text, "sessionlock: ") != 1 {
+					t.Error("there is more than one prefix")
+				}
 				if !strings.Contains(err.Error(), "Options.Pooler") || !strings.Contains(err.Error(), "xactlock") {
 					t.Error("the error does not say what to do")
 				}

@@ -58,6 +58,17 @@ func TestWithdraw(t *testing.T) {
 	}
 }
 
+func TestSubtests(t *testing.T) {
+	locker := xactlock.New(locktest.DB(t))
+	url := locktest.URL(t) // outside: in a subtest it is another database's
+	t.Run("busy", func(t *testing.T) {
+		locktest.Hold(t, url, accounts.ID(42))
+		if err := locker.TryWithTx(t.Context(), accounts.ID(42), nothing); !errors.Is(err, xactlock.ErrNotAcquired) {
+			t.Errorf("error is %v, want ErrNotAcquired", err)
+		}
+	})
+}
+
 func TestWithdrawGivesUp(t *testing.T) {
 	db := locktest.DB(t)
 	release := locktest.Hold(t, locktest.URL(t), accounts.ID(42))
@@ -96,6 +107,41 @@ func TestDrainStopsWithItsLock(t *testing.T) {
 	}
 }
 
+func TestCandidateStandsBy(t *testing.T) {
+	db, url, key := locktest.DB(t), locktest.URL(t), hashkey.Name("clock")
+	release := locktest.Hold(t, url, key) // another process leads
+	events := make(chan sessionlock.EventKind, 10)
+	locker := sessionlock.New(db).With(sessionlock.Options{
+		Check:   10 * time.Millisecond,
+		Observe: func(e sessionlock.Event) { events <- e.Kind },
+	})
+	next := func(want sessionlock.EventKind) {
+		t.Helper()
+		if got := <-events; got != want {
+			t.Fatalf("the event is %v, want %v", got, want)
+		}
+	}
+	ctx, resign := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- locker.Lead(ctx, key, func(ctx context.Context) error {
+			<-ctx.Done() // the work
+			return ctx.Err()
+		})
+	}()
+	next(sessionlock.Waiting) // it stands by
+	release()
+	next(sessionlock.Granted) // it leads
+	locktest.Lose(t, url, key)
+	next(sessionlock.Lost) // its ctx ends
+	next(sessionlock.Waiting)
+	next(sessionlock.Granted) // it leads again
+	resign()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v, want that of ctx", err)
+	}
+}
+
 // turns runs f while nobody else works on the account: a method of the type that
 // has the *xactlock.Locker, or in a test whatever comes in handy.
 type turns func(ctx context.Context, account int64, f func(context.Context, *sql.Tx) error) error
@@ -111,7 +157,7 @@ func statusOf(ctx context.Context, turn turns, account int64) int {
 	err := turn(ctx, account, func(context.Context, *sql.Tx) error { return nil })
 	switch {
 	case errors.Is(err, xactlock.ErrNotAcquired):
-		return 503 // try again later
+		return 503 // the wait is over: try again later
 	case errors.Is(err, xactlock.ErrCommitUnknown):
 		return 504 // look before you try again
 	case err != nil:

@@ -53,7 +53,7 @@ func (p *pool) on(sqlConn *sql.Conn) (*conn, error) {
 	c := &conn{pool: p, conn: sqlConn}
 	err := sqlConn.Raw(func(driverConn any) error {
 		if c.session = pgsession.Unwrap(driverConn); c.session == nil {
-			return fmt.Errorf("%w, and not a %T", ErrDriver, driverConn)
+			return fmt.Errorf("%w, and not %T", ErrDriver, driverConn)
 		}
 		return checkServer(c.session)
 	})

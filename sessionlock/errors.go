@@ -32,8 +32,7 @@ var (
 	// session that holds the lock to another client. Nothing was locked.
 	// Connect to the server itself, or see Options.Pooler; xactlock works
 	// through any pooler.
-	ErrPooler = errors.New("sessionlock: there is a connection pooler between this client and the server" +
-		" (connect to the server directly, or set Options.Pooler if it pools sessions, or use xactlock)")
+	ErrPooler = lockerr.ErrPooler
 
 	// ErrNested: the call was made with the ctx of a callback that holds the
 	// same lock on the same pool, and would wait for itself.

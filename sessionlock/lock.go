@@ -240,7 +240,7 @@ func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error
 	err := fn(context.WithValue(mark, lockKey{}, k))
 	unlockErr := k.unlock()
 	switch {
-	case err == nil:
+	case err == nil, err == ErrLost && errors.Is(unlockErr, ErrLost): // the cause of ctx's end
 		return unlockErr
 	case unlockErr == nil:
 		return err

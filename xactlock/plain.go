@@ -167,13 +167,15 @@ func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
 	outcome, err := txlock.RolledBack, error(nil)
 	rawErr := c.conn.Raw(func(any) error {
 		if t.Session != nil {
-			outcome, err = t.Refuse(false, nil)
+			outcome, err = t.Refuse(nil, nil)
 		}
 		return nil
 	})
 	switch {
 	case rawErr != nil:
 		return txlock.RolledBack, lost(t.Keys, rawErr)
+	case errors.Is(err, ErrTxEnded):
+		return outcome, lockerr.TxEnded(t.Keys, lockerr.EndedUnseen)
 	case err != nil:
 		return outcome, err
 	}
@@ -189,8 +191,10 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 	switch {
 	case err == nil:
 		return txlock.Committed, nil
-	case errors.Is(err, sql.ErrTxDone), pgtx.NoSuchSavepoint(err):
-		return txlock.Unknown, pgtx.TxEnded(keys)
+	case errors.Is(err, sql.ErrTxDone):
+		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedUnseen)
+	case pgtx.NoSuchSavepoint(err):
+		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
 	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
 		return txlock.RolledBack, lost(keys, err)
 	case lockerr.SQLState(err) == "":
@@ -231,7 +235,7 @@ func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 	case err == nil:
 		return txlock.Committed, nil
 	case errors.Is(err, sql.ErrTxDone):
-		return txlock.Unknown, pgtx.TxEnded(keys)
+		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedUnseen)
 	case errors.Is(err, pgx.ErrTxCommitRollback), inFailedTransaction(err):
 		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, nil)
 	case lockerr.EndedWhileIdle(err):

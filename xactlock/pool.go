@@ -3,6 +3,7 @@ package xactlock
 import (
 	"context"
 	"database/sql/driver"
+	"fmt"
 
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -45,7 +46,7 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 		}
 		if p.opts.RequirePgx {
 			_ = conn.Close() // it goes back as it was
-			return nil, ErrDriver
+			return nil, fmt.Errorf("%w, and not %T (Options.RequirePgx is set)", ErrDriver, pooled)
 		}
 	}
 	*p.plain = true

@@ -29,6 +29,9 @@ const schema = `
 
 // The fence is written together with the work, in one statement. Two leaders
 // can believe that they lead; only one of them gets past this.
+//
+// The token goes as text and is compared as a numeric: it has 64 bits without a
+// sign, one more than a bigint has room for.
 const tick = `update clock set fence = $1::numeric, ticks = ticks + 1 where fence <= $1::numeric returning ticks`
 
 // run ticks for as long as this process leads. ctx ends when it does not any

@@ -37,6 +37,8 @@ func explain(err error) refusal {
 		return refusal{status: http.StatusConflict, retry: true, message: errReportBusy.Error()}
 	case errors.Is(err, xactlock.ErrNotAcquired):
 		return refusal{status: http.StatusServiceUnavailable, retry: true, message: "busy, and nothing was done: others came first"}
+	case errors.Is(err, xactlock.ErrDeadlock), errors.Is(err, xactlock.ErrLockTableFull), errors.Is(err, xactlock.ErrStandby):
+		return refusal{status: http.StatusServiceUnavailable, retry: true, message: "the database cannot lock now, and nothing was done"}
 	case errors.Is(err, xactlock.ErrLost):
 		return refusal{status: http.StatusServiceUnavailable, retry: true, message: "interrupted, and nothing was done"}
 	case errors.Is(err, xactlock.ErrCommitUnknown):

@@ -138,9 +138,31 @@ func TestExplainKeepsSecrets(t *testing.T) {
 		fmt.Errorf("%w: 10.0.0.7", xactlock.ErrCommitUnknown),
 		fmt.Errorf("%w: 10.0.0.7", xactlock.ErrNotAcquired),
 		fmt.Errorf("%w: 10.0.0.7", xactlock.ErrLost),
+		fmt.Errorf("%w: 10.0.0.7", xactlock.ErrDeadlock),
 	} {
 		if got := explain(err); got.status < 500 || strings.Contains(got.message, "10.0.0.7") {
 			t.Errorf("explain(%v) = %+v, want 5xx and no address", err, got)
+		}
+	}
+}
+
+// What did nothing may be tried again, and what may be done already may not.
+func TestExplainSaysWhatToTryAgain(t *testing.T) {
+	for _, test := range []struct {
+		err    error
+		status int
+		retry  bool
+	}{
+		{fmt.Errorf("%w: %w", xactlock.ErrNotAcquired, context.DeadlineExceeded), http.StatusServiceUnavailable, true},
+		{xactlock.ErrDeadlock, http.StatusServiceUnavailable, true},
+		{xactlock.ErrLockTableFull, http.StatusServiceUnavailable, true},
+		{xactlock.ErrStandby, http.StatusServiceUnavailable, true},
+		{xactlock.ErrLost, http.StatusServiceUnavailable, true},
+		{xactlock.ErrCommitUnknown, http.StatusGatewayTimeout, false},
+		{xactlock.ErrNested, http.StatusInternalServerError, false},
+	} {
+		if got := explain(test.err); got.status != test.status || got.retry != test.retry {
+			t.Errorf("explain(%v) = %+v, want %d, retry %t", test.err, got, test.status, test.retry)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"testing"
+	"time"
 
 	sq "github.com/Masterminds/squirrel"
 	. "github.com/go-jet/jet/v2/postgres"
@@ -267,5 +268,18 @@ func TestSquirrelAccounts(t *testing.T) {
 	})
 	if n := number(t, other, `select count(*) from accounts where id = 2`); n != 1 || err != errExpected {
 		t.Errorf("%d rows, error %v, want 1, which fn's error has not rolled back", n, err)
+	}
+
+	// And it waits for its own call, where that has the last connection.
+	db.SetMaxOpenConns(1)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	var runErr error
+	err = xactlock.New(db).WithTx(ctx, accounts.ID(1), func(ctx context.Context, _ *sql.Tx) error {
+		_, runErr = psql.RunWith(db).Delete("accounts").ExecContext(ctx)
+		return runErr
+	})
+	if err != runErr || runErr != context.DeadlineExceeded {
+		t.Errorf("a statement without a connection: %v, and the call: %v", runErr, err)
 	}
 }

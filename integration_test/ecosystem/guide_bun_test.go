@@ -124,8 +124,8 @@ func TestBunPgdriver(t *testing.T) {
 func wantPgx(t *testing.T, db *sql.DB) {
 	t.Helper()
 	err := xactlock.New(db).With(xactlock.Options{RequirePgx: true}).WithTx(t.Context(), key, unreachable(t))
-	if !errors.Is(err, xactlock.ErrDriver) {
-		t.Errorf("RequirePgx: %v, want ErrDriver", err)
+	if !errors.Is(err, xactlock.ErrDriver) || !containsAll(err.Error(), "Options.RequirePgx", ", and not *") {
+		t.Errorf("RequirePgx: %v, want ErrDriver with the option and the driver's type", err)
 	}
 	if _, err := sessionlock.New(db).Lock(t.Context(), key); !errors.Is(err, sessionlock.ErrDriver) {
 		t.Errorf("sessionlock: %v, want ErrDriver", err)

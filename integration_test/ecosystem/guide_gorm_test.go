@@ -135,4 +135,14 @@ func TestGormAccounts(t *testing.T) {
 	if n := number(t, other, `select balance from accounts`); err != nil || n != 7 {
 		t.Errorf("balance %d (error %v), want 7", n, err)
 	}
+
+	// With PrepareStmt the same code works, and gorm prepares nothing.
+	prepared := &gormAccounts{openGorm(t, pool, true), l}
+	err = prepared.Withdraw(t.Context(), 1, 3)
+	if n := number(t, other, `select balance from accounts`); err != nil || n != 4 {
+		t.Errorf("balance %d (error %v), want 4", n, err)
+	}
+	if texts := prepared.db.ConnPool.(*gorm.PreparedStmtDB).Stmts.Keys(); len(texts) != 0 {
+		t.Errorf("gorm has prepared %q", texts)
+	}
 }

@@ -140,7 +140,7 @@ func TestOtelsqlAccounts(t *testing.T) {
 
 	// A wrapper that shows no way to the connection in it is not pgx.
 	err = xactlock.New(openOpaque(t, dsn)).With(xactlock.Options{RequirePgx: true}).WithTx(t.Context(), key, unreachable(t))
-	if !errors.Is(err, xactlock.ErrDriver) {
-		t.Errorf("RequirePgx: %v, want ErrDriver", err)
+	if !errors.Is(err, xactlock.ErrDriver) || !containsAll(err.Error(), "Options.RequirePgx", "ecosystem.opaqueConn") {
+		t.Errorf("RequirePgx: %v, want ErrDriver with the option and the driver's type", err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -33,16 +35,25 @@ type withdrawal func(ctx context.Context, id, amount int64) error
 
 // answer answers a request for a withdrawal.
 func answer(w http.ResponseWriter, err error) {
+	notAcquired := errors.Is(err, xactlock.ErrNotAcquired)
+	waited := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 	switch {
 	case err == nil:
 		w.WriteHeader(http.StatusNoContent)
 	case errors.Is(err, errInsufficient):
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-	case errors.Is(err, xactlock.ErrNotAcquired): // nothing was done
-		http.Error(w, "others came first: try again", http.StatusConflict)
+	case notAcquired && !waited: // a try found the lock taken
+		http.Error(w, "somebody else is at it", http.StatusConflict)
+	case notAcquired, errors.Is(err, xactlock.ErrDeadlock), errors.Is(err, xactlock.ErrLockTableFull),
+		errors.Is(err, xactlock.ErrStandby), errors.Is(err, xactlock.ErrLost):
+		slog.Warn("nothing is committed", "error", err)
+		w.Header().Set("Retry-After", "1") // second
+		http.Error(w, "nothing was done: try again", http.StatusServiceUnavailable)
 	case errors.Is(err, xactlock.ErrCommitUnknown): // it is done, or it is not
+		slog.Error("look whether it is committed", "error", err)
 		http.Error(w, "look before you try again", http.StatusGatewayTimeout)
 	default:
+		slog.Error("request failed", "error", err)
 		http.Error(w, "internal error", http.StatusInternalServerError)
 	}
 }
@@ -61,15 +72,40 @@ func (withdraw withdrawal) handler() http.Handler {
 }
 
 func TestAnswer(t *testing.T) {
-	for err, want := range map[error]int{
-		nil:                       http.StatusNoContent,
-		errInsufficient:           http.StatusUnprocessableEntity,
-		xactlock.ErrNotAcquired:   http.StatusConflict,
-		xactlock.ErrCommitUnknown: http.StatusGatewayTimeout,
-		xactlock.ErrLost:          http.StatusInternalServerError,
+	var logged strings.Builder
+	logger, writer, flags := slog.Default(), log.Writer(), log.Flags()
+	defer func() { slog.SetDefault(logger); log.SetOutput(writer); log.SetFlags(flags) }()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&logged, nil)))
+	ended := func(why error) error { return fmt.Errorf("%w: %w", xactlock.ErrNotAcquired, why) }
+	for _, test := range []struct {
+		err    error
+		status int
+	}{
+		{nil, http.StatusNoContent},
+		{errInsufficient, http.StatusUnprocessableEntity},
+		{xactlock.ErrNotAcquired, http.StatusConflict},
+		{ended(context.DeadlineExceeded), http.StatusServiceUnavailable},
+		{ended(context.Canceled), http.StatusServiceUnavailable},
+		{xactlock.ErrDeadlock, http.StatusServiceUnavailable},
+		{xactlock.ErrLockTableFull, http.StatusServiceUnavailable},
+		{xactlock.ErrStandby, http.StatusServiceUnavailable},
+		{xactlock.ErrLost, http.StatusServiceUnavailable},
+		{xactlock.ErrCommitUnknown, http.StatusGatewayTimeout},
+		{xactlock.ErrNested, http.StatusInternalServerError},
+		{xactlock.ErrTxEnded, http.StatusInternalServerError},
+		{context.DeadlineExceeded, http.StatusInternalServerError},
 	} {
-		if got := request(t, func(context.Context, int64, int64) error { return err }, 1); got != want {
-			t.Errorf("%v: status %d, want %d", err, got, want)
+		logged.Reset()
+		recorder := httptest.NewRecorder()
+		answer(recorder, test.err)
+		if recorder.Code != test.status {
+			t.Errorf("%v: status %d, want %d", test.err, recorder.Code, test.status)
+		}
+		if again := recorder.Header().Get("Retry-After"); (again != "") != (test.status == http.StatusServiceUnavailable) {
+			t.Errorf("%v: status %d, Retry-After %q", test.err, recorder.Code, again)
+		}
+		if test.status >= http.StatusInternalServerError && !strings.Contains(logged.String(), test.err.Error()) {
+			t.Errorf("%v is not in the log: %s", test.err, logged.String())
 		}
 	}
 }
@@ -184,13 +220,13 @@ func (g guideTest) takesTurns(t *testing.T, c guideCall, other *sql.DB, otherL *
 	}
 }
 
-// givesUp checks that a call whose wait is over answers 409, and leaves nothing.
+// givesUp checks that a call whose wait is over answers 503, and leaves nothing.
 func (g guideTest) givesUp(t *testing.T, c guideCall, other *sql.DB, otherL *xactlock.Locker) {
 	setBalance(t, other, 1)
 	g.with(xactlock.Options{Wait: 20 * time.Millisecond})
 	err := otherL.WithTx(t.Context(), accounts.ID(1), func(context.Context, *sql.Tx) error {
-		if status := request(t, c.run, 1); status != http.StatusConflict {
-			t.Errorf("while another one holds the lock: status %d, want 409", status)
+		if status := request(t, c.run, 1); status != http.StatusServiceUnavailable {
+			t.Errorf("while another one holds the lock: status %d, want 503", status)
 		}
 		return nil
 	})

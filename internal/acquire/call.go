@@ -63,8 +63,8 @@ func (c *Call) Begin(ctx context.Context) (waitCtx context.Context, cancel conte
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	if nesting.Refuses(ctx, c.Kind, c.Owner, c.Keys) {
-		return nil, nil, fmt.Errorf("%w: %s", lockerr.ErrNested, lockerr.Keys(c.Keys))
+	if err := nesting.Refuse(ctx, c.Kind, c.Owner, c.Keys); err != nil {
+		return nil, nil, err
 	}
 	if c.Wait > 0 {
 		waitCtx, cancel = context.WithDeadline(ctx, c.began.Add(c.Wait))

@@ -22,10 +22,12 @@ var (
 	ErrStandby           = errors.New("pgadvisory: advisory locks of a hot standby exclude nobody on the primary")
 	ErrLost              = errors.New("pgadvisory: the lock was lost: its session is gone")
 	ErrMaxHold           = errors.New("pgadvisory: Options.MaxHold is over")
-	ErrTxEnded           = errors.New("pgadvisory: the transaction was ended inside fn")
+	ErrTxEnded           = errors.New("pgadvisory: the transaction is the call's to end")
 	ErrStaleSnapshot     = errors.New("pgadvisory: the transaction's snapshot may be older than the lock")
 	ErrCommitUnknown     = errors.New("pgadvisory: it is not known whether COMMIT was executed")
-	ErrDriver            = errors.New("pgadvisory: this needs a connection of pgx's stdlib, or a wrapper of one with a method Raw or WrappedConn that returns it")
+	ErrPooler            = errors.New("pgadvisory: there is a connection pooler between this client and the server" +
+		" (connect to the server directly, or set Options.Pooler if it pools sessions, or use xactlock)")
+	ErrDriver = errors.New("pgadvisory: this needs a connection of pgx's stdlib, or a wrapper of one with a method Raw or WrappedConn that returns it")
 )
 
 // SQLSTATE codes, from the PostgreSQL manual's appendix of error codes.
@@ -79,12 +81,39 @@ func Keys(keys []hashkey.Key) string {
 	return b.String()
 }
 
+// Ending is how fn has ended the transaction of its call, or tried to.
+type Ending int32
+
+// The endings.
+const (
+	NotEnded        Ending = iota
+	EndedByCommit          // fn called tx.Commit
+	EndedByRollback        // fn called tx.Rollback
+	EndedByText            // a statement did
+	EndedUnseen            // one of these
+)
+
+var endings = [...]string{
+	EndedByCommit:   "fn called tx.Commit (return nil to commit, an error to roll back)",
+	EndedByRollback: "fn called tx.Rollback (return an error to roll back, nil to commit)",
+	EndedByText:     "a statement has committed or rolled back (the call does that: nil commits, an error rolls back)",
+	EndedUnseen: "fn called tx.Commit or tx.Rollback, or a statement has committed or rolled back" +
+		" (return nil to commit, an error to roll back)",
+}
+
+// TxEnded is the error of a call whose transaction, which holds keys, fn has ended,
+// or tried to. It says what to do instead.
+func TxEnded(keys []hashkey.Key, by Ending) error {
+	return fmt.Errorf("%w: %s: %s", ErrTxEnded, Keys(keys), endings[by])
+}
+
 // AcquireError returns the error of an acquisition that failed with err.
 //
 // If ctx has ended, that is ErrNotAcquired joined with ctx's error and cause,
 // also where the server's own limit, which is set to ctx's deadline, answered
 // first. Otherwise err comes back with the sentinel of its SQLSTATE, if there
-// is one, joined. pkg is the prefix of the message.
+// is one, joined. pkg is the prefix of the message, unless err is this library's
+// own and has one.
 func AcquireError(ctx context.Context, pkg string, keys []hashkey.Key, err error) error {
 	if why := Ended(ctx); why != nil {
 		return notAcquired(keys, why, err)
@@ -96,6 +125,11 @@ func AcquireError(ctx context.Context, pkg string, keys []hashkey.Key, err error
 		return fmt.Errorf("%w: %s: %w", ErrDeadlock, Keys(keys), err)
 	case codeLockTableFull:
 		return fmt.Errorf("%w: %s: %w", ErrLockTableFull, Keys(keys), err)
+	}
+	for _, prefix := range []string{"pgadvisory: ", pkg + ": "} {
+		if strings.HasPrefix(err.Error(), prefix) {
+			return fmt.Errorf("%w: %s", err, Keys(keys))
+		}
 	}
 	return fmt.Errorf("%s: %s: %w", pkg, Keys(keys), err)
 }

@@ -3,6 +3,7 @@ package lockerr_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -65,5 +66,27 @@ func TestKeys(t *testing.T) {
 	}
 	if got, want := lockerr.Keys(keys), "0, 1, 2, 3 and 2 more"; got != want {
 		t.Errorf("Keys = %q, want %q", got, want)
+	}
+}
+
+// A message begins with one prefix: that of the error, where it is the library's
+// own, or else that of the package.
+func TestOnePrefix(t *testing.T) {
+	keys := []hashkey.Key{hashkey.Int64(7)}
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{lockerr.ErrStandby, lockerr.ErrStandby.Error() + ": 7"},
+		{lockerr.ErrPooler, lockerr.ErrPooler.Error() + ": 7"},
+		{fmt.Errorf("%w, and not a driver", lockerr.ErrDriver), lockerr.ErrDriver.Error() + ", and not a driver: 7"},
+		{errors.New("test: out of step"), "test: out of step: 7"},
+		{errors.New("testing"), "test: 7: testing"},
+		{fmt.Errorf("begin: %w", lockerr.ErrStandby), "test: 7: begin: " + lockerr.ErrStandby.Error()},
+	} {
+		err := lockerr.AcquireError(t.Context(), "test", keys, test.err)
+		if err.Error() != test.want || !errors.Is(err, test.err) {
+			t.Errorf("got %v, want %s", err, test.want)
+		}
 	}
 }

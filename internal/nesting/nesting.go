@@ -8,10 +8,12 @@ package nesting
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"sync/atomic"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
 // Kind is the package whose lock a callback holds.
@@ -107,14 +109,26 @@ func (c *Context) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// Refuses reports whether a lock of keys, asked for with ctx, could wait for
+// Refuse returns an error if a lock of keys, asked for with ctx, could wait for
 // ever: ctx is that of a callback which holds one of keys through pool, by either
 // kind of lock, or, where both are transactions, any key: with a small pool, the
 // call would wait for the connection of its own caller.
-func Refuses(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) bool {
-	return find(ctx, func(c *Context) bool {
-		return c.pool == pool && (c.kind == Transaction && kind == Transaction || overlap(c.keys, keys))
+func Refuse(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) error {
+	wayOut := ""
+	find(ctx, func(c *Context) bool {
+		switch {
+		case c.pool != pool:
+		case c.kind == Transaction && kind == Transaction:
+			wayOut = "take a second key with Lock on the callback's transaction, or all keys with WithTxAll"
+		case overlap(c.keys, keys):
+			wayOut = "the callback holds it already, and the call would wait for itself"
+		}
+		return wayOut != ""
 	})
+	if wayOut == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: %s (%s)", lockerr.ErrNested, lockerr.Keys(keys), wayOut)
 }
 
 func find(ctx context.Context, match func(*Context) bool) bool {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
 )
 
@@ -36,16 +38,21 @@ func TestNesting(t *testing.T) {
 		"a session's inside a transaction's":  {nesting.With(inner, nesting.Session, other, b), mine, b, true, false},
 		"several keys, one of them a session": {session, mine, append(b, a...), true, true},
 	} {
-		if got := nesting.Refuses(test.ctx, nesting.Transaction, test.pool, test.keys); got != test.transaction {
-			t.Errorf("%s: a transaction is refused: %t", name, got)
+		if err := nesting.Refuse(test.ctx, nesting.Transaction, test.pool, test.keys); errors.Is(err, lockerr.ErrNested) != test.transaction {
+			t.Errorf("%s: a transaction: %v", name, err)
 		}
-		if got := nesting.Refuses(test.ctx, nesting.Session, test.pool, test.keys); got != test.session {
-			t.Errorf("%s: a session is refused: %t", name, got)
+		if err := nesting.Refuse(test.ctx, nesting.Session, test.pool, test.keys); errors.Is(err, lockerr.ErrNested) != test.session {
+			t.Errorf("%s: a session: %v", name, err)
+		}
+	}
+	for wayOut, ctx := range map[string]context.Context{"WithTxAll": inner, "wait for itself": session} {
+		if err := nesting.Refuse(ctx, nesting.Transaction, mine, a); err == nil || !strings.Contains(err.Error(), wayOut) || !strings.Contains(err.Error(), `"a"`) {
+			t.Errorf("%v does not say %q and the key", err, wayOut)
 		}
 	}
 	tx.Release()
-	if nesting.Refuses(inner, nesting.Transaction, mine, a) {
-		t.Error("a callback that has returned refuses")
+	if err := nesting.Refuse(inner, nesting.Transaction, mine, a); err != nil {
+		t.Errorf("a callback that has returned refuses: %v", err)
 	}
 }
 

@@ -138,17 +138,17 @@ func (t *Tx) Rollback(ctx context.Context) {
 }
 
 // Refuse returns why the transaction must not be committed though fn returned
-// nil, or nil, and what the outcome is then. ended is true if fn ended the
+// nil, or nil, and what the outcome is then. ended is not nil if fn ended the
 // transaction, or tried to; failure is the error that failed it, if known.
-func (t *Tx) Refuse(ended bool, failure error) (txlock.Outcome, error) {
+func (t *Tx) Refuse(ended, failure error) (txlock.Outcome, error) {
 	pg := t.Session.PG()
 	switch {
 	case pg.IsClosed():
 		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(t.Keys))
 	case pg.TxStatus() == 'I':
-		return txlock.Unknown, TxEnded(t.Keys)
-	case ended:
-		return txlock.RolledBack, TxEnded(t.Keys)
+		return txlock.Unknown, lockerr.TxEnded(t.Keys, lockerr.EndedByText)
+	case ended != nil:
+		return txlock.RolledBack, ended
 	case pg.TxStatus() == 'E':
 		return txlock.RolledBack, Swallowed(t.Package, t.Keys, failure)
 	}
@@ -197,16 +197,11 @@ func (t *Tx) outcome(a pgsession.Answer, index int, err error) (txlock.Outcome, 
 	case fate == pgsession.Unknown:
 		return txlock.Unknown, fmt.Errorf("%w: %s: %w", lockerr.ErrCommitUnknown, lockerr.Keys(keys), err)
 	case NoSuchSavepoint(err):
-		return txlock.Unknown, TxEnded(keys)
+		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
 	case !pgsession.IsAnswer(err):
 		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, lockerr.Keys(keys), err)
 	}
 	return txlock.Failed, fmt.Errorf("%s: %s: commit: %w", t.Package, lockerr.Keys(keys), err)
-}
-
-// TxEnded is the error after fn has ended the transaction.
-func TxEnded(keys []hashkey.Key) error {
-	return fmt.Errorf("%w: %s", lockerr.ErrTxEnded, lockerr.Keys(keys))
 }
 
 // Swallowed is the error where a statement failed and fn returned nil. failure
@@ -261,7 +256,7 @@ func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index in
 	case !sent:
 		return failed(txlock.RolledBack, err)
 	case fate == pgsession.Executed && locksql.EndsTransaction(a.Results[index].Tag):
-		return failed(txlock.Unknown, TxEnded(t.Keys))
+		return failed(txlock.Unknown, lockerr.TxEnded(t.Keys, lockerr.EndedByText))
 	case fate != pgsession.NotExecuted || len(a.Results) == commit:
 		o, err := t.outcome(a, commit, err)
 		if err != nil {

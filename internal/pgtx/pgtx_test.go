@@ -192,15 +192,15 @@ func TestRefuse(t *testing.T) {
 	failed := errors.New("failed")
 	for name, test := range map[string]struct {
 		status  byte // of the transaction; 0 where the session is closed
-		ended   bool
+		ended   error
 		outcome txlock.Outcome
 		wants   []error
 	}{
-		"open":             {'T', false, txlock.Committed, nil},
-		"ended by text":    {'I', false, txlock.Unknown, []error{lockerr.ErrTxEnded}},
-		"ended by fn":      {'T', true, txlock.RolledBack, []error{lockerr.ErrTxEnded}},
-		"failed":           {'E', false, txlock.RolledBack, []error{pgx.ErrTxCommitRollback, failed}},
-		"the session ends": {0, false, txlock.RolledBack, []error{lockerr.ErrLost}},
+		"open":             {'T', nil, txlock.Committed, nil},
+		"ended by text":    {'I', nil, txlock.Unknown, []error{lockerr.ErrTxEnded}},
+		"ended by fn":      {'T', lockerr.ErrTxEnded, txlock.RolledBack, []error{lockerr.ErrTxEnded}},
+		"failed":           {'E', nil, txlock.RolledBack, []error{pgx.ErrTxCommitRollback, failed}},
+		"the session ends": {0, nil, txlock.RolledBack, []error{lockerr.ErrLost}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tx := begin(t, &server{answers: []messages{append(opened("t")[:4:4], ready(max(test.status, 'A')))}}, locksql.ReadCommitted)

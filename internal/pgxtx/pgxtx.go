@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/txguard"
@@ -30,10 +31,10 @@ type Tx struct {
 	closed    atomic.Bool
 }
 
-// Begin returns a Tx for the transaction that is open on c. The policy is that of
-// its statements.
-func Begin(c *pgx.Conn, policy interrupt.Policy) *Tx {
-	return &Tx{c: &conn{pgx: c, Guard: txguard.Make(c.PgConn(), policy, pgx.ErrTxClosed)}}
+// Begin returns a Tx for the transaction that is open on c, and holds keys. The
+// policy is that of its statements.
+func Begin(c *pgx.Conn, policy interrupt.Policy, keys []hashkey.Key) *Tx {
+	return &Tx{c: &conn{pgx: c, Guard: txguard.Make(c.PgConn(), policy, keys, pgx.ErrTxClosed)}}
 }
 
 // Guard returns what stands between fn and the connection.
@@ -69,8 +70,8 @@ func (tx *Tx) Commit(ctx context.Context) error {
 	if tx.c.Over() || tx.closed.Swap(true) {
 		return pgx.ErrTxClosed
 	}
-	tx.c.MarkEnded()
-	return lockerr.ErrTxEnded
+	tx.c.MarkEnded(lockerr.EndedByCommit)
+	return tx.c.Ended()
 }
 
 // Rollback goes back to the savepoint of a nested transaction. That of fn, and the
@@ -82,7 +83,7 @@ func (tx *Tx) Rollback(ctx context.Context) error {
 	if tx.c.Over() || tx.closed.Swap(true) {
 		return pgx.ErrTxClosed
 	}
-	tx.c.MarkEnded()
+	tx.c.MarkEnded(lockerr.EndedByRollback)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/pgfake"
@@ -26,7 +27,7 @@ func begin(t *testing.T, texts *atomic.Int32) *pgxtx.Tx {
 		texts.Add(1)
 		return []pgproto3.BackendMessage{pgfake.Done(q.String), pgfake.Ready('T')}
 	})
-	return pgxtx.Begin(conn, interrupt.Policy{})
+	return pgxtx.Begin(conn, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
 }
 
 // Commit and Rollback of fn's own transaction send nothing, and nothing is sent
@@ -34,17 +35,22 @@ func begin(t *testing.T, texts *atomic.Int32) *pgxtx.Tx {
 func TestEndIsRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		end  func(pgx.Tx, context.Context) error
+		by   lockerr.Ending
 		want error
-	}{"Commit": {pgx.Tx.Commit, lockerr.ErrTxEnded}, "Rollback": {pgx.Tx.Rollback, nil}} {
+	}{"Commit": {pgx.Tx.Commit, lockerr.EndedByCommit, lockerr.ErrTxEnded}, "Rollback": {pgx.Tx.Rollback, lockerr.EndedByRollback, nil}} {
 		t.Run(name, func(t *testing.T) {
 			var texts atomic.Int32
 			tx := begin(t, &texts)
-			if err := test.end(tx, t.Context()); err != test.want || !tx.Guard().Ended() {
-				t.Errorf("got %v, ended %t", err, tx.Guard().Ended())
+			err, want := test.end(tx, t.Context()), lockerr.TxEnded([]hashkey.Key{hashkey.Name("k")}, test.by)
+			if !errors.Is(err, test.want) || err != nil && err.Error() != want.Error() {
+				t.Errorf("got %v, want %v", err, test.want)
+			}
+			if ended := tx.Guard().Ended(); ended == nil || ended.Error() != want.Error() {
+				t.Errorf("the call's error is %v, want %v", ended, want)
 			}
 			_, execErr := tx.Exec(t.Context(), "select")
 			_, beginErr := tx.Begin(t.Context())
-			if execErr != lockerr.ErrTxEnded || beginErr != lockerr.ErrTxEnded {
+			if !errors.Is(execErr, lockerr.ErrTxEnded) || !errors.Is(beginErr, lockerr.ErrTxEnded) {
 				t.Errorf("statements after it: %v, %v", execErr, beginErr)
 			}
 			if commit, rollback := tx.Commit(t.Context()), tx.Rollback(t.Context()); commit != pgx.ErrTxClosed || rollback != pgx.ErrTxClosed {
@@ -79,8 +85,8 @@ func TestNested(t *testing.T) {
 			t.Errorf("once more: %v, %v", commit, rollback)
 		}
 	}
-	if n := texts.Load(); n != 4 || tx.Guard().Ended() {
-		t.Errorf("%d messages, ended %t", n, tx.Guard().Ended())
+	if n := texts.Load(); n != 4 || tx.Guard().Ended() != nil {
+		t.Errorf("%d messages, and %v", n, tx.Guard().Ended())
 	}
 	tx.Guard().End()
 	if _, err := tx.Exec(t.Context(), "select"); err != pgx.ErrTxClosed {

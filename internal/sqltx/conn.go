@@ -26,15 +26,15 @@ func (c *conn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) { r
 
 // Commit is fn's attempt to commit, and refused.
 func (c *conn) Commit() error {
-	c.MarkEnded()
-	return lockerr.ErrTxEnded
+	c.MarkEnded(lockerr.EndedByCommit)
+	return c.Ended()
 }
 
 // Rollback is fn's, or End's way to close the *sql.Tx. The transaction and the
 // lock stay until fn has returned.
 func (c *conn) Rollback() error {
 	if !c.Over() {
-		c.MarkEnded()
+		c.MarkEnded(lockerr.EndedByRollback)
 	}
 	return nil
 }

@@ -5,12 +5,15 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/sqltx"
@@ -104,7 +107,7 @@ func begin(t *testing.T, c *fakeConn) *sqltx.Tx {
 	if c.status == 0 {
 		c.status = 'T'
 	}
-	tx, err := sqltx.Begin(c, session{c}, interrupt.Policy{})
+	tx, err := sqltx.Begin(c, session{c}, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,8 +148,8 @@ func TestEnd(t *testing.T) {
 	if c.uses != before || c.open != 0 {
 		t.Errorf("after the end: %d uses, %d open", c.uses-before, c.open)
 	}
-	if tx.Guard().Ended() {
-		t.Error("End counts as fn's")
+	if err := tx.Guard().Ended(); err != nil {
+		t.Errorf("End counts as fn's: %v", err)
 	}
 }
 
@@ -156,18 +159,25 @@ func TestEnded(t *testing.T) {
 	for name, test := range map[string]struct {
 		end  func(*sql.Tx, *fakeConn) error
 		want error
+		says string
 	}{
-		"Commit":      {func(tx *sql.Tx, _ *fakeConn) error { return tx.Commit() }, lockerr.ErrTxEnded},
-		"Rollback":    {func(tx *sql.Tx, _ *fakeConn) error { return tx.Rollback() }, nil},
-		"a statement": {func(tx *sql.Tx, c *fakeConn) error { c.status = 'I'; _, err := tx.Exec("commit"); return err }, nil},
+		"Commit":      {func(tx *sql.Tx, _ *fakeConn) error { return tx.Commit() }, lockerr.ErrTxEnded, "fn called tx.Commit ("},
+		"Rollback":    {func(tx *sql.Tx, _ *fakeConn) error { return tx.Rollback() }, nil, "fn called tx.Rollback ("},
+		"a statement": {func(tx *sql.Tx, c *fakeConn) error { c.status = 'I'; _, err := tx.Exec("commit"); return err }, nil, "a statement has committed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := new(fakeConn)
 			tx := begin(t, c)
-			if err := test.end(tx.Tx, c); !errors.Is(err, test.want) || test.want == nil && err != nil {
+			err, ended := test.end(tx.Tx, c), tx.Guard().Ended()
+			if !errors.Is(err, test.want) || test.want == nil && err != nil {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
-			if !tx.Guard().Ended() {
+			for _, err := range []error{err, ended} { // fn's, and the call's
+				if text := fmt.Sprint(err); err != test.want && !(strings.Contains(text, test.says) && strings.Contains(text, `"k"`)) {
+					t.Errorf("got %v, which does not say %q and the key", err, test.says)
+				}
+			}
+			if ended == nil {
 				t.Error("not ended")
 			}
 			before := c.uses

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
@@ -35,9 +36,10 @@ type Guard struct {
 	session Session
 	policy  interrupt.Policy
 	closed  error
+	keys    []hashkey.Key // that the transaction holds
 
-	ended atomic.Bool // fn ended the transaction, or tried to
-	over  atomic.Bool // the call is over: nothing may reach the connection
+	ended atomic.Int32 // how fn ended the transaction, or tried to: a lockerr.Ending
+	over  atomic.Bool  // the call is over: nothing may reach the connection
 
 	mu       sync.Mutex
 	open     []Open // guarded by mu
@@ -45,11 +47,11 @@ type Guard struct {
 	panicked bool   // guarded by mu: a panic has passed through a statement
 }
 
-// Make returns a Guard for the transaction that is open on session. Statements
-// whose ctx ends are dealt with by policy, and those that come when the call is
-// over get the error closed.
-func Make(session Session, policy interrupt.Policy, closed error) Guard {
-	return Guard{session: session, policy: policy, closed: closed}
+// Make returns a Guard for the transaction that is open on session, and holds
+// keys. Statements whose ctx ends are dealt with by policy, and those that come
+// when the call is over get the error closed.
+func Make(session Session, policy interrupt.Policy, keys []hashkey.Key, closed error) Guard {
+	return Guard{session: session, policy: policy, keys: keys, closed: closed}
 }
 
 // Use calls f, which uses the connection for a statement with ctx. f's own ctx
@@ -84,11 +86,11 @@ func (g *Guard) Use(ctx context.Context, keep bool, f func(endless context.Conte
 
 // refuses returns why a statement with ctx may not run.
 func (g *Guard) refuses(ctx context.Context) error {
-	switch {
-	case g.over.Load():
+	if g.over.Load() {
 		return g.closed
-	case g.ended.Load():
-		return lockerr.ErrTxEnded // rather than run it without the lock
+	}
+	if err := g.Ended(); err != nil {
+		return err // rather than run it without the lock
 	}
 	return ctx.Err()
 }
@@ -101,7 +103,7 @@ func (g *Guard) Note(err error) {
 	}
 	switch g.session.TxStatus() {
 	case 'I':
-		g.ended.Store(true)
+		g.MarkEnded(lockerr.EndedByText)
 	case 'T':
 		g.failure = nil // fn went back to a savepoint of its own
 	case 'E':
@@ -148,13 +150,21 @@ func (g *Guard) End() (tidy bool) {
 // Over reports whether the use of the connection has ended.
 func (g *Guard) Over() bool { return g.over.Load() }
 
-// MarkEnded notes that fn has tried to end the transaction. Further statements
+// MarkEnded notes how fn has ended the transaction, or tried to. Further statements
 // are refused.
-func (g *Guard) MarkEnded() { g.ended.Store(true) }
+func (g *Guard) MarkEnded(by lockerr.Ending) {
+	g.ended.CompareAndSwap(int32(lockerr.NotEnded), int32(by))
+}
 
-// Ended reports whether fn has ended the transaction, or tried to, by a method or
-// by a statement.
-func (g *Guard) Ended() bool { return g.ended.Load() }
+// Ended returns ErrTxEnded, and says how, if fn has ended the transaction, or tried
+// to, by a method or by a statement.
+func (g *Guard) Ended() error {
+	by := lockerr.Ending(g.ended.Load())
+	if by == lockerr.NotEnded {
+		return nil
+	}
+	return lockerr.TxEnded(g.keys, by)
+}
 
 // Lost reports whether the session is gone, as far as a statement has found out,
 // or, where none runs, read does.

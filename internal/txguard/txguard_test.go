@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/txguard"
@@ -41,6 +42,7 @@ func (l *left) CloseLocked() error {
 }
 
 var (
+	keys      = []hashkey.Key{hashkey.Name("k")}
 	errClosed = errors.New("closed")
 	errFailed = &pgconn.PgError{Code: "23505"}
 )
@@ -57,7 +59,7 @@ func use(ctx context.Context, g *txguard.Guard, s *session, status byte, err err
 // is kept until fn goes back to a savepoint.
 func TestUse(t *testing.T) {
 	s := &session{status: 'T'}
-	g := txguard.Make(s, interrupt.Policy{}, errClosed)
+	g := txguard.Make(s, interrupt.Policy{}, keys, errClosed)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	err := g.Use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) error {
@@ -71,21 +73,23 @@ func TestUse(t *testing.T) {
 	}
 	_ = use(ctx, &g, s, 'E', errFailed)
 	_ = use(ctx, &g, s, 'E', &pgconn.PgError{Code: "25P02"})
-	if g.FirstError() != errFailed || g.Ended() {
-		t.Errorf("the first error is %v, ended %t", g.FirstError(), g.Ended())
+	if g.FirstError() != errFailed || g.Ended() != nil {
+		t.Errorf("the first error is %v, and %v", g.FirstError(), g.Ended())
 	}
 	if _ = use(ctx, &g, s, 'T', nil); g.FirstError() != nil {
 		t.Errorf("behind a savepoint, the first error is %v", g.FirstError())
 	}
 	cancel()
-	if err := use(ctx, &g, s, 'I', nil); !errors.Is(err, context.Canceled) || g.Ended() {
-		t.Errorf("after the end of ctx: %v, and the statement ran %t", err, g.Ended())
+	if err := use(ctx, &g, s, 'I', nil); !errors.Is(err, context.Canceled) || g.Ended() != nil {
+		t.Errorf("after the end of ctx: %v, and the statement ran: %v", err, g.Ended())
 	}
-	if _ = use(t.Context(), &g, s, 'I', nil); !g.Ended() {
+	if _ = use(t.Context(), &g, s, 'I', nil); g.Ended() == nil {
 		t.Error("the end of the transaction is not noticed")
 	}
-	if err := use(t.Context(), &g, s, 'I', nil); err != lockerr.ErrTxEnded {
-		t.Errorf("after the end of the transaction: %v", err)
+	g.MarkEnded(lockerr.EndedByCommit) // which came later
+	err = use(t.Context(), &g, s, 'I', nil)
+	if want := lockerr.TxEnded(keys, lockerr.EndedByText); !errors.Is(err, lockerr.ErrTxEnded) || err.Error() != want.Error() {
+		t.Errorf("after the end of the transaction: %v, want %v", err, want)
 	}
 }
 
@@ -94,7 +98,7 @@ func TestEnd(t *testing.T) {
 	for name, panics := range map[string]bool{"tidy": false, "after a panic": true} {
 		t.Run(name, func(t *testing.T) {
 			s := &session{status: 'T'}
-			g := txguard.Make(s, interrupt.Policy{CancelRequest: true}, errClosed)
+			g := txguard.Make(s, interrupt.Policy{CancelRequest: true}, keys, errClosed)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			l := &left{guard: &g}
@@ -125,7 +129,7 @@ func TestEnd(t *testing.T) {
 			}
 		})
 	}
-	g := txguard.Make(&session{status: 'T'}, interrupt.Policy{}, errClosed)
+	g := txguard.Make(&session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
 	if !g.End() {
 		t.Error("nothing was open, and End says that something was")
 	}
@@ -137,7 +141,7 @@ func TestLost(t *testing.T) {
 	gone := func() error { return errFailed }
 	unread := func() error { t.Error("the connection is read"); return nil }
 	s := &session{status: 'T'}
-	g := txguard.Make(s, interrupt.Policy{}, errClosed)
+	g := txguard.Make(s, interrupt.Policy{}, keys, errClosed)
 	if !g.Lost(gone) || g.Lost(func() error { return nil }) {
 		t.Error("what is read is not believed")
 	}

@@ -96,7 +96,7 @@ func (c *Call) work(ctx context.Context, conn Conn) error {
 
 // lost is the error of a call whose session is gone, and whose fn returned err.
 func lost(keys []hashkey.Key, err error) error {
-	if err == nil {
+	if err == nil || err == lockerr.ErrLost { // the cause of ctx's end
 		return fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(keys))
 	}
 	return fmt.Errorf("%w: %s: nothing is committed (%w)", lockerr.ErrLost, lockerr.Keys(keys), err)

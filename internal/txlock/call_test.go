@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -208,6 +209,9 @@ func TestLost(t *testing.T) {
 			err := c.Run(t.Context())
 			if !errors.Is(err, lockerr.ErrLost) || c.Outcome != txlock.RolledBack || name == "error" && !errors.Is(err, errFn) {
 				t.Errorf("%s: got %v, outcome %v", name, err, c.Outcome)
+			}
+			if n := strings.Count(err.Error(), lockerr.ErrLost.Error()); n != 1 {
+				t.Errorf("%s: it is said %d times that the lock was lost: %v", name, n, err)
 			}
 			if d := time.Since(began); d > 6*time.Second {
 				t.Errorf("%s: fn was told after %v", name, d)

@@ -3,7 +3,6 @@ package verdict
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -112,11 +111,8 @@ func (o *OwnTx) poll(ctx context.Context) error {
 
 // acquired returns the error of an attempt.
 func (o *OwnTx) acquired(ctx context.Context, err error) error {
-	switch err {
-	case nil:
+	if err == nil {
 		return nil
-	case lockerr.ErrStaleSnapshot, lockerr.ErrStandby, lockerr.ErrUnsupportedServer:
-		return fmt.Errorf("%w: %s", err, lockerr.Keys(o.Keys))
 	}
 	return lockerr.AcquireError(ctx, o.Package, o.Keys, err)
 }
