@@ -42,7 +42,7 @@ func FuzzPIDs(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		got, err := inspect.PIDs(text)
 		var want []int32
-		for _, field := range strings.Fields(text) {
+		for field := range strings.FieldsSeq(text) {
 			n, ok := new(big.Int).SetString(field, 10)
 			if !ok || !n.IsInt64() || n.Int64() != int64(int32(n.Int64())) {
 				if err == nil {
