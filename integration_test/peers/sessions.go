@@ -212,15 +212,13 @@ func (b *bench) shareableLocks(ctx context.Context, s *sessions) (err error) {
 
 // judge judges what is required of locks of sessions.
 func (s *sessions) judge() []verdict {
-	handOver, turns, dials, inUse := math.NaN(), math.NaN(), math.NaN(), math.NaN()
+	handOver, dials, inUse := math.NaN(), math.NaN(), math.NaN()
 	if s.timeouts > 0 {
 		handOver = median(s.handOver[ours]) / median(s.handOver[queue])
-		turns = ratio(s.turns[ours], s.turns[queue])
 		dials, inUse = float64(s.dials), float64(s.inUse)
 	}
 	return []verdict{
 		atMost(1.5).judge("hand-over of a session lock, median, sessionlock / the server's own queue", handOver),
-		atLeast(0.9).judge("turns of a session lock with an empty section, 8 goroutines, sessionlock / hand-written", turns),
 		atMost(0).judge(fmt.Sprintf("connections made by %d waits for a session lock that timed out", s.timeouts), dials),
 		atMost(2).judge(fmt.Sprintf("connections that %d Shareable locks take", s.shareable), inUse),
 	}
