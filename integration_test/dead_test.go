@@ -69,7 +69,7 @@ func TestDeadInPool(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	noTrace(t, db, watcher)
+	noTrace(t, watcher, db)
 }
 
 // warmPool has pool make n connections.
