@@ -353,3 +353,32 @@ func TestExecUnderLimits(t *testing.T) {
 		t.Error("the statement did not find the role's limits")
 	}
 }
+
+// An Exec whose session is ended while its statement runs is over: the statement is
+// not executed again.
+func TestExecTerminatedWhileItRuns(t *testing.T) {
+	t.Parallel()
+	dsn := newDatabase(t)
+	db, watcher := openDB(t, dsn), openDB(t, dsn)
+	exec(t, watcher, `create sequence runs`)
+	for _, wait := range []time.Duration{0, 100 * time.Millisecond} {
+		exec(t, watcher, `alter sequence runs restart`)
+		var event xactlock.Event
+		l := xactlock.New(db).With(xactlock.Options{Wait: wait, Observe: func(e xactlock.Event) { event = e }})
+		ended := make(chan error, 1)
+		go func() {
+			_, err := l.Exec(bounded(t), hashkey.Name("k"), `select nextval('runs'), pg_sleep(60)`)
+			ended <- err
+		}()
+		until(t, "it runs", func() bool {
+			return number(t, watcher, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()
+				and clock_timestamp() - query_start > '150ms'`) == 1
+		})
+		exec(t, watcher, `select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`)
+		wantError(t, <-ended, xactlock.ErrLost)
+		if n := number(t, watcher, `select last_value from runs`); n != 1 || event.Outcome != xactlock.RolledBack {
+			t.Errorf("Wait %v: it ran %d times, outcome %v", wait, n, event.Outcome)
+		}
+	}
+	noTrace(t, watcher, db)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,4 +251,55 @@ func TestPgxHotKeyLeavesThePoolAlone(t *testing.T) {
 		}
 	}
 	noTrace(t, watcher)
+}
+
+// A tracer that panics leaves neither a lock nor a connection in use.
+func TestPgxTracerPanics(t *testing.T) {
+	t.Parallel()
+	dsn := newDatabase(t)
+	watcher := openDB(t, dsn)
+	for _, at := range []string{"start", "end"} {
+		config, err := pgx.ParseConfig(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var panics atomic.Bool
+		config.Tracer = panickyTracer{at, &panics}
+		pool := openPool(t, config)
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: the panic did not reach the caller", at)
+				}
+			}()
+			_ = pgxlock.New(pool).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx pgx.Tx) error {
+				panics.Store(true)
+				_, err := tx.Exec(ctx, `select 1`)
+				return err
+			})
+		}()
+		if n := pool.Stat().AcquiredConns(); n != 0 {
+			t.Errorf("%s: %d connections are in use", at, n)
+		}
+		becomesFree(t, watcher, hashkey.Name("k"))
+	}
+}
+
+// panickyTracer panics at the start or the end of each statement.
+type panickyTracer struct {
+	at     string
+	panics *atomic.Bool
+}
+
+func (p panickyTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	if p.at == "start" && p.panics.Load() {
+		panic("a tracer's")
+	}
+	return ctx
+}
+
+func (p panickyTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {
+	if p.at == "end" && p.panics.Load() {
+		panic("a tracer's")
+	}
 }

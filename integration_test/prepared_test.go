@@ -186,3 +186,41 @@ func TestPreparedStatementsThroughPgBouncer(t *testing.T) {
 	}
 	noTrace(t, db, pool)
 }
+
+// Behind a pooler that does not know prepared statements, an Exec finds those of
+// other clients on its session. It executes its own statement, or none.
+func TestExecAmongForeignStatements(t *testing.T) {
+	t.Parallel()
+	direct := newDatabase(t)
+	admin := openDB(t, direct)
+	exec(t, admin, `create table a (n int); create table b (n int)`)
+	dsn := pgtest.Bouncer(t, direct, "transaction")
+	mode := func(config *pgx.ConnConfig) { config.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement }
+	one, two, other := openDB(t, dsn, mode), openDB(t, dsn, mode), openDB(t, dsn)
+	write := func(db *sql.DB, statement string, n int) {
+		t.Helper()
+		db.SetMaxOpenConns(1)
+		if _, err := xactlock.New(db).Exec(t.Context(), hashkey.Name(statement), statement, n); err != nil {
+			t.Error(err)
+		}
+	}
+	takeSession := func() (giveBack func() error) { // that the pooler used last
+		tx, err := other.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		number(t, tx, `select pg_backend_pid()`)
+		return tx.Rollback
+	}
+	write(one, `insert into a values ($1)`, 1)
+	giveBack := takeSession()
+	write(two, `insert into b values ($1)`, 1)
+	wantNoError(t, giveBack())
+	giveBack = takeSession()
+	write(one, `insert into a values ($1)`, 2)
+	write(one, `insert into a values ($1)`, 3)
+	wantNoError(t, giveBack())
+	if a, b := number(t, admin, `select count(*) from a`), number(t, admin, `select count(*) from b`); a != 3 || b != 1 {
+		t.Errorf("%d and %d rows, want 3 and 1", a, b)
+	}
+}

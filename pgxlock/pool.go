@@ -93,15 +93,17 @@ func (c *conn) Release(ctx context.Context) {
 	if c.pooled == nil {
 		return
 	}
+	defer func() { // a tracer may panic
+		if !c.Session.Usable() {
+			c.Session.Discard()
+		}
+		c.pooled.Release() // which forgets it, if it is closed
+		c.pooled = nil
+	}()
 	if tx := c.fnTx.Load(); tx != nil {
 		tx.Guard().End()
 	}
 	c.Rollback(ctx)
-	if !c.Session.Usable() {
-		c.Session.Discard()
-	}
-	c.pooled.Release() // which forgets it, if it is closed
-	c.pooled = nil
 }
 
 // Closed is [txlock.Conn]'s.

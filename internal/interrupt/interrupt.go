@@ -110,7 +110,9 @@ func (w *Watch) end(answered <-chan struct{}) (lateCancel bool) {
 	if !ClosedWithin(answered, time.Until(cut)) {
 		// pgx takes the failed read for the end of the connection, and sends a
 		// cancel request of its own before it closes the socket.
-		_ = w.conn.Conn().SetDeadline(time.Unix(1, 0)) // fails only on a closed connection
+		if err := w.conn.Conn().SetDeadline(time.Unix(1, 0)); err != nil {
+			_ = w.conn.Conn().Close() // it is closed, or has no deadlines
+		}
 	}
 	<-answered
 	return !acknowledged()

@@ -29,17 +29,20 @@ func (s *Session) Rollback(ctx context.Context, p interrupt.Policy) {
 }
 
 // Read has pgx read what the server may have sent unasked, such as the message
-// that it is ending the session. It returns why the session is gone, or nil.
+// that it is ending the session. It returns why the session is gone, or nil, also
+// where that cannot be seen, on a connection without deadlines.
 func (s *Session) Read() error {
 	conn := s.pg.Conn()
 	defer func() {
 		if !s.pg.IsClosed() {
-			_ = conn.SetReadDeadline(time.Time{}) // fails only on a closed connection
+			_ = conn.SetReadDeadline(time.Time{}) // an error means that there was none
 		}
 	}()
 	for {
-		if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); errors.Is(err, net.ErrClosed) {
 			return err
+		} else if err != nil {
+			return nil
 		}
 		var timeout net.Error
 		switch _, err := s.pg.ReceiveMessage(context.Background()); {

@@ -2,10 +2,11 @@ package pgsession
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -186,10 +187,13 @@ func (s *Session) describe(mode pgx.QueryExecMode, sql string) (*description, er
 	}
 	name := ""
 	if mode == pgx.QueryExecModeCacheStatement && s.prepares {
-		s.lastName++
-		name = "pgadvisory_" + strconv.Itoa(s.lastName)
+		name = nameOfCallers(sql)
 	}
 	sd, err := s.prepare(name, sql)
+	if name != "" && wrongStatement(err) && !s.Closed() { // behind a pooler: another client has prepared it
+		s.prepares, name = false, ""
+		sd, err = s.prepare(name, sql)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +208,15 @@ func (s *Session) describe(mode pgx.QueryExecMode, sql string) (*description, er
 		}
 	}
 	return d, nil
+}
+
+// nameOfCallers returns the name of a caller's prepared statement, which says what its
+// text is. Behind a pooler that does not know prepared statements, one that another
+// client has prepared can be in its place: it is the same one then. No two texts have
+// one name, whoever writes them.
+func nameOfCallers(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "pgadvisory_" + hex.EncodeToString(sum[:20])
 }
 
 // forget forgets the statement of an Exec, and nothing else that is prepared on

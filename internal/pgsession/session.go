@@ -29,7 +29,6 @@ type Session struct {
 	prepares   bool                    // messages go as prepared statements
 	names      map[string]bool         // of the statements that are prepared, which are their names
 	statements map[string]*description // of Exec, by their text
-	lastName   int                     // of those
 
 	out outgoing
 
@@ -151,10 +150,11 @@ func (s *Session) Discard() {
 		interrupt.RequestCancel(s.pg).Done(closeTimeout)
 	}
 	conn := s.pg.Conn()
-	_ = conn.SetDeadline(time.Now().Add(closeTimeout)) // fails on a closed socket, like what follows
-	s.pg.Frontend().Send(&pgproto3.Terminate{})
-	if s.pg.Frontend().Flush() == nil {
-		_, _ = io.Copy(io.Discard, conn) // ends in any case, and then nothing is left to do
+	if conn.SetDeadline(time.Now().Add(closeTimeout)) == nil { // or it is closed, or could not be bounded
+		s.pg.Frontend().Send(&pgproto3.Terminate{})
+		if s.pg.Frontend().Flush() == nil {
+			_, _ = io.Copy(io.Discard, conn) // ends in any case, and then nothing is left to do
+		}
 	}
 	_ = s.pg.Close(ctx) // closes the socket in any case
 }

@@ -199,9 +199,14 @@ func (t *Tx) outcome(a pgsession.Answer, index int, err error) (txlock.Outcome, 
 	case NoSuchSavepoint(err):
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
 	case !pgsession.IsAnswer(err):
-		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, lockerr.Keys(keys), err)
+		return txlock.RolledBack, lost(keys, err)
 	}
 	return txlock.Failed, fmt.Errorf("%s: %s: commit: %w", t.Package, lockerr.Keys(keys), err)
+}
+
+// lost is the error of a call whose session was ended before COMMIT.
+func lost(keys []hashkey.Key, err error) error {
+	return fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, lockerr.Keys(keys), err)
 }
 
 // Swallowed is the error where a statement failed and fn returned nil. failure
@@ -244,6 +249,8 @@ func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index in
 	switch {
 	case err == pgsession.ErrSimpleProtocol:
 		return txlock.Executed{Unfit: true}
+	case fate == pgsession.NotExecuted && len(a.Results) >= index && !pgsession.IsAnswer(err): // the lock was granted
+		return failed(txlock.RolledBack, lost(t.Keys, err))
 	case !sent && t.Session.Closed(), fate == pgsession.NotExecuted && sent && !pgsession.IsAnswer(err):
 		err = lockerr.AcquireError(waitCtx, t.Package, t.Keys, err)
 		e := failed(txlock.OutcomeBefore(err), err)

@@ -16,6 +16,12 @@ type conn struct {
 	savepoints atomic.Int64
 }
 
+// expose returns the connection for fn's own use.
+func (c *conn) expose() *pgx.Conn {
+	c.Expose()
+	return c.pgx
+}
+
 // enter begins the use of what a statement has left open.
 func (c *conn) enter() error {
 	if !c.busy.CompareAndSwap(false, true) {

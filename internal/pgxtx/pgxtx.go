@@ -166,4 +166,4 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 }
 
 // Conn is pgx.Tx's: the connection itself.
-func (tx *Tx) Conn() *pgx.Conn { return tx.c.pgx }
+func (tx *Tx) Conn() *pgx.Conn { return tx.c.expose() }

@@ -97,7 +97,7 @@ func (r *rows) CommandTag() pgconn.CommandTag {
 }
 
 // Conn is pgx.Rows's.
-func (r *rows) Conn() *pgx.Conn { return r.conn.pgx }
+func (r *rows) Conn() *pgx.Conn { return r.conn.expose() }
 
 // TypeMap is pgx.Rows's.
 func (r *rows) TypeMap() *pgtype.Map { return r.conn.pgx.TypeMap() }

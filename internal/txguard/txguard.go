@@ -41,6 +41,8 @@ type Guard struct {
 	ended atomic.Int32 // how fn ended the transaction, or tried to: a lockerr.Ending
 	over  atomic.Bool  // the call is over: nothing may reach the connection
 
+	exposed atomic.Bool // fn may use the connection past the guard
+
 	mu       sync.Mutex
 	open     []Open // guarded by mu
 	failure  error  // guarded by mu: the error that made the transaction fail, if it is failed
@@ -166,11 +168,15 @@ func (g *Guard) Ended() error {
 	return lockerr.TxEnded(g.keys, by)
 }
 
+// Expose notes that fn has got hold of the connection itself, and may use it at any
+// time.
+func (g *Guard) Expose() { g.exposed.Store(true) }
+
 // Lost reports whether the session is gone, as far as a statement has found out,
 // or, where none runs, read does.
 func (g *Guard) Lost(read func() error) bool {
-	if !g.mu.TryLock() {
-		return false // a statement runs, and will fail
+	if g.exposed.Load() || !g.mu.TryLock() {
+		return false // a statement runs, or may run, and will fail
 	}
 	defer g.mu.Unlock()
 	switch {
