@@ -278,9 +278,7 @@ func TestPgxTracerPanics(t *testing.T) {
 				return err
 			})
 		}()
-		if n := pool.Stat().AcquiredConns(); n != 0 {
-			t.Errorf("%s: %d connections are in use", at, n)
-		}
+		until(t, at+": no connection is in use", func() bool { return pool.Stat().AcquiredConns() == 0 })
 		becomesFree(t, watcher, hashkey.Name("k"))
 	}
 }
