@@ -22,13 +22,13 @@ type request struct {
 }
 
 func (l *Locker) request(ctx context.Context, try bool) request {
-	return request{try: try, wait: l.opts.Wait, pulse: pulse.Interval(ctx)}
+	return request{try: try, wait: l.Options().Wait, pulse: pulse.Interval(ctx)}
 }
 
 // acquire waits for the lock of key.
 func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock, error) {
-	if l.invalid != nil {
-		return nil, l.invalid
+	if err := l.invalid(); err != nil {
+		return nil, err
 	}
 	ctx = l.opts.tell(ctx, Event{Kind: Waiting, Key: key})
 	call := l.call(key, r)

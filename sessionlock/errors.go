@@ -56,10 +56,11 @@ var (
 )
 
 var (
-	errNilDB   = errors.New("sessionlock: New was given a nil *sql.DB")
-	errNilFunc = errors.New("sessionlock: fn is nil")
-	errSlots   = errors.New("sessionlock: there must be at least one slot")
-	errShared  = errors.New("sessionlock: Options.Shared: several leaders at once are none")
+	errNoLocker = errors.New("sessionlock: the Locker is nil or zero: New makes one")
+	errNilDB    = errors.New("sessionlock: New was given a nil *sql.DB")
+	errNilFunc  = errors.New("sessionlock: fn is nil")
+	errSlots    = errors.New("sessionlock: there must be at least one slot")
+	errShared   = errors.New("sessionlock: Options.Shared: several leaders at once are none")
 )
 
 var errAnswer = errors.New("sessionlock: the server's answer is not one to the question, and the session was ended")
