@@ -35,7 +35,8 @@ var (
 	ErrPooler = lockerr.ErrPooler
 
 	// ErrNested: the call was made with the ctx of a callback that holds the
-	// same lock on the same pool, and would wait for itself.
+	// same lock on the same pool, and would wait for itself. In WithSlot's
+	// callback that is any call for its key, whichever slot the callback has.
 	ErrNested = lockerr.ErrNested
 
 	// ErrLockTableFull: the server has no room for another lock.
