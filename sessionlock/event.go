@@ -25,7 +25,8 @@ type Event struct {
 	Waited, Held time.Duration
 
 	// Err says why the call has failed, how the lock was lost, or what went
-	// wrong when it was given back.
+	// wrong when it was given back. It is nil where the call has failed because
+	// a hook of the pool panics or ends the goroutine.
 	Err error
 }
 
