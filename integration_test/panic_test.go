@@ -5,12 +5,17 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -242,4 +247,50 @@ func TestPanicKeepsItsFrames(t *testing.T) {
 		}
 		db.SetMaxOpenConns(20)
 	})
+}
+
+// A call that a hook of the pool ends, by a panic or runtime.Goexit, is told as
+// failed, and is in nobody's way: the next call for the key has the lock.
+func TestSessionHookEndsTheCall(t *testing.T) {
+	t.Parallel()
+	dsn := dsnOf(t, newDB(t))
+	for way, end := range map[string]func(){"panic": func() { panic(errExpected) }, "Goexit": runtime.Goexit} {
+		for name, o := range map[string]sessionlock.Options{"own session": {}, "Shareable": {Shareable: true}} {
+			t.Run(way+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				config, err := pgx.ParseConfig(dsn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var connects atomic.Int64
+				db := stdlib.OpenDB(*config, stdlib.OptionBeforeConnect(func(context.Context, *pgx.ConnConfig) error {
+					if connects.Add(1) == 1 {
+						end()
+					}
+					return nil
+				}))
+				t.Cleanup(func() { _ = db.Close() })
+				var told []sessionlock.Event
+				o.Observe = func(e sessionlock.Event) { told = append(told, e) }
+				l, key := sessionlock.New(db).With(o), hashkey.Name(t.Name())
+				panicked := make(chan any)
+				go func() {
+					defer func() { panicked <- recover() }()
+					_, err := l.Lock(t.Context(), key)
+					t.Errorf("the call has returned %v", err)
+				}()
+				if value := <-panicked; way == "panic" && value != errExpected || way == "Goexit" && value != nil {
+					t.Errorf("recovered %v", value)
+				}
+				if len(told) != 2 || told[1].Kind != sessionlock.Failed || told[1].Err != nil || told[1].Waited <= 0 {
+					t.Errorf("told %+v", told)
+				}
+				k, err := l.Lock(bounded(t), key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				unlock(t, k)
+			})
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -179,6 +180,110 @@ func TestSlotIsFound(t *testing.T) {
 				do(`pg_advisory_lock`, slot)
 			}
 		})
+	}
+}
+
+// A call inside a slot's callback, for a slot of the same key on the same pool, is
+// refused whichever slot the callback has: it could wait for its own caller. So is
+// one for the key itself, which is a slot, too.
+func TestNestedSlot(t *testing.T) {
+	t.Parallel()
+	const n = 2
+	db, key := newDB(t), hashkey.Name("k")
+	sessions, transactions := sessionlock.New(db), xactlock.New(db)
+	config, err := pgx.ParseConfig(dsnOf(t, db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pooled := pgxlock.New(openPool(t, config, func(*pgxpool.Config) {}))
+	onConn := func(fn func(context.Context) error) func(context.Context, *sql.Conn) error {
+		return func(ctx context.Context, _ *sql.Conn) error { return fn(ctx) }
+	}
+	inTx := func(fn func(context.Context) error) xactlock.Func {
+		return func(ctx context.Context, _ *sql.Tx) error { return fn(ctx) }
+	}
+	inPgxTx := func(fn func(context.Context) error) pgxlock.Func {
+		return func(ctx context.Context, _ pgx.Tx) error { return fn(ctx) }
+	}
+	fnRan := func(context.Context) error { t.Error("fn ran"); return nil }
+	onDB := map[string]func(context.Context) error{
+		"sessionlock.WithSlot":    func(ctx context.Context) error { return sessions.WithSlot(ctx, key, n, onConn(fnRan)) },
+		"sessionlock.TryWithSlot": func(ctx context.Context) error { return sessions.TryWithSlot(ctx, key, n, onConn(fnRan)) },
+		"sessionlock.WithLock":    func(ctx context.Context) error { return sessions.WithLock(ctx, key, onConn(fnRan)) },
+		"xactlock.WithSlot":       func(ctx context.Context) error { return transactions.WithSlot(ctx, key, n, inTx(fnRan)) },
+		"xactlock.TryWithSlot":    func(ctx context.Context) error { return transactions.TryWithSlot(ctx, key, n, inTx(fnRan)) },
+		"xactlock.WithTx":         func(ctx context.Context) error { return transactions.WithTx(ctx, key, inTx(fnRan)) },
+	}
+	onPool := map[string]func(context.Context) error{
+		"pgxlock.WithSlot":    func(ctx context.Context) error { return pooled.WithSlot(ctx, key, n, inPgxTx(fnRan)) },
+		"pgxlock.TryWithSlot": func(ctx context.Context) error { return pooled.TryWithSlot(ctx, key, n, inPgxTx(fnRan)) },
+	}
+	for slot := range n {
+		if slot == 1 { // slot 0 is somebody else's
+			lock(t, sessionlock.New(openSame(t, db)), key)
+		}
+		for outer, calls := range map[string]struct {
+			hold  func(ctx context.Context, fn func(context.Context) error) error
+			inner map[string]func(context.Context) error
+		}{
+			"sessionlock": {func(ctx context.Context, fn func(context.Context) error) error {
+				return sessions.WithSlot(ctx, key, n, onConn(func(ctx context.Context) error {
+					if got := sessionlock.FromContext(ctx).Key(); got != key.Slot(slot) {
+						t.Errorf("the lock is %v, want slot %d", got, slot)
+					}
+					_, err := sessions.Lock(ctx, key.Slot(slot))
+					wantError(t, err, sessionlock.ErrNested)
+					return fn(ctx)
+				}))
+			}, onDB},
+			"xactlock": {func(ctx context.Context, fn func(context.Context) error) error {
+				return transactions.WithSlot(ctx, key, n, inTx(fn))
+			}, onDB},
+			"pgxlock": {func(ctx context.Context, fn func(context.Context) error) error {
+				return pooled.WithSlot(ctx, key, n, inPgxTx(fn))
+			}, onPool},
+		} {
+			err := calls.hold(bounded(t), func(ctx context.Context) error {
+				for inner, call := range calls.inner {
+					if err := call(ctx); !errors.Is(err, sessionlock.ErrNested) {
+						t.Errorf("%s in slot %d of %s: %v, want ErrNested", inner, slot, outer, err)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("slot %d of %s: %v", slot, outer, err)
+			}
+		}
+	}
+}
+
+// The events of one hold of a slot have one key, the one that was asked for.
+func TestSlotEvents(t *testing.T) {
+	t.Parallel()
+	db, key := newDB(t), hashkey.Name("k")
+	lock(t, sessionlock.New(db), key) // slot 0
+	var told []sessionlock.EventKind
+	l := sessionlock.New(db).With(sessionlock.Options{Observe: func(e sessionlock.Event) {
+		told = append(told, e.Kind)
+		if e.Key != key {
+			t.Errorf("%v is about %v, want %v", e.Kind, e.Key, key)
+		}
+	}})
+	err := l.WithSlot(t.Context(), key, 2, func(context.Context, *sql.Conn) error { return nil })
+	if want := []sessionlock.EventKind{sessionlock.Waiting, sessionlock.Granted, sessionlock.Released}; err != nil || !slices.Equal(told, want) {
+		t.Errorf("got %v, told %v, want %v", err, told, want)
+	}
+	told = nil
+	err = l.WithSlot(t.Context(), key, 2, func(ctx context.Context, conn *sql.Conn) error {
+		_, _ = conn.ExecContext(ctx, `select pg_terminate_backend(pg_backend_pid())`) // fails: it ends its own session
+		return nil
+	})
+	if want := []sessionlock.EventKind{sessionlock.Waiting, sessionlock.Granted, sessionlock.Lost}; !errors.Is(err, sessionlock.ErrLost) || !slices.Equal(told, want) {
+		t.Errorf("got %v, told %v, want %v", err, told, want)
+	}
+	if slot := key.Slot(1).String(); err != nil && !strings.Contains(err.Error(), slot) {
+		t.Errorf("%q does not say that the slot was %v", err, slot)
 	}
 }
 

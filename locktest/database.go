@@ -11,10 +11,18 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 )
 
-// urls are the databases of the tests that run, by the tests' names.
-var urls struct {
+// databases are those of the tests that run, by the tests' names. Each is created
+// by the first call of its function; later calls return the same.
+var databases struct {
 	mu     sync.Mutex
-	byTest map[string]string // guarded by mu
+	byTest map[string]func() database // guarded by mu
+}
+
+// database is an empty database that was created, or err says why there is none.
+type database struct {
+	url  string
+	drop func() error
+	err  error
 }
 
 // URL returns a connection string for the database of the test, which is empty
@@ -26,41 +34,45 @@ var urls struct {
 // "host=… user=…": then it has that form.
 func URL(tb testing.TB) string {
 	tb.Helper()
-	urls.mu.Lock()
-	url, ok := urls.byTest[tb.Name()]
-	urls.mu.Unlock()
-	if ok {
-		return url
+	d := databaseOf(tb)()
+	if d.err != nil {
+		tb.Fatalf("locktest: %v", d.err)
 	}
-	server, err := pgtest.Shared()
-	if err != nil {
-		tb.Fatalf("locktest: %v", err)
-	}
-	url, drop, err := server.CreateDatabase()
-	if err != nil {
-		tb.Fatalf("locktest: %v", err)
-	}
-	setURL(tb.Name(), url)
-	tb.Cleanup(func() {
-		setURL(tb.Name(), "")
-		if err := drop(); err != nil {
-			tb.Errorf("locktest: %v", err)
-		}
-	})
-	return url
+	return d.url
 }
 
-func setURL(test, url string) {
-	urls.mu.Lock()
-	defer urls.mu.Unlock()
-	if url == "" {
-		delete(urls.byTest, test)
-		return
+// databaseOf returns the function that returns the database of the test.
+func databaseOf(tb testing.TB) func() database {
+	databases.mu.Lock()
+	defer databases.mu.Unlock()
+	if get, ok := databases.byTest[tb.Name()]; ok {
+		return get
 	}
-	if urls.byTest == nil {
-		urls.byTest = make(map[string]string)
+	get := sync.OnceValue(createDatabase)
+	if databases.byTest == nil {
+		databases.byTest = make(map[string]func() database)
 	}
-	urls.byTest[test] = url
+	databases.byTest[tb.Name()] = get
+	tb.Cleanup(func() {
+		databases.mu.Lock()
+		delete(databases.byTest, tb.Name())
+		databases.mu.Unlock()
+		if d := get(); d.err == nil {
+			if err := d.drop(); err != nil {
+				tb.Errorf("locktest: %v", err)
+			}
+		}
+	})
+	return get
+}
+
+func createDatabase() (d database) {
+	server, err := pgtest.Shared()
+	if err != nil {
+		return database{err: err}
+	}
+	d.url, d.drop, d.err = server.CreateDatabase()
+	return d
 }
 
 // DB returns a pool of pgx's stdlib on the database of the test: see [URL]. Each

@@ -73,6 +73,22 @@ func TestOneDatabasePerTest(t *testing.T) {
 	}
 }
 
+// Goroutines of one test that ask for its database at the same time are on one.
+func TestOneDatabaseForGoroutines(t *testing.T) {
+	t.Parallel()
+	urls := make([]string, 8)
+	var all sync.WaitGroup
+	for i := range urls {
+		all.Go(func() { urls[i] = locktest.URL(t) })
+	}
+	all.Wait()
+	for _, url := range urls {
+		if url != urls[0] {
+			t.Errorf("one test has the databases %s and %s", urls[0], url)
+		}
+	}
+}
+
 // A key that is held is refused to everybody, and free after release.
 func TestHold(t *testing.T) {
 	t.Parallel()

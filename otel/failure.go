@@ -9,13 +9,14 @@ import (
 )
 
 // errPanic stands for the error of a call that returns none.
-var errPanic = errors.New("fn panicked, or ended its goroutine")
+var errPanic = errors.New("a panic has ended the call, or its goroutine has ended")
 
 // failure returns the error of a call that has failed. A try that was refused has
-// not; a call without an error that has rolled back has, by a panic.
-func failure(err error, rolledBack bool) error {
+// not. failed is whether a call without an error has: by a panic, in fn or while
+// the pool connects.
+func failure(err error, failed bool) error {
 	switch {
-	case err == nil && rolledBack:
+	case err == nil && failed:
 		return errPanic
 	case errors.Is(err, xactlock.ErrNotAcquired) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
 		return nil

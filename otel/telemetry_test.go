@@ -3,6 +3,7 @@ package pgadvisoryotel_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"maps"
 	"strings"
@@ -105,6 +106,11 @@ func equal(t *testing.T, what string, got, want map[string]string) {
 	}
 }
 
+// panicking is a connector whose hook panics.
+type panicking struct{ driver.Connector }
+
+func (panicking) Connect(context.Context) (driver.Conn, error) { panic(errExpected) }
+
 // The last span of a call tells how it has ended.
 func TestSpansOfEachEnd(t *testing.T) {
 	s := newSetting(t, pgadvisoryotel.Options{})
@@ -115,6 +121,8 @@ func TestSpansOfEachEnd(t *testing.T) {
 		t.Cleanup(cancel)
 		return ctx
 	}
+	unconnectable := sql.OpenDB(panicking{})
+	defer unconnectable.Close()
 	busy := hashkey.Int64(7) // it has no namespace
 	holder, err := sessionlock.New(s.db).Lock(t.Context(), busy)
 	if err != nil {
@@ -182,6 +190,14 @@ func TestSpansOfEachEnd(t *testing.T) {
 				return nil
 			})
 		}, "lock wait accounts, lock hold accounts", "lost", "ErrLost"},
+		{"a panic while it connects", func(ctx context.Context) {
+			defer func() { _ = recover() }()
+			_ = xactlock.New(unconnectable).With(l.Options()).WithTx(ctx, key, fails(``))
+		}, "lock wait accounts", "failed", "panic"},
+		{"a session's panic while it connects", func(ctx context.Context) {
+			defer func() { _ = recover() }()
+			_, _ = sessionlock.New(unconnectable).With(session.Options()).Lock(ctx, key)
+		}, "lock wait accounts", "failed", "panic"},
 	} {
 		spans := s.under(t, test.call)
 		if got := strings.Join(names(spans), ", "); got != test.spans {

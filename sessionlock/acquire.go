@@ -22,20 +22,18 @@ type request struct {
 }
 
 func (l *Locker) request(ctx context.Context, try bool) request {
-	return request{try: try, wait: l.opts.Wait, pulse: pulse.Interval(ctx)}
+	return request{try: try, wait: l.Options().Wait, pulse: pulse.Interval(ctx)}
 }
 
 // acquire waits for the lock of key.
 func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock, error) {
-	if l.invalid != nil {
-		return nil, l.invalid
+	if err := l.invalid(); err != nil {
+		return nil, err
 	}
 	ctx = l.opts.tell(ctx, Event{Kind: Waiting, Key: key})
 	call := l.call(key, r)
-	k, err := l.ask(ctx, call, key, r)
+	k, err := l.asked(ctx, call, key, r)
 	if err != nil {
-		call.End()
-		l.opts.tell(ctx, Event{Kind: Failed, Key: key, Waited: call.Waited, Err: err})
 		return nil, err
 	}
 	granted := false
@@ -50,6 +48,18 @@ func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock
 	}
 	granted = true
 	return k, nil
+}
+
+// asked is ask, and ends the call and tells of its failure where there is no lock.
+// The driver, or a hook of the pool's, may panic or end the goroutine.
+func (l *Locker) asked(ctx context.Context, call *acquire.Call, key hashkey.Key, r request) (k *Lock, err error) {
+	defer func() {
+		if k == nil {
+			call.End()
+			l.opts.tell(ctx, Event{Kind: Failed, Key: key, Waited: call.Waited, Err: err})
+		}
+	}()
+	return l.ask(ctx, call, key, r)
 }
 
 func (l *Locker) call(key hashkey.Key, r request) *acquire.Call {
@@ -81,7 +91,7 @@ func (l *Locker) pool(key hashkey.Key, slots int, lease time.Duration) *pool {
 	}
 }
 
-// ask ends the call, unless its seat is to be kept by the lock.
+// ask ends the call when it returns a lock, unless that is to keep its seat.
 func (l *Locker) ask(ctx context.Context, call *acquire.Call, key hashkey.Key, r request) (*Lock, error) {
 	if l.opts.Shareable && r.slots == 0 && r.conn == nil {
 		return l.askShareable(ctx, call, key, r)

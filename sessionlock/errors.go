@@ -35,7 +35,8 @@ var (
 	ErrPooler = lockerr.ErrPooler
 
 	// ErrNested: the call was made with the ctx of a callback that holds the
-	// same lock on the same pool, and would wait for itself.
+	// same lock on the same pool, and would wait for itself. In WithSlot's
+	// callback that is any call for its key, whichever slot the callback has.
 	ErrNested = lockerr.ErrNested
 
 	// ErrLockTableFull: the server has no room for another lock.
@@ -56,10 +57,11 @@ var (
 )
 
 var (
-	errNilDB   = errors.New("sessionlock: New was given a nil *sql.DB")
-	errNilFunc = errors.New("sessionlock: fn is nil")
-	errSlots   = errors.New("sessionlock: there must be at least one slot")
-	errShared  = errors.New("sessionlock: Options.Shared: several leaders at once are none")
+	errNoLocker = errors.New("sessionlock: the Locker is nil or zero: New makes one")
+	errNilDB    = errors.New("sessionlock: New was given a nil *sql.DB")
+	errNilFunc  = errors.New("sessionlock: fn is nil")
+	errSlots    = errors.New("sessionlock: there must be at least one slot")
+	errShared   = errors.New("sessionlock: Options.Shared: several leaders at once are none")
 )
 
 var errAnswer = errors.New("sessionlock: the server's answer is not one to the question, and the session was ended")

@@ -15,14 +15,18 @@ import (
 // [Locker.Lead] is such a call, and each of its terms such a lock.
 type Event struct {
 	Kind EventKind
-	Key  hashkey.Key
+
+	// Key is what was asked for, in all events of one call and its lock. Of
+	// WithSlot it is the key that has the slots; [Lock.Key] is the slot.
+	Key hashkey.Key
 
 	// Waited is the time from Waiting to Granted or Failed, Held the time from
 	// Granted to Released or Lost. They are 0 in the events before.
 	Waited, Held time.Duration
 
 	// Err says why the call has failed, how the lock was lost, or what went
-	// wrong when it was given back.
+	// wrong when it was given back. It is nil where the call has failed because
+	// a hook of the pool panics or ends the goroutine.
 	Err error
 }
 

@@ -46,8 +46,8 @@ const (
 // second, or Options.Poll if that is longer, and a little more.
 func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.Context) error) error {
 	switch {
-	case l.invalid != nil:
-		return l.invalid
+	case l.invalid() != nil:
+		return l.invalid()
 	case fn == nil:
 		return errNilFunc
 	case l.opts.Shared:

@@ -21,7 +21,8 @@ import (
 // pinned for it. Its methods may be called concurrently.
 type Lock struct {
 	home    home
-	key     hashkey.Key
+	key     hashkey.Key // what is locked
+	asked   hashkey.Key // what was asked for: not the same for a slot
 	opts    *Options
 	owner   any // the pool
 	granted time.Time
@@ -54,13 +55,13 @@ type home interface {
 
 // newLock returns the lock of key that the session has.
 func newLock(h home, p *pool, key hashkey.Key, session *pgsession.Session) *Lock {
-	k := &Lock{home: h, key: key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, traced: context.Background()}
+	k := &Lock{home: h, key: key, asked: p.key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, traced: context.Background()}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlock = sync.OnceValue(k.unlockOnce)
 	return k
 }
 
-// Key returns what was locked.
+// Key returns what was locked: of WithSlot, the slot.
 func (k *Lock) Key() hashkey.Key { return k.key }
 
 // Conn returns the session that holds the lock, for statements that belong on
@@ -168,7 +169,7 @@ func (k *Lock) unlockOnce() error {
 // release gives the lock back, and tells Options.Observe and Trace.
 func (k *Lock) release() error {
 	err := k.home.free(k)
-	e := Event{Kind: Released, Key: k.key, Held: time.Since(k.granted), Err: err}
+	e := Event{Kind: Released, Key: k.asked, Held: time.Since(k.granted), Err: err}
 	if errors.Is(err, ErrLost) {
 		e.Kind = Lost
 	}
@@ -228,7 +229,7 @@ func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error
 		cut := time.AfterFunc(min(o.MaxHold, math.MaxInt64-o.grace())+o.grace(), k.cut)
 		defer cut.Stop()
 	}
-	mark := nesting.With(ctx, nesting.Session, k.owner, []hashkey.Key{k.key})
+	mark := nesting.With(ctx, nesting.Session, k.owner, []hashkey.Key{k.asked, k.key})
 	defer mark.Release()
 	stop := context.AfterFunc(k.held, func() { mark.End(k.Err()) })
 	defer func() {

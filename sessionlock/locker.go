@@ -17,13 +17,13 @@ import (
 //
 // Every lock that is held takes one connection of the pool.
 type Locker struct {
-	db      *sql.DB
-	conns   *sqlconn.Pool
-	queue   *admission.Queue
-	terms   *terms
-	common  *common
-	opts    Options
-	invalid error // what is wrong with opts
+	db     *sql.DB
+	conns  *sqlconn.Pool
+	queue  *admission.Queue
+	terms  *terms
+	common *common
+	opts   Options
+	bad    error // what is wrong with opts
 }
 
 // New returns a Locker on db with the zero [Options]. It does not connect, and
@@ -36,14 +36,30 @@ func New(db *sql.DB) *Locker {
 // With returns a Locker with the options o on the same pool. o replaces all
 // options of l; l itself does not change.
 func (l *Locker) With(o Options) *Locker {
-	with := *l
-	with.opts, with.invalid = o, o.validate()
-	if l.db == nil {
-		with.invalid = errNilDB
+	if l == nil {
+		return new(Locker) // whose calls say so
 	}
+	with := *l
+	with.opts, with.bad = o, o.validate()
 	return &with
 }
 
 // Options returns the options, to change one of them: set it in what Options
 // returns, and give that to With.
-func (l *Locker) Options() Options { return l.opts }
+func (l *Locker) Options() Options {
+	if l == nil {
+		return Options{}
+	}
+	return l.opts
+}
+
+// invalid returns why the Locker cannot be used.
+func (l *Locker) invalid() error {
+	switch {
+	case l == nil, l.queue == nil:
+		return errNoLocker
+	case l.db == nil:
+		return errNilDB
+	}
+	return l.bad
+}

@@ -65,6 +65,9 @@ func (l *Locker) TryWithLock(ctx context.Context, key hashkey.Key, fn func(ctx c
 // them, half a second at a time, and then looks at all of them. So it is granted
 // within half a second of the release of any slot; callers of one Locker take
 // turns, first come, first served, and those of several processes do not.
+//
+// A call with fn's ctx on the same pool, for a slot of key or for key itself, is
+// refused with [ErrNested]: it could wait for fn.
 func (l *Locker) WithSlot(ctx context.Context, key hashkey.Key, n int, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	return l.withSlot(ctx, key, n, fn, false)
 }

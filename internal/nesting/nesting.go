@@ -121,7 +121,7 @@ func Refuse(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) error 
 		case c.kind == Transaction && kind == Transaction:
 			wayOut = "take a second key with Lock on the callback's transaction, or all keys with WithTxAll"
 		case overlap(c.keys, keys):
-			wayOut = "the callback holds it already, and the call would wait for itself"
+			wayOut = "the callback holds it or a slot of it, and the call could wait for itself"
 		}
 		return wayOut != ""
 	})

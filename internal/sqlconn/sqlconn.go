@@ -4,6 +4,7 @@ package sqlconn
 import (
 	"context"
 	"database/sql"
+	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -12,6 +13,7 @@ import (
 type Pool struct {
 	db      *sql.DB
 	dials   chan struct{} // holds a token while a connection is made that may outlive its caller
+	late    any           // guarded by the token: what a dial has panicked with when its caller had gone
 	entered atomic.Int64  // callers that are in db.Conn under their own ctx
 }
 
@@ -49,10 +51,20 @@ func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	dialing := false
+	defer func() {
+		if !dialing { // the driver may have panicked
+			<-p.dials
+		}
+	}()
 	if conn, ok, err := p.withoutDial(ctx); ok { // it has been done meanwhile
-		<-p.dials
 		return conn, err
 	}
+	if late := p.late; late != nil {
+		p.late = nil
+		panic(late)
+	}
+	dialing = true
 	return p.dial(ctx)
 }
 
@@ -98,28 +110,44 @@ func (p *Pool) idle(ctx context.Context) (*sql.Conn, error) {
 	return nil, ctx.Err()
 }
 
-// dial makes a connection, to its end. The caller has the token.
+// dial makes a connection, to its end, and gives the caller's token back then.
 func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 	type result struct {
-		conn *sql.Conn
-		err  error
+		conn     *sql.Conn
+		err      error
+		exited   bool // by a panic or runtime.Goexit
+		panicked any
 	}
 	made := make(chan result)
 	go func() {
 		defer func() { <-p.dials }()
+		r := result{exited: true}
+		defer func() {
+			if r.exited {
+				r.panicked = recover()
+			}
+			select {
+			case made <- r:
+			case <-ctx.Done():
+				p.late = r.panicked
+				if r.conn != nil {
+					_ = r.conn.Close() // into the pool
+				}
+			}
+		}()
 		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialPatience)
 		defer cancel()
-		conn, err := p.db.Conn(patient)
-		select {
-		case made <- result{conn, err}:
-		case <-ctx.Done():
-			if err == nil {
-				_ = conn.Close() // into the pool
-			}
-		}
+		r.conn, r.err = p.db.Conn(patient)
+		r.exited = false
 	}()
 	select {
 	case r := <-made:
+		switch {
+		case r.panicked != nil:
+			panic(r.panicked)
+		case r.exited:
+			runtime.Goexit()
+		}
 		return r.conn, r.err
 	case <-ctx.Done():
 		return nil, ctx.Err()

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -149,4 +151,149 @@ func TestIdleIsTried(t *testing.T) {
 			})
 		})
 	}
+}
+
+// hooked calls a hook as it connects, as pgx calls those of its config. Its
+// connections call it whenever they are taken again.
+type hooked struct{ hook func() }
+
+func (h *hooked) Connect(context.Context) (driver.Conn, error) {
+	h.hook()
+	return &hookedConn{h: h}, nil
+}
+func (h *hooked) Driver() driver.Driver { return nil }
+
+type hookedConn struct {
+	driver.Conn
+	h *hooked
+}
+
+func (*hookedConn) Close() error { return nil }
+
+func (c *hookedConn) ResetSession(context.Context) error { c.h.hook(); return nil }
+
+// ended says how a call of Conn has ended.
+func ended(p *sqlconn.Pool, ctx context.Context) (how string) {
+	returned, done := false, make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			switch value := recover(); {
+			case value != nil:
+				how = fmt.Sprint("panic: ", value)
+			case !returned:
+				how = "the goroutine has ended"
+			}
+		}()
+		c, err := p.Conn(ctx)
+		returned = true
+		if how = fmt.Sprint(err); err == nil {
+			_ = c.Close()
+		}
+	}()
+	<-done
+	return how
+}
+
+// What a hook does to the goroutine that connects, it does to the caller,
+// whatever time that has, and to no later caller.
+func TestHookEndsTheCall(t *testing.T) {
+	for name, test := range map[string]struct {
+		hook func()
+		want string
+	}{
+		"panic":  {func() { panic("hook") }, "panic: hook"},
+		"Goexit": {runtime.Goexit, "the goroutine has ended"},
+	} {
+		for _, has := range []time.Duration{time.Second, time.Hour} {
+			for _, idle := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%v/idle %t", name, has, idle), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						none := func() {}
+						server := &hooked{hook: none}
+						db := sql.OpenDB(server)
+						defer db.Close()
+						p := sqlconn.New(db)
+						call := func() string {
+							ctx, cancel := context.WithTimeout(t.Context(), has)
+							defer cancel()
+							return ended(p, ctx)
+						}
+						if idle && call() != "<nil>" {
+							t.Fatal("no connection")
+						}
+						for range 2 {
+							server.hook = test.hook
+							if got := call(); got != test.want {
+								t.Errorf("got %s, want %s", got, test.want)
+							}
+							server.hook = none
+							if got := call(); got != "<nil>" {
+								t.Errorf("the next call: got %s", got)
+							}
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A panic of a dial whose caller has gone reaches the next caller that dials, once.
+func TestPanicOfAnAbandonedDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		server := &hooked{hook: func() {
+			if dials++; dials == 1 {
+				time.Sleep(100 * time.Millisecond)
+				panic("late")
+			}
+		}}
+		db := sql.OpenDB(server)
+		defer db.Close()
+		p := sqlconn.New(db)
+		for _, call := range []struct {
+			has  time.Duration
+			want string
+		}{
+			{10 * time.Millisecond, "context deadline exceeded"}, {time.Second, "panic: late"}, {time.Second, "<nil>"},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), call.has)
+			if got := ended(p, ctx); got != call.want {
+				t.Errorf("got %s, want %s", got, call.want)
+			}
+			cancel()
+			time.Sleep(time.Second) // the dial is over
+		}
+	})
+}
+
+// A panic of a caller that gets the connection which an abandoned dial has made
+// keeps no other from dialing.
+func TestPanicAfterAnAbandonedDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		server := &hooked{}
+		server.hook = func() {
+			if dials++; dials == 2 {
+				panic("taken again")
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		db := sql.OpenDB(server)
+		defer db.Close()
+		p := sqlconn.New(db)
+		gone, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if got := ended(p, gone); got != "context deadline exceeded" {
+			t.Errorf("the first call: %s", got)
+		}
+		for _, want := range []string{"panic: taken again", "<nil>"} {
+			if got := ended(p, ctx); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+	})
 }
