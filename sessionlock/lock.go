@@ -1,6 +1,7 @@
 package sessionlock
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -45,7 +46,7 @@ type home interface {
 	// conn returns the session for the caller's own statements, or nil.
 	conn() *sql.Conn
 	// use calls f while nothing else uses the session.
-	use(ctx context.Context, f func() error) error
+	use(ctx context.Context, f func(ctx context.Context) error) error
 	// free gives the lock back, once.
 	free(k *Lock) error
 	// cut ends the lock of a callback that does not return.
@@ -122,13 +123,13 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 }
 
 func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
-	err = k.home.use(ctx, func() error {
-		if err := ctx.Err(); err != nil {
+	err = k.home.use(ctx, func(ctx context.Context) error {
+		if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now somebody else may have the session
 			return err
 		}
 		answer, err := k.session.Send(ctx, holding, locksql.SessionToken())
 		if err != nil {
-			return err
+			return lockerr.Because(ctx, err)
 		}
 		token, err = strconv.ParseUint(first(answer), 10, 64)
 		return err
