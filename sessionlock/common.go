@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -29,12 +30,18 @@ type common struct {
 
 	pinned  *sql.Conn // guarded by busy; nil where there is no lock
 	session *pgsession.Session
-	saved   []setting     // the session's settings as they were
-	number  int           // of the locks that the session has, or is about to have
+	saved   []setting // the session's settings as they were
+	held    map[hashkey.Key]count
 	over    chan struct{} // closed at the end of the session's watch; nil where there is none
 
 	mu    sync.Mutex
 	locks map[*Lock]bool // guarded by mu
+}
+
+// count is how often the session has one key.
+type count struct {
+	locks int // that are held, or about to be; at least one
+	left  int // times that a failed try may have left it besides
 }
 
 func newCommon() *common {
@@ -44,42 +51,88 @@ func newCommon() *common {
 // conn is nil: the session is not one lock's own.
 func (c *common) conn() *sql.Conn { return nil }
 
-// use calls f while nothing else uses the session.
-func (c *common) use(ctx context.Context, f func() error) error {
+// use calls f while nothing else uses the session. Whoever uses it makes the other
+// locks wait, so f's ctx ends after unlockPatience, whatever ctx says.
+func (c *common) use(ctx context.Context, f func(ctx context.Context) error) error {
 	select {
 	case c.busy <- struct{}{}:
 		defer func() { <-c.busy }()
-		return f()
+		ctx, cancel := context.WithTimeout(ctx, unlockPatience)
+		defer cancel()
+		return f(ctx)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
+// useOf is use, for as long as c has session: without it, it returns errDead. It
+// waits for its turn however long that takes.
+func (c *common) useOf(session *pgsession.Session, f func(ctx context.Context) error) error {
+	select {
+	case c.busy <- struct{}{}:
+		defer func() { <-c.busy }()
+	case <-session.PG().CleanupDone(): // somebody may be waiting for another one
+		return errDead
+	}
+	if c.session != session || session.Closed() {
+		return errDead
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+	defer cancel()
+	return f(ctx)
+}
+
 // try asks for the lock of p.key without waiting, and returns the session if it is
 // granted. dead reports whether the session has ended meanwhile.
+//
+// If ctx ends first, the question goes on without the caller: to end it would end
+// the session.
 func (c *common) try(ctx context.Context, p *pool) (session *pgsession.Session, dead bool, err error) {
-	err = c.use(ctx, func() error {
-		settings := []setting(nil)
-		if c.session == nil || c.session.Closed() {
-			c.lose(errDead)
-			if err := c.open(ctx, p); err != nil {
-				dead = errors.Is(err, driver.ErrBadConn)
-				return err
+	select {
+	case c.busy <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+	asked := false
+	defer func() {
+		if !asked {
+			<-c.busy
+		}
+	}()
+	settings := []setting(nil)
+	if c.session == nil || c.session.Closed() {
+		c.lose(errDead)
+		if err := c.open(ctx, p); err != nil {
+			return nil, errors.Is(err, driver.ErrBadConn), err
+		}
+		settings = p.settings
+	}
+	asked = true
+	type answer struct {
+		session *pgsession.Session
+		dead    bool
+		err     error
+	}
+	answered := make(chan answer)
+	go func() {
+		defer func() { <-c.busy }()
+		session, dead, err := c.ask(p, settings)
+		select {
+		case answered <- answer{session, dead, err}:
+		case <-ctx.Done():
+			if session != nil {
+				ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+				defer cancel()
+				_ = c.freeOne(ctx, p.key, p.opts.Shared) // an error means that it is not held
 			}
-			settings = p.settings
 		}
-		granted, err := c.ask(p, settings)
-		switch dead = c.session.Closed(); {
-		case dead:
-			c.lose(err)
-		case granted:
-			session = c.session
-		case c.number == 0:
-			c.close(nil)
-		}
-		return err
-	})
-	return session, dead, err
+	}()
+	select {
+	case a := <-answered:
+		return a.session, a.dead, a.err
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
 }
 
 // open takes a connection. The caller uses the session.
@@ -88,7 +141,7 @@ func (c *common) open(ctx context.Context, p *pool) error {
 	if err != nil {
 		return err
 	}
-	c.pinned, c.session = own.(*conn).conn, own.(*conn).session
+	c.pinned, c.session, c.held = own.(*conn).conn, own.(*conn).session, make(map[hashkey.Key]count)
 	if !c.session.Usable() {
 		c.session.Discard() // somebody left a transaction open in the pool
 		c.lose(errDead)
@@ -97,21 +150,38 @@ func (c *common) open(ctx context.Context, p *pool) error {
 	return nil
 }
 
-// ask asks for the lock, and gives the session settings if there are any. The
-// message has no ctx: it takes no time, and it would not be known after a cancel
-// whether the lock was granted.
-func (c *common) ask(p *pool, settings []setting) (granted bool, err error) {
-	pid := c.session.PG().PID()
+// ask asks for the lock, gives the session settings if there are any, and gives it
+// back if it has no locks then. The caller uses the session. The message has no ctx
+// of the call's: it takes no time, and it would not be known after a cancel whether
+// the lock was granted.
+func (c *common) ask(p *pool, settings []setting) (session *pgsession.Session, dead bool, err error) {
+	granted, err := c.askFor(p, settings)
+	switch dead = c.session.Closed(); {
+	case dead:
+		c.lose(err)
+	case granted:
+		session = c.session
+	case len(c.held) == 0:
+		c.close(nil)
+	}
+	return session, dead, err
+}
+
+func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	answer, err := c.session.Send(ctx, asking, p.opts.tryMessage([]hashkey.Key{p.key}, pid, settings))
-	if err != nil {
-		if !c.session.Closed() && !p.opts.Shared {
-			// Somebody has cancelled it, perhaps just after the grant. A lock
-			// that is shared may be another holder's as well, and stays until
-			// the last lock of the session is freed.
-			_, _ = c.session.Send(ctx, leaving, locksql.Forsake(false, p.key)) // an error leaves a session that is seen to be closed
-		}
+	n := c.held[bare(p.key)]
+	answer, err := c.session.Send(ctx, asking, p.opts.tryMessage([]hashkey.Key{p.key}, c.session.PG().PID(), settings))
+	switch {
+	case err != nil && c.session.Closed():
+		return false, err
+	case err != nil && n.locks == 0:
+		// Somebody has cancelled it, perhaps just after the grant.
+		c.forsake(ctx, p.opts.Shared, p.key, 1)
+		return false, err
+	case err != nil: // it is shared, and the server does not say how often the session has it
+		n.left++
+		c.held[bare(p.key)] = n
 		return false, err
 	}
 	saved, slot, err := verdict(c.session, answer)
@@ -121,38 +191,54 @@ func (c *common) ask(p *pool, settings []setting) (granted bool, err error) {
 	if settings != nil {
 		c.saved = saved
 	}
-	c.number++
+	n.locks++
+	c.held[bare(p.key)] = n
 	return true, nil
 }
 
-// freeOne gives key back, and with the last lock the connection.
-func (c *common) freeOne(session *pgsession.Session, key hashkey.Key, shared bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
-	defer cancel()
-	return c.use(ctx, func() error {
-		if c.session != session || session.Closed() {
-			return errDead
-		}
-		var held bool
-		var err error
-		if c.number--; c.number > 0 {
-			held, err = unlockOne(ctx, session, shared, key)
-		} else {
-			held, err = unlock(ctx, session, shared, key, c.saved)
-		}
-		switch {
-		case err != nil:
-			session.Discard()
-			c.lose(err)
-			return err
-		case c.number == 0:
-			c.close(nil)
-		}
-		if !held {
-			return errNotHeld
-		}
-		return nil
-	})
+// forsake frees what so many failed tries may have left of key, or ends the session.
+// The caller uses the session.
+func (c *common) forsake(ctx context.Context, shared bool, key hashkey.Key, times int) {
+	if times == 0 {
+		return
+	}
+	_, err := c.session.Send(ctx, leaving, locksql.Forsake(shared, slices.Repeat([]hashkey.Key{key}, times)...))
+	if err != nil {
+		c.session.Discard()
+	}
+}
+
+// freeOne gives one lock of key back, and with the last lock the connection. The
+// caller uses the session.
+func (c *common) freeOne(ctx context.Context, key hashkey.Key, shared bool) error {
+	session := c.session
+	n := c.held[bare(key)]
+	if n.locks--; n.locks > 0 {
+		c.held[bare(key)] = n
+	} else {
+		delete(c.held, bare(key))
+	}
+	var held bool
+	var err error
+	if len(c.held) == 0 {
+		held, err = unlock(ctx, session, shared, key, c.saved)
+	} else if held, err = unlockOne(ctx, session, shared, key); err == nil && n.locks == 0 {
+		c.forsake(ctx, shared, key, n.left)
+	}
+	switch {
+	case err != nil:
+		session.Discard()
+		c.lose(err)
+		return err
+	case session.Closed():
+		c.lose(errDead) // and key is free
+	case len(c.held) == 0:
+		c.close(nil)
+	}
+	if !held {
+		return errNotHeld
+	}
+	return nil
 }
 
 // close gives the connection back, or has the pool forget it. The caller uses the
@@ -168,7 +254,7 @@ func (c *common) close(lost error) {
 	if c.over != nil {
 		close(c.over)
 	}
-	c.pinned, c.session, c.number, c.over = nil, nil, 0, nil
+	c.pinned, c.session, c.held, c.over = nil, nil, nil, nil
 }
 
 // lose tells all locks of the session that they are lost. The caller uses the
@@ -202,7 +288,7 @@ func (c *common) watch(over <-chan struct{}, o *Options, pulse time.Duration) {
 		case <-ticker.C:
 		}
 		ask := time.Since(asked) >= pulse
-		_ = c.use(context.Background(), func() error {
+		_ = c.use(context.Background(), func(context.Context) error {
 			select {
 			case <-over: // just now
 				return nil
@@ -240,23 +326,10 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 	if err != nil {
 		return silence(ctx, c.session, err)
 	}
-	if n, err := strconv.Atoi(first(answer)); err == nil && n < c.distinct() {
+	if n, err := strconv.Atoi(first(answer)); err == nil && n < len(c.held) {
 		return errNotHeld
 	}
 	return nil
-}
-
-// distinct returns how many locks the server must show for the session.
-func (c *common) distinct() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	keys := make(map[hashkey.Key]bool, len(c.locks))
-	for k := range c.locks {
-		if k.session == c.session {
-			keys[bare(k.key)] = true
-		}
-	}
-	return len(keys)
 }
 
 // commonPool is the pool as a call for a Shareable lock uses it.
@@ -304,7 +377,9 @@ func (c *commonConn) Release(ctx context.Context) {
 		c.own.Release(ctx)
 	}
 	if c.session != nil {
-		_ = c.common.freeOne(c.session, c.key, c.opts.Shared) // an error means that it is not held
+		_ = c.common.useOf(c.session, func(ctx context.Context) error {
+			return c.common.freeOne(ctx, c.key, c.opts.Shared)
+		}) // an error means that it is not held
 		c.session = nil
 	}
 }
@@ -318,28 +393,46 @@ func (c *common) add(p *pool, session *pgsession.Session, pulse time.Duration) *
 	c.mu.Lock()
 	c.locks[k] = true
 	c.mu.Unlock()
-	_ = c.use(context.Background(), func() error {
-		switch {
-		case c.session != session: // it was lost before the lock was there to be told
-			k.lose(errDead)
-		case c.over == nil:
+	err := c.useOf(session, func(context.Context) error {
+		if c.over == nil {
 			c.over = make(chan struct{})
 			go c.watch(c.over, p.opts, pulse)
 		}
 		return nil
 	})
+	if err != nil { // it was lost before the lock was there to be told
+		c.forget(k)
+		k.lose(err)
+	}
 	return k
 }
 
-func (c *common) free(k *Lock) error {
+// forget reports whether k was held, as far as was known.
+func (c *common) forget(k *Lock) bool {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := c.locks[k]
 	delete(c.locks, k)
-	c.mu.Unlock()
+	return held
+}
+
+// release frees k, unless that is done.
+func (c *common) release(k *Lock) error {
+	err := c.useOf(k.session, func(ctx context.Context) error {
+		if !c.forget(k) {
+			return errNotHeld
+		}
+		return c.freeOne(ctx, k.key, k.opts.Shared)
+	})
+	c.forget(k) // if the session has ended
+	return err
+}
+
+func (c *common) free(k *Lock) error {
 	defer c.turns.give(k.key, k.opts.Shared)
-	if errors.Is(k.Err(), ErrLost) {
+	switch err := c.release(k); {
+	case errors.Is(k.Err(), ErrLost):
 		return k.lost()
-	}
-	switch err := c.freeOne(k.session, k.key, k.opts.Shared); {
 	case err == nil:
 		return nil
 	case errors.Is(err, errNotHeld), errors.Is(err, errDead), !lockerr.IsAnswer(err):
@@ -350,5 +443,5 @@ func (c *common) free(k *Lock) error {
 }
 
 func (c *common) cut(k *Lock) {
-	_ = c.freeOne(k.session, k.key, k.opts.Shared) // an error means that it is not held
+	_ = c.release(k) // an error means that it is not held
 }

@@ -73,7 +73,7 @@ var (
 	errSilence    = errors.New("the server does not answer")
 	errNotHeld    = errors.New("the session does not hold it any more")
 	errConnClosed = errors.New("the connection was closed, by hand or because a statement found it broken")
-	errOutstayed  = errors.New("the callback has outstayed Options.MaxHold and Grace, and the session was ended")
+	errOutstayed  = errors.New("the callback has outstayed Options.MaxHold and Grace, and the lock was taken from it")
 )
 
 // about names the key that err is about.

@@ -1,6 +1,7 @@
 package sessionlock
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -46,7 +47,7 @@ type home interface {
 	// conn returns the session for the caller's own statements, or nil.
 	conn() *sql.Conn
 	// use calls f while nothing else uses the session.
-	use(ctx context.Context, f func() error) error
+	use(ctx context.Context, f func(ctx context.Context) error) error
 	// free gives the lock back, once.
 	free(k *Lock) error
 	// cut ends the lock of a callback that does not return.
@@ -105,7 +106,8 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // unless Conn is in a transaction of the caller's own.
 //
 // The first call asks the server, on Conn, where no rows may be open; ctx
-// bounds that. It returns [ErrLost] or [ErrUnlocked] if the lock is not held.
+// bounds that, and on the session of Shareable locks, which all wait for it, four
+// seconds. It returns [ErrLost] or [ErrUnlocked] if the lock is not held.
 func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	k.tokenMu.Lock()
 	defer k.tokenMu.Unlock()
@@ -123,12 +125,15 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 }
 
 func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
-	err = k.home.use(ctx, func() error {
-		if err := ctx.Err(); err != nil {
+	err = k.home.use(ctx, func(bounded context.Context) error {
+		if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now somebody else may have the session
 			return err
 		}
-		answer, err := k.session.Send(ctx, holding, locksql.SessionToken())
-		if err != nil {
+		answer, err := k.session.Send(bounded, holding, locksql.SessionToken())
+		switch {
+		case err != nil && ctx.Err() == nil:
+			return lockerr.Because(bounded, err)
+		case err != nil:
 			return err
 		}
 		token, err = strconv.ParseUint(first(answer), 10, 64)
@@ -140,8 +145,9 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 // Unlock gives the lock back and puts the connection back into the pool, with
 // its settings as they were. It takes one message, and if the server does not
 // answer about five seconds; a statement that is running on Conn gets four to
-// end before that, and is cancelled then. Unlock is idempotent: every call
-// returns what the first one did, when that is done.
+// end before that, and is cancelled then. On the session of Shareable locks it
+// first waits for those that ask something there before it. Unlock is idempotent:
+// every call returns what the first one did, when that is done.
 //
 // In no case is the lock left in the pool. nil means that it was held until
 // now and is free. [ErrLost] means that it was not held to the end. After

@@ -38,7 +38,8 @@ type Options struct {
 	// Lead ends MaxHold after the grant, with the cause [ErrMaxHold]. If the
 	// callback has not returned Grace later, the session is ended, which frees
 	// the lock, and the call returns [ErrLost]; so one that obeys its ctx has
-	// Grace to stop before anybody else can hold the lock. 0 means no bound.
+	// Grace to stop before anybody else can hold the lock. A Shareable lock is
+	// given back then, without the others of its session. 0 means no bound.
 	MaxHold time.Duration
 
 	// Grace is how long after MaxHold the session is ended. 0 means a second.
@@ -73,6 +74,10 @@ type Options struct {
 	// Shareable locks of the Locker, rather than on a connection of its own, so
 	// that one process can hold thousands. Its [Lock.Conn] is nil. If the session
 	// is gone, all of them are lost.
+	//
+	// A call whose ctx ends while the session is asked for the lock returns; the
+	// question goes on, and what it gets is given back. A session that does not
+	// answer it within five seconds is ended.
 	//
 	// Within the process they exclude each other as the locks of different
 	// sessions do, first come, first served. A lock that had to be waited for

@@ -38,8 +38,8 @@ func (p *pinned) conn() *sql.Conn {
 	return p.own.conn
 }
 
-func (p *pinned) use(_ context.Context, f func() error) error {
-	return p.own.conn.Raw(func(any) error { return f() })
+func (p *pinned) use(ctx context.Context, f func(ctx context.Context) error) error {
+	return p.own.conn.Raw(func(any) error { return f(ctx) })
 }
 
 func (p *pinned) cut(*Lock) {

@@ -1,0 +1,282 @@
+package integration_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pulse"
+	"github.com/pgadvisory/pgadvisory/sessionlock"
+)
+
+// What the other locks of a common session must not suffer from, nor leave on it.
+
+// spoiler changes messages on their way to the server.
+type spoiler struct {
+	changes atomic.Pointer[[]string] // old and new, in turn
+}
+
+func (s *spoiler) on(config *pgx.ConnConfig) {
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		return &spoiledConn{conn, s}, err
+	}
+}
+
+// spoil has each old text in a message replaced by the new one that follows it.
+func (s *spoiler) spoil(changes ...string) { s.changes.Store(&changes) }
+
+type spoiledConn struct {
+	net.Conn
+	spoiler *spoiler
+}
+
+func (c *spoiledConn) Write(b []byte) (int, error) {
+	changes := c.spoiler.changes.Load()
+	if changes == nil || len(b) == 0 || b[0] != 'Q' {
+		return c.Conn.Write(b)
+	}
+	message := bytes.Clone(b)
+	for i := 0; i < len(*changes); i += 2 {
+		message = bytes.Replace(message, []byte((*changes)[i]), []byte((*changes)[i+1]), 1)
+	}
+	binary.BigEndian.PutUint32(message[1:], uint32(len(message)-1))
+	_, err := c.Conn.Write(message)
+	return len(b), err
+}
+
+// A question that fails just after the grant leaves no lock behind, on a session
+// that other locks are on as on one that goes back to the pool.
+func TestShareableTryFailsAfterTheGrant(t *testing.T) {
+	t.Parallel()
+	db, s := newDB(t), new(spoiler)
+	watcher := openSame(t, db)
+	db = openDB(t, dsnOf(t, db), s.on)
+	db.SetMaxOpenConns(1)
+	key, beside := hashkey.Name("key"), hashkey.Name("beside")
+	question := []string{"select asked.slot", "select 1/asked.slot"}
+	forsaking := append([]string{"select case when exists", "select 1/0, case when exists"}, question...)
+	for _, shared := range []bool{false, true} {
+		o := shareable
+		o.Shared = shared
+		l := sessionlock.New(db).With(o)
+		for _, changes := range [][]string{question, forsaking} {
+			// fails asks for key in vain.
+			fails := func() {
+				t.Helper()
+				s.spoil(changes...)
+				if _, err := l.TryLock(t.Context(), key); err == nil {
+					t.Error("there is no error")
+				}
+				s.spoil()
+			}
+			fails() // on a session of its own
+			isFree(t, watcher, key)
+			noTrace(t, watcher, db)
+
+			other := lock(t, l, beside)
+			fails()
+			isFree(t, watcher, key)
+			if len(changes) == len(question) { // or the session was ended
+				notLost(t, other)
+				unlock(t, other)
+			}
+			_ = other.Unlock()
+			noTrace(t, watcher, db)
+		}
+		if !shared {
+			continue
+		}
+		// The session has the very lock for somebody else, who keeps it.
+		other, same := lock(t, l, beside), lock(t, l, key)
+		for range 2 {
+			s.spoil(question...)
+			if _, err := l.TryLock(t.Context(), key); err == nil {
+				t.Error("there is no error")
+			}
+			s.spoil()
+		}
+		_, err := sessionlock.New(watcher).TryLock(t.Context(), key)
+		wantError(t, err, sessionlock.ErrNotAcquired)
+		unlock(t, same)
+		isFree(t, watcher, key)
+		notLost(t, other)
+		unlock(t, other)
+	}
+	noTrace(t, watcher, db)
+}
+
+// commonPID returns the session that has all locks of a database.
+func commonPID(tb testing.TB, watcher *sql.DB) int {
+	tb.Helper()
+	return number(tb, watcher, `select distinct pid from pg_locks where`+inThisDatabase)
+}
+
+// stop stops a session's process, until the test calls cont or ends.
+func stop(tb testing.TB, pid int) (cont func()) {
+	tb.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		tb.Fatal(err)
+	}
+	cont = sync.OnceFunc(func() {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			tb.Error(err)
+		}
+	})
+	tb.Cleanup(cont)
+	return cont
+}
+
+// An unlock waits for its turn on the session for as long as somebody else uses
+// it, and is done then.
+func TestShareableUnlockWaitsForItsTurn(t *testing.T) {
+	t.Parallel()
+	watcher, m := newDB(t), new(meter)
+	db := openMetered(t, dsnOf(t, watcher), m)
+	// The watch does not use the session.
+	l := sessionlock.New(db).With(sessionlock.Options{Shareable: true, Check: time.Hour, DeadClient: 3 * time.Hour})
+	ctx := pulse.With(t.Context(), time.Hour)
+	keep, k := lockUnder(ctx, t, l, hashkey.Name("keep")), lockUnder(ctx, t, l, hashkey.Name("k"))
+	cont := stop(t, commonPID(t, watcher))
+	sent := m.messages.Load()
+	token := make(chan error, 1)
+	go func() {
+		_, err := keep.Token(t.Context())
+		token <- err
+	}()
+	until(t, "the token is asked for", func() bool { return m.messages.Load() > sent })
+	unlocked := make(chan error, 1)
+	go func() { unlocked <- k.Unlock() }()
+	<-k.Lost()
+	select {
+	case err := <-unlocked:
+		t.Fatalf("the unlock returned %v while the session was in use", err)
+	case <-time.After(5500 * time.Millisecond): // its own message gets four seconds, and one more
+	}
+	cont()
+	<-token // asked for too long, perhaps
+	if err := <-unlocked; err != nil {
+		t.Errorf("the unlock returned %v", err)
+	}
+	isFree(t, watcher, hashkey.Name("k"))
+	notLost(t, keep)
+	unlock(t, keep)
+	noTrace(t, watcher, db)
+}
+
+// A lock that its callback has given back is not given back again after MaxHold
+// and Grace: the session would be taken for one that nobody needs.
+func TestShareableFreedOnce(t *testing.T) {
+	t.Parallel()
+	db, watcher := two(t)
+	l := sessionlock.New(db).With(shareable)
+	keep := lock(t, l, hashkey.Name("keep"))
+	o := shareable
+	o.MaxHold, o.Grace = 20*time.Millisecond, 20*time.Millisecond
+	err := l.With(o).WithLock(t.Context(), hashkey.Name("early"), func(ctx context.Context, _ *sql.Conn) error {
+		err := sessionlock.FromContext(ctx).Unlock()
+		time.Sleep(10 * (o.MaxHold + o.Grace))
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := sessionlock.New(watcher).TryLock(t.Context(), hashkey.Name("keep")); err == nil {
+		t.Error("the lock beside is free")
+	}
+	notLost(t, keep)
+	unlock(t, keep)
+	noTrace(t, watcher, db)
+}
+
+// A callback that outstays MaxHold and Grace loses its lock and nobody else's,
+// also while it goes on.
+func TestShareableOutstayed(t *testing.T) {
+	t.Parallel()
+	watcher, m := newDB(t), new(meter)
+	db := openMetered(t, dsnOf(t, watcher), m)
+	l := sessionlock.New(db).With(shareable)
+	ctx := pulse.With(t.Context(), 50*time.Millisecond)
+	keep := lockUnder(ctx, t, l, hashkey.Name("keep"))
+	o := shareable
+	o.MaxHold, o.Grace = 20*time.Millisecond, 20*time.Millisecond
+	err := l.With(o).WithLock(ctx, hashkey.Name("slow"), func(ctx context.Context, _ *sql.Conn) error {
+		<-ctx.Done()
+		becomesFree(t, watcher, hashkey.Name("slow"))
+		asked := m.messages.Load()
+		until(t, "the session is asked for its locks", func() bool { return m.messages.Load() > asked+3 || keep.Err() != nil })
+		return nil
+	})
+	wantError(t, err, sessionlock.ErrLost)
+	notLost(t, keep)
+	unlock(t, keep)
+	noTrace(t, watcher, db)
+}
+
+// unlockingCtx calls unlock when it is first asked for its channel.
+type unlockingCtx struct {
+	context.Context
+	unlock func()
+}
+
+func (c unlockingCtx) Done() <-chan struct{} {
+	c.unlock()
+	return c.Context.Done()
+}
+
+// Token asks nothing on a session whose lock is given back just then: the
+// connection is somebody else's.
+func TestShareableTokenDuringUnlock(t *testing.T) {
+	t.Parallel()
+	watcher, m := newDB(t), new(meter)
+	db := openMetered(t, dsnOf(t, watcher), m)
+	l := sessionlock.New(db).With(shareable)
+	for _, keeps := range []bool{false, true} {
+		var keep *sessionlock.Lock
+		if keeps {
+			keep = lock(t, l, hashkey.Name("keep"))
+		}
+		k := lock(t, l, hashkey.Name("k"))
+		_, err := k.Token(unlockingCtx{t.Context(), sync.OnceFunc(func() { unlock(t, k) })})
+		wantError(t, err, sessionlock.ErrUnlocked)
+		if keeps {
+			unlock(t, keep)
+		}
+	}
+	noTrace(t, watcher, db)
+}
+
+// ctx bounds the question, too, and the other locks of a session that does not
+// answer do not suffer from a caller's short one.
+func TestShareableDeadlineDuringTheQuestion(t *testing.T) {
+	t.Parallel()
+	db, watcher := two(t)
+	l := sessionlock.New(db).With(shareable)
+	keep := lock(t, l, hashkey.Name("keep"))
+	cont := stop(t, commonPID(t, watcher))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := l.Lock(ctx, hashkey.Name("k"))
+	took := time.Since(began)
+	cont()
+	wantError(t, err, sessionlock.ErrNotAcquired, context.DeadlineExceeded)
+	if took > 3*time.Second {
+		t.Errorf("the call took %v, with 50ms", took)
+	}
+	becomesFree(t, watcher, hashkey.Name("k"))
+	unlock(t, lock(t, l, hashkey.Name("k")))
+	notLost(t, keep)
+	unlock(t, keep)
+	noTrace(t, watcher, db)
+}
