@@ -184,10 +184,13 @@ func (k *Lock) lose(loss error) {
 	k.end(ErrLost)
 }
 
-// cut ends the lock of a callback that has outstayed MaxHold and Grace.
+// cut ends the lock of a callback that has outstayed MaxHold and Grace. Of a lock
+// that was unlocked before, the session is somebody else's.
 func (k *Lock) cut() {
 	k.lose(errOutstayed)
-	k.home.cut(k)
+	if errors.Is(k.Err(), ErrLost) {
+		k.home.cut(k)
+	}
 }
 
 // lost returns the error of a lock that was noticed as lost.
