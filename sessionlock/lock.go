@@ -176,12 +176,14 @@ func (k *Lock) release() error {
 	return err
 }
 
-// lose marks k as lost, unless it is unlocked already.
+// lose marks k as lost, unless it is lost or unlocked already.
 func (k *Lock) lose(loss error) {
 	k.lossMu.Lock()
-	k.loss = loss
-	k.lossMu.Unlock()
-	k.end(ErrLost)
+	defer k.lossMu.Unlock()
+	if k.held.Err() == nil {
+		k.loss = loss
+		k.end(ErrLost)
+	}
 }
 
 // cut ends the lock of a callback that has outstayed MaxHold and Grace. Of a lock
