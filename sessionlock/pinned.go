@@ -28,6 +28,9 @@ type pinned struct {
 func pin(c *conn, pulse time.Duration, leave func()) *Lock {
 	p := &pinned{own: c, freed: make(chan struct{}), watched: make(chan struct{}), leave: leave}
 	k := newLock(p, c.pool, c.granted, c.session)
+	if c.callers {
+		k.callers = p.watched
+	}
 	go p.watch(k, pulse)
 	return k
 }
@@ -112,7 +115,7 @@ func (p *pinned) releaseSession(k *Lock) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	held, err := unlock(ctx, s, k.opts.Shared, k.key, p.own.saved)
+	held, err := p.own.unlock(ctx)
 	switch {
 	case err != nil && s.Closed():
 		return k.lostBy(err)
