@@ -149,3 +149,38 @@ func testGrace(t *testing.T, b bounding, obeys bool) {
 	}
 	noTrace(t, db)
 }
+
+// MaxHold and Grace end a lock that is held, and not the session that had it: by
+// then the session is somebody else's from the pool, or has other locks.
+func TestGraceAfterUnlock(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]sessionlock.Options{"own session": {}, "shareable": shareable} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			watcher := openSame(t, db)
+			db.SetMaxOpenConns(1)
+			l := sessionlock.New(db).With(o)
+			others := db
+			if o.Shareable {
+				others = watcher // the session stays with the lock beside
+				beside := lock(t, l, hashkey.Name("beside"))
+				defer func() {
+					if n := heldLocks(t, watcher); n != 1 {
+						t.Errorf("%d locks are left", n)
+					}
+					unlock(t, beside)
+				}()
+			}
+			o.MaxHold, o.Grace = time.Second/2, time.Second/2
+			err := l.With(o).WithLock(t.Context(), hashkey.Name("k"), func(ctx context.Context, _ *sql.Conn) error {
+				err := sessionlock.FromContext(ctx).Unlock()
+				exec(t, others, `select pg_sleep(2)`)
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

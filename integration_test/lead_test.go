@@ -186,6 +186,69 @@ func TestLeadLease(t *testing.T) {
 	noTrace(t, db, other)
 }
 
+// A session whose client must not be silent for DeadClient is asked something three
+// times as often: also where Options.Check is as long as that, and after Unlock,
+// until MinHold is over.
+func TestLeaseSpeaks(t *testing.T) {
+	t.Parallel()
+	const ask, questions = 2 * time.Second, 3
+	o := sessionlock.Options{DeadClient: 3 * ask, Check: ask, MinHold: (1 + questions) * ask}
+	key := hashkey.Name("speaks")
+	for name, hold := range map[string]func(t *testing.T, db, other *sql.DB) error{
+		"Lead": func(t *testing.T, db, _ *sql.DB) error {
+			return sessionlock.New(db).With(o).Lead(t.Context(), key, func(context.Context) error { return nil })
+		},
+		"shareable, waited for": func(t *testing.T, db, other *sql.DB) error {
+			first := lock(t, sessionlock.New(other), key)
+			o := o
+			o.Shareable = true
+			granted := make(chan error, 1)
+			go func() {
+				granted <- sessionlock.New(db).With(o).WithLock(t.Context(), key, func(context.Context, *sql.Conn) error { return nil })
+			}()
+			until(t, "it waits", func() bool { return waitingLocks(t, other) == 1 })
+			unlock(t, first)
+			return <-granted
+		},
+		"shareable": func(t *testing.T, db, _ *sql.DB) error {
+			o := o
+			o.Shareable = true
+			return sessionlock.New(db).With(o).WithLock(t.Context(), key, func(context.Context, *sql.Conn) error { return nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, other := two(t)
+			if err := hold(t, db, other); err != nil {
+				t.Fatal(err)
+			}
+			said := func() (when time.Time) {
+				err := other.QueryRow(`select state_change from pg_locks join pg_stat_activity using (pid)
+					where granted and state = 'idle' and` + inThisDatabase).Scan(&when)
+				if err != nil && !errors.Is(err, sql.ErrNoRows) { // while it executes
+					t.Fatal(err)
+				}
+				return when
+			}
+			last := said()
+			for range questions {
+				var now time.Time
+				until(t, "the session is asked again", func() bool {
+					passes(t, other, ask/20)
+					now = said()
+					return now.After(last)
+				})
+				if silent := now.Sub(last); !last.IsZero() && silent > ask*7/4 {
+					t.Errorf("the session was silent for %v, want %v", silent, ask)
+				}
+				last = now
+			}
+			becomesFree(t, other, key)
+			noTrace(t, db, other)
+		})
+	}
+}
+
 // While the database cannot be reached the pauses grow, so that candidates are
 // not a load on the network.
 func TestLeadPauses(t *testing.T) {

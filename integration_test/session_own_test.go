@@ -124,6 +124,98 @@ func TestLockConn(t *testing.T) {
 		}
 	})
 
+	// Unlock gives back its own lock, and nothing else that the session holds. The
+	// settings stay until the last one is given back.
+	t.Run("several", func(t *testing.T) {
+		conn := ownConn(t, db)
+		const settings = `select current_setting('tcp_keepalives_count') || ' ' || current_setting('idle_session_timeout')`
+		before := text(t, conn, settings)
+		text(t, conn, `select pg_advisory_lock(42)::text`)
+		var locks []*sessionlock.Lock
+		for _, name := range []string{"one", "two"} {
+			k, err := locker.LockConn(t.Context(), conn, hashkey.Name(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			locks = append(locks, k)
+		}
+		for _, try := range []func(context.Context, *sql.Conn, hashkey.Key) (*sessionlock.Lock, error){
+			locker.LockConn, locker.TryLockConn, sessionlock.New(openSame(t, db)).TryLockConn,
+		} {
+			if k, err := try(t.Context(), conn, hashkey.Name("two")); err == nil || errors.Is(err, sessionlock.ErrNotAcquired) {
+				t.Errorf("a key that the connection has locked already: %v", err)
+				if err == nil {
+					locks = append(locks, k)
+				}
+			}
+		}
+		holding := text(t, conn, settings)
+		unlock(t, locks[0])
+		isFree(t, db, hashkey.Name("one"))
+		notLost(t, locks[1])
+		_, err := locker.TryLock(t.Context(), hashkey.Name("two"))
+		wantError(t, err, sessionlock.ErrNotAcquired)
+		if got := text(t, conn, settings); got != holding || got == before {
+			t.Errorf("settings are %s, were %s, and %s without a lock", got, holding, before)
+		}
+		unlock(t, locks[1])
+		isFree(t, db, hashkey.Name("two"))
+		if got := text(t, conn, settings); got != before {
+			t.Errorf("settings are %s after Unlock, were %s", got, before)
+		}
+		if text(t, conn, `select pg_advisory_unlock(42)::text`) != "true" {
+			t.Error("the caller's own lock is gone")
+		}
+	})
+
+	// The connection of a lock that goes back to the pool with it is no caller's own.
+	t.Run("another lock's", func(t *testing.T) {
+		err := locker.WithLock(t.Context(), key, func(ctx context.Context, conn *sql.Conn) error {
+			if k, err := locker.LockConn(ctx, conn, hashkey.Name("inner")); err == nil {
+				t.Error("it is accepted")
+				unlock(t, k)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		conn := ownConn(t, db) // the same, and free now
+		k, err := locker.LockConn(t.Context(), conn, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, k)
+	})
+
+	// Unlock returns when the connection is the caller's again, and that is when
+	// MinHold is over, or the session.
+	t.Run("min hold", func(t *testing.T) {
+		const minHold = time.Second
+		conn := ownConn(t, db)
+		for _, o := range []sessionlock.Options{{MinHold: minHold}, {MinHold: time.Hour, Check: quick.Check}} {
+			k, err := locker.With(o).LockConn(t.Context(), conn, key)
+			granted := time.Now()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o.MinHold == minHold {
+				unlock(t, k)
+				if held := time.Since(granted); held < minHold*9/10 {
+					t.Errorf("Unlock has returned after %v", held)
+				}
+				isFree(t, db, key)
+				continue
+			}
+			pid := text(t, conn, `select pg_backend_pid()`)
+			unlocked := make(chan error)
+			go func() { unlocked <- k.Unlock() }()
+			<-k.Lost()
+			exec(t, db, `select pg_terminate_backend($1)`, pid)
+			wantError(t, <-unlocked, sessionlock.ErrLost)
+		}
+	})
+
 	// With the session goes the caller's connection.
 	t.Run("lost", func(t *testing.T) {
 		conn := ownConn(t, db)

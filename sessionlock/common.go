@@ -278,16 +278,18 @@ func (c *common) lose(err error) {
 
 // watch tells the locks of the session when it is gone, until over is closed.
 func (c *common) watch(over <-chan struct{}, o *Options, pulse time.Duration) {
-	ticker := time.NewTicker(min(o.check(), pulse))
-	defer ticker.Stop()
-	asked := time.Now()
+	looks, asks := time.NewTicker(o.check()), time.NewTicker(pulse)
+	defer looks.Stop()
+	defer asks.Stop()
 	for {
+		ask := false
 		select {
 		case <-over:
 			return
-		case <-ticker.C:
+		case <-looks.C:
+		case <-asks.C:
+			ask = true
 		}
-		ask := time.Since(asked) >= pulse
 		_ = c.use(context.Background(), func(context.Context) error {
 			select {
 			case <-over: // just now
@@ -300,9 +302,6 @@ func (c *common) watch(over <-chan struct{}, o *Options, pulse time.Duration) {
 			}
 			return nil
 		})
-		if ask {
-			asked = time.Now()
-		}
 	}
 }
 

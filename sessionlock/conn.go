@@ -94,7 +94,9 @@ type conn struct {
 // Open is [acquire.Conn]'s.
 func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	rawErr := c.conn.Raw(func(any) error {
-		c.holds, err = c.ask(ctx, o)
+		if c.holds, err = c.ask(ctx, o); c.holds {
+			holdingsOf(c.session).add(c)
+		}
 		if c.session.Closed() {
 			c.dead = cmp.Or(err, errDead)
 			return driver.ErrBadConn
@@ -112,6 +114,11 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 	if !s.Usable() {
 		s.Discard() // somebody left a transaction open in the pool
 		return false, errDead
+	}
+	if c.callers {
+		if err := holdingsOf(s).refuse(c.key); err != nil {
+			return false, err
+		}
 	}
 	pid, keys := s.PG().PID(), c.keys()
 	message, policy := o.tryMessage(keys, pid, c.settings), asking
@@ -144,7 +151,7 @@ func (c *conn) Release(ctx context.Context) {
 	}
 	if c.holds {
 		_ = c.conn.Raw(func(any) error {
-			if _, err := unlock(context.WithoutCancel(ctx), c.session, c.opts.Shared, c.granted, c.saved); err != nil {
+			if _, err := c.unlock(context.WithoutCancel(ctx)); err != nil {
 				c.session.Discard()
 				return driver.ErrBadConn
 			}
@@ -155,6 +162,21 @@ func (c *conn) Release(ctx context.Context) {
 		_ = c.conn.Close() // fails only on a connection that is forgotten
 	}
 	c.conn = nil
+}
+
+// unlock gives the lock back, and reports whether it was held. What the session may
+// hold besides stays on a connection of the caller's own, and must not reach the
+// pool with another.
+func (c *conn) unlock(ctx context.Context) (held bool, err error) {
+	h := holdingsOf(c.session)
+	h.remove(c)
+	switch {
+	case !c.callers:
+		return unlock(ctx, c.session, c.opts.Shared, c.granted, c.saved)
+	case len(h.callers) > 0:
+		return unlockOne(ctx, c.session, c.opts.Shared, c.granted)
+	}
+	return unlockLast(ctx, c.session, c.opts.Shared, c.granted, h.saved)
 }
 
 // Closed is [acquire.Conn]'s.

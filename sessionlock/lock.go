@@ -29,6 +29,7 @@ type Lock struct {
 	granted time.Time
 	session *pgsession.Session
 	traced  context.Context // what Options.Trace has returned; without it, Background
+	callers <-chan struct{} // of LockConn; closed when the session is seen to have ended
 
 	held   context.Context // ends with the lock; the cause says how
 	end    context.CancelCauseFunc
@@ -156,13 +157,21 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 // false, or that found a transaction or rows left open on Conn, which is an
 // error.
 //
-// With Options.MinHold it may return nil before the lock is free.
+// With Options.MinHold it may return nil before the lock is free; but that of a
+// lock on a connection of the caller's own waits until MinHold is over.
 func (k *Lock) Unlock() error { return k.unlock() }
 
 func (k *Lock) unlockOnce() error {
 	k.end(ErrUnlocked) // of a lock that is lost it changes nothing
 	rest := k.opts.MinHold - time.Since(k.granted)
-	if rest <= 0 || errors.Is(k.Err(), ErrLost) {
+	switch {
+	case rest <= 0 || errors.Is(k.Err(), ErrLost):
+		return k.release()
+	case k.callers != nil: // who may give the connection to anybody from now on
+		select {
+		case <-time.After(rest):
+		case <-k.callers:
+		}
 		return k.release()
 	}
 	go func() {
@@ -183,18 +192,23 @@ func (k *Lock) release() error {
 	return err
 }
 
-// lose marks k as lost, unless it is unlocked already.
+// lose marks k as lost, unless it is lost or unlocked already.
 func (k *Lock) lose(loss error) {
 	k.lossMu.Lock()
-	k.loss = loss
-	k.lossMu.Unlock()
-	k.end(ErrLost)
+	defer k.lossMu.Unlock()
+	if k.held.Err() == nil {
+		k.loss = loss
+		k.end(ErrLost)
+	}
 }
 
-// cut ends the lock of a callback that has outstayed MaxHold and Grace.
+// cut ends the lock of a callback that has outstayed MaxHold and Grace. Of a lock
+// that was unlocked before, the session is somebody else's.
 func (k *Lock) cut() {
 	k.lose(errOutstayed)
-	k.home.cut(k)
+	if errors.Is(k.Err(), ErrLost) {
+		k.home.cut(k)
+	}
 }
 
 // lost returns the error of a lock that was noticed as lost.

@@ -113,16 +113,19 @@ func slotIn(rows [][][]byte) (int, error) {
 	return slot, nil
 }
 
-// unlockMessage gives the lock back and the settings their defaults, and shows what
-// those are. What the session may hold besides, a lock taken by hand on Conn or the
-// same lock once more, must not reach the pool either.
+// besides gives back what the session of a lock may hold besides, which must not
+// reach the pool either: a lock taken by hand on Conn, or the same lock once more.
+const besides = ", pg_catalog.pg_advisory_unlock_all()"
+
+// unlockMessage gives the lock back, and more if that is [besides], and the settings
+// their defaults, and shows what those are.
 //
 // It is one statement, whose expressions the server evaluates one after the other.
 // What it does after the unlock is in the way of whoever gets the lock, where both
 // share a processor.
-func unlockMessage(shared bool, key hashkey.Key, saved []setting) locksql.Message {
+func unlockMessage(shared bool, key hashkey.Key, more string, saved []setting) locksql.Message {
 	m := locksql.One(locksql.Question(locksql.Unlock, shared, key))
-	m.Statements[0].SQL += ", pg_catalog.pg_advisory_unlock_all()" + reset(saved)
+	m.Statements[0].SQL += more + reset(saved)
 	m.Prepare = true
 	return m
 }
@@ -131,16 +134,27 @@ func unlockMessage(shared bool, key hashkey.Key, saved []setting) locksql.Messag
 // takes a second message where those are not the defaults. It reports whether the
 // lock was held.
 func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, saved []setting) (held bool, err error) {
-	answer, err := s.Open(ctx, leaving, unlockMessage(shared, key, saved))
+	return leave(ctx, s, unlockMessage(shared, key, besides, saved), saved)
+}
+
+// unlockLast is unlock for the last lock of this package on a session that keeps what
+// else it holds.
+func unlockLast(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, saved []setting) (held bool, err error) {
+	return leave(ctx, s, unlockMessage(shared, key, "", saved), saved)
+}
+
+// leave sends an unlockMessage, and gives the settings the values that were saved.
+func leave(ctx context.Context, s *pgsession.Session, m locksql.Message, saved []setting) (held bool, err error) {
+	answer, err := s.Open(ctx, leaving, m)
 	if err != nil {
 		return false, err
 	}
 	rows := answer.Rows()
-	if len(rows) != 1 || len(rows[0]) != 2+len(saved) {
+	if len(rows) != 1 || len(rows[0]) < 1+len(saved) {
 		s.Discard()
 		return false, errAnswer
 	}
-	defaults := rows[0][2:]
+	defaults := rows[0][len(rows[0])-len(saved):]
 	var others []setting
 	for i, setting := range saved {
 		if setting.value != string(defaults[i]) {

@@ -31,7 +31,8 @@ type Options struct {
 	// is unlocked: for a short job that several machines, whose clocks differ,
 	// start at one time, and that must run once. Unlock returns at once, and
 	// the process gives the lock back later; if the process ends before, the
-	// lock is free then.
+	// lock is free then. On a connection of the caller's own, see
+	// [Locker.LockConn], Unlock returns when MinHold is over.
 	MinHold time.Duration
 
 	// MaxHold bounds a callback that hangs: the ctx of WithLock, WithSlot or

@@ -14,9 +14,16 @@ import (
 //
 // conn is one of the Locker's pool, with no transaction and no rows open. The
 // caller keeps it, must not close it before [Lock.Unlock], and closes it after.
-// Unlock leaves it as it was; where that is not certain, and where the lock is
-// lost, the session is ended, and further statements on conn fail. A call that
-// waits keeps conn, too. Options.Shareable is not looked at.
+// Unlock gives this lock back, and leaves conn as it was, with whatever other locks
+// it has; where that is not certain, and where the lock is lost, the session is
+// ended, and further statements on conn fail. With Options.MinHold, Unlock returns
+// when that is over. A call that waits keeps conn, too. Options.Shareable is not
+// looked at.
+//
+// conn may have several keys locked, and the settings of the Options are then those
+// of the latest until the last is given back. Of a key that it has locked already,
+// whichever Locker was asked, LockConn is an error, as it is on the connection of
+// another lock, [Lock.Conn], which goes back to the pool with that.
 func (l *Locker) LockConn(ctx context.Context, conn *sql.Conn, key hashkey.Key) (*Lock, error) {
 	return l.lockConn(ctx, conn, key, false)
 }

@@ -17,6 +17,7 @@ import (
 // pinned is the home of a lock that has a session of its own.
 type pinned struct {
 	own     *conn
+	freed   chan struct{} // closed when the lock is given back, which ends the watch
 	watched chan struct{} // closed when the watch is over
 	leave   func()        // what a Shareable lock has besides is given up by it; nil for others
 }
@@ -25,8 +26,11 @@ type pinned struct {
 // the server is asked. leave is called when the lock is free; a lock that has one
 // shows its connection to nobody.
 func pin(c *conn, pulse time.Duration, leave func()) *Lock {
-	p := &pinned{own: c, watched: make(chan struct{}), leave: leave}
+	p := &pinned{own: c, freed: make(chan struct{}), watched: make(chan struct{}), leave: leave}
 	k := newLock(p, c.pool, c.granted, c.session)
+	if c.callers {
+		k.callers = p.watched
+	}
 	go p.watch(k, pulse)
 	return k
 }
@@ -50,6 +54,7 @@ func (p *pinned) cut(*Lock) {
 var errLeftOpen = errors.New("a transaction or rows were left open, and the session was ended")
 
 func (p *pinned) free(k *Lock) error {
+	close(p.freed)
 	if p.leave != nil {
 		defer p.leave()
 	}
@@ -110,7 +115,7 @@ func (p *pinned) releaseSession(k *Lock) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	held, err := unlock(ctx, s, k.opts.Shared, k.key, p.own.saved)
+	held, err := p.own.unlock(ctx)
 	switch {
 	case err != nil && s.Closed():
 		return k.lostBy(err)
@@ -122,9 +127,10 @@ func (p *pinned) releaseSession(k *Lock) error {
 	return nil
 }
 
-// watch calls lose when the lock is lost, and returns when it is not held any
-// more. pulse is how often the server is asked. There are three ways to notice,
-// from the cheapest on.
+// watch calls lose when the lock is lost, and returns when it is lost or given
+// back: with Options.MinHold that is later than Unlock, and the server must not
+// take the session for dead until then. pulse is how often the server is asked.
+// There are three ways to notice, from the cheapest on.
 //
 // The socket is looked at every Options.Check, for whether the other side has
 // closed it. On Linux that is a question to the kernel alone, which disturbs no
@@ -142,23 +148,32 @@ func (p *pinned) releaseSession(k *Lock) error {
 // a DISCARD ALL.
 func (p *pinned) watch(k *Lock, pulse time.Duration) {
 	defer close(p.watched)
-	ticker := time.NewTicker(min(k.opts.check(), pulse))
-	defer ticker.Stop()
-	asked := time.Now()
+	looks, asks := time.NewTicker(k.opts.check()), time.NewTicker(pulse)
+	defer looks.Stop()
+	defer asks.Stop()
 	for {
+		ask := false
 		select {
-		case <-k.held.Done():
+		case <-p.freed:
 			return
-		case <-ticker.C:
+		case <-looks.C:
+		case <-asks.C:
+			ask = true
 		}
-		ask := time.Since(asked) >= pulse
 		if err := p.look(k, ask, pulse/2); err != nil {
 			k.lose(err)
 			return
 		}
-		if ask {
-			asked = time.Now()
-		}
+	}
+}
+
+// isFreed reports whether the lock is being given back.
+func (p *pinned) isFreed() bool {
+	select {
+	case <-p.freed:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -172,7 +187,7 @@ func (p *pinned) look(k *Lock, ask bool, timeout time.Duration) error {
 	var lost error
 	err := p.own.conn.Raw(func(any) error {
 		switch s := k.session; {
-		case k.held.Err() != nil: // unlocked while this waited for its turn
+		case p.isFreed(): // while this waited for its turn
 		case s.Closed():
 			lost = errDead
 		case s.PG().IsBusy(): // with rows that are open

@@ -33,6 +33,8 @@ import (
 // in between is refused. The two do not exclude each other: all instances must use
 // the one, or the other.
 //
+// With sessionlock.Options.MinHold, goose returns when that is over.
+//
 // db must be of pgx's stdlib.
 func NewSessionLocker(l *sessionlock.Locker, key hashkey.Key) lock.SessionLocker {
 	return &sessionLocker{sessions: l, key: key, locks: make(map[*sql.Conn]*sessionlock.Lock)}

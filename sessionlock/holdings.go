@@ -1,0 +1,67 @@
+package sessionlock
+
+import (
+	"errors"
+
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
+)
+
+// holdings are the locks that a session has, as far as one of them could be in
+// another's way. They live as long as the session, and are for its user.
+type holdings struct {
+	pooled  bool                 // a lock goes back to the pool with the session
+	callers map[hashkey.Key]bool // those of LockConn
+	saved   []setting            // the settings as they were before the first of those
+}
+
+const holdingsKey = "pgadvisory/sessionlock"
+
+// holdingsOf returns the holdings of s.
+func holdingsOf(s *pgsession.Session) *holdings {
+	data := s.PG().CustomData()
+	h, ok := data[holdingsKey].(*holdings)
+	if !ok {
+		h = &holdings{callers: make(map[hashkey.Key]bool)}
+		data[holdingsKey] = h
+	}
+	return h
+}
+
+var (
+	errPooled = errors.New("sessionlock: the connection is that of another lock, and goes back to the pool with it")
+	errHeld   = errors.New("sessionlock: the connection has locked the key already")
+)
+
+// refuse returns why LockConn cannot have key on the session: the server would
+// grant it, and one unlock would not free it, or free more.
+func (h *holdings) refuse(key hashkey.Key) error {
+	switch {
+	case h.pooled:
+		return about(key, errPooled)
+	case h.callers[bare(key)]:
+		return about(key, errHeld)
+	}
+	return nil
+}
+
+// add notes the lock that c was granted.
+func (h *holdings) add(c *conn) {
+	switch {
+	case !c.callers:
+		h.pooled = true
+		return
+	case len(h.callers) == 0:
+		h.saved = c.saved
+	}
+	h.callers[bare(c.granted)] = true
+}
+
+// remove notes that the lock of c is given back.
+func (h *holdings) remove(c *conn) {
+	if c.callers {
+		delete(h.callers, bare(c.granted))
+	} else {
+		h.pooled = false
+	}
+}
