@@ -159,21 +159,19 @@ func (c *plainConn) Cut() {
 	}
 }
 
-// refuse returns why the transaction must not be committed. pgx knows the
-// transaction's status. On any driver the savepoint is then released, in a
-// message of its own: where the session is gone, it is so before COMMIT is sent.
-func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
+// Refuse is [txlock.Conn]'s. pgx knows the transaction's status. On any driver the
+// savepoint is then released, in a message of its own: where the session is gone,
+// it is so before COMMIT is sent.
+func (c *plainConn) Refuse(ctx context.Context) (txlock.Outcome, error) {
 	t := pgtx.Tx{Package: "xactlock", Session: c.session, Transaction: c.job.transaction}
 	outcome, err := txlock.RolledBack, error(nil)
-	rawErr := c.conn.Raw(func(any) error {
-		if t.Session != nil {
+	if t.Session != nil {
+		_ = c.conn.Raw(func(any) error { // fails where the connection is closed, which is seen below
 			outcome, err = t.Refuse(nil, nil)
-		}
-		return nil
-	})
+			return nil
+		})
+	}
 	switch {
-	case rawErr != nil:
-		return txlock.RolledBack, lost(t.Keys, rawErr)
 	case errors.Is(err, ErrTxEnded):
 		return outcome, lockerr.TxEnded(t.Keys, lockerr.EndedUnseen)
 	case err != nil:
@@ -212,9 +210,6 @@ func lost(keys []hashkey.Key, err error) error {
 
 // Commit is [txlock.Conn]'s.
 func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
-	if outcome, err := c.refuse(ctx); err != nil {
-		return outcome, err
-	}
 	stop := context.AfterFunc(ctx, func() {
 		acquire.Sleep(c.txCtx, endingPatience)
 		c.endTx()

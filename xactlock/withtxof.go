@@ -160,12 +160,13 @@ func isNil(tx any) bool {
 // Run is [txlock.Conn]'s.
 func (c *begunConn[T]) Run(ctx context.Context) error { return c.fn(ctx, c.tx) }
 
+// Refuse is [txlock.Conn]'s.
+func (c *begunConn[T]) Refuse(ctx context.Context) (txlock.Outcome, error) {
+	return refused(ctx, c.tx, c.transaction.Keys, func() bool { return false })
+}
+
 // Commit is [txlock.Conn]'s.
 func (c *begunConn[T]) Commit(ctx context.Context) (txlock.Outcome, error) {
-	keys := c.transaction.Keys
-	if outcome, err := refused(ctx, c.tx, keys, func() bool { return false }); err != nil {
-		return outcome, err
-	}
 	stop := context.AfterFunc(ctx, func() {
 		acquire.Sleep(c.txCtx, endingPatience)
 		c.endTx()
