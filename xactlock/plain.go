@@ -134,9 +134,8 @@ func (c *plainConn) level() sql.IsolationLevel {
 
 func (c *plainConn) rollback() {
 	if c.tx != nil {
+		defer func() { c.endTx(); c.tx = nil }()
 		_ = c.finish(c.tx.Rollback) // fails where the transaction is over
-		c.endTx()
-		c.tx = nil
 	}
 }
 
@@ -262,35 +261,32 @@ var errStuck = errors.New("a panic inside a statement, or rows that are open, ke
 //
 // A panic inside a method of database/sql, and a RawBytes that was scanned from
 // rows that are still open, leave a lock of database/sql's taken, and end waits
-// for that for ever. Then the session is closed, which rolls back.
+// for that for ever. Then the session is closed, which rolls back. So it is after
+// a panic inside end, which leaves database/sql's transaction half ended.
 func (c *plainConn) finish(end func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- end() }()
-	if err, ok := within(ended, stuckPatience); ok {
-		return err
+	ending := start(end)
+	returned := false
+	defer func() {
+		if !returned {
+			c.stuck = true
+			_ = c.conn.Raw(closeDriver)
+		}
+	}()
+	err, ok := ending.within(stuckPatience)
+	if !ok {
+		_ = c.conn.Raw(func(any) error { return nil }) // waits for a message that is under way
+		err, ok = ending.within(stuckPatience)
 	}
-	_ = c.conn.Raw(func(any) error { return nil }) // waits for a message that is under way
-	if err, ok := within(ended, stuckPatience); ok {
-		return err
+	if !ok {
+		_ = c.conn.Raw(closeDriver)
+		err, ok = ending.within(stuckPatience)
 	}
-	_ = c.conn.Raw(closeDriver)
-	if err, ok := within(ended, stuckPatience); ok {
-		return err
+	returned = true
+	if !ok {
+		c.stuck = true
+		return errStuck
 	}
-	c.stuck = true
-	return errStuck
-}
-
-// within waits for a result, for at most d, and reports whether it came.
-func within[T any](c <-chan T, d time.Duration) (result T, ok bool) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case result = <-c:
-		return result, true
-	case <-timer.C:
-		return result, false
-	}
+	return err
 }
 
 // Release is [txlock.Conn]'s.
@@ -298,10 +294,15 @@ func (c *plainConn) Release(context.Context) {
 	if c.conn == nil {
 		return
 	}
-	conn := c.conn
+	defer c.giveBack() // also if Rollback panics
 	if !c.stuck {
 		c.rollback()
 	}
+}
+
+// giveBack gives the connection back to the pool.
+func (c *plainConn) giveBack() {
+	conn := c.conn
 	c.conn = nil
 	if c.stuck {
 		go conn.Close() // it waits for the same lock

@@ -88,6 +88,7 @@ func (c *Call) hold(ctx context.Context, conn Conn) (err error) {
 		c.Outcome = outcome
 		return lockerr.Because(ctx, refusal)
 	}
+	c.Outcome = Unknown // if what Commit calls panics
 	c.Outcome, err = conn.Commit(ctx)
 	return lockerr.Because(ctx, err)
 }
