@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
@@ -142,7 +143,7 @@ func (c *begunConn[T]) beginTx(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("begin: %w", err)
-	case isNil(tx):
+	case lockerr.IsNil(tx):
 		return errBegunNil
 	}
 	begun = true
@@ -151,12 +152,6 @@ func (c *begunConn[T]) beginTx(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return nil
-}
-
-// isNil reports whether tx is a nil interface or pointer.
-func isNil(tx any) bool {
-	v := reflect.ValueOf(tx)
-	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // Run is [txlock.Conn]'s.
