@@ -186,6 +186,47 @@ func ruleEndsItsTransaction(t *testing.T, s *stage) {
 	}
 }
 
+// What a statement of fn has committed is not called rolled back, whatever else
+// happens.
+func ruleEndsAndFails(t *testing.T, s *stage) {
+	var e xactlock.Event
+	l := s.with(xactlock.Options{Observe: func(x xactlock.Event) { e = x }})
+	for name, end := range map[string]func(ctx context.Context, pid int, cancel func()) error{
+		"error": func(context.Context, int, func()) error { return errExpected },
+		"ctx":   func(_ context.Context, _ int, cancel func()) error { cancel(); return nil },
+		"panic": func(context.Context, int, func()) error { panic(errExpected) },
+		"loss": func(ctx context.Context, pid int, _ func()) error {
+			exec(t, s.watcher, `select pg_terminate_backend($1, 10000)`, pid)
+			<-ctx.Done()
+			return nil
+		},
+	} {
+		exec(t, s.watcher, `truncate t`)
+		ctx, cancel := context.WithCancel(t.Context())
+		panicked, err := returned(t, func() error {
+			return l.WithTx(ctx, key, func(ctx context.Context, tx transaction) error {
+				pid := pid(t, tx)
+				if err := errors.Join(write(ctx, tx), tx.Exec(ctx, `commit`)); err != nil {
+					return err
+				}
+				return end(ctx, pid, cancel)
+			})
+		})
+		cancel()
+		why := map[string]error{"error": errExpected, "ctx": context.Canceled}[name]
+		switch {
+		case name == "panic" && panicked != errExpected:
+			t.Errorf("%s: the panic is %v, the error %v", name, panicked, err)
+		case name != "panic" && !errors.Is(err, xactlock.ErrTxEnded), why != nil && !errors.Is(err, why), errors.Is(err, xactlock.ErrLost):
+			t.Errorf("%s: got %v, want ErrTxEnded, %v", name, err, why)
+		}
+		if e.Outcome != xactlock.Unknown {
+			t.Errorf("%s: the outcome is %v", name, e.Outcome)
+		}
+		s.has(t, 1)
+	}
+}
+
 // Rows that fn leaves open are closed, and are of no use after that, nor is the
 // transaction.
 func ruleLeavesRows(t *testing.T, s *stage) {

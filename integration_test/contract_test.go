@@ -25,6 +25,7 @@ var rules = map[string]func(t *testing.T, s *stage){
 	"failed statement":      ruleFailedStatement,
 	"savepoint":             ruleSavepoint,
 	"ends its transaction":  ruleEndsItsTransaction,
+	"ends and fails":        ruleEndsAndFails,
 	"leaves rows":           ruleLeavesRows,
 	"ctx ends":              ruleContextEnds,
 	"under a statement":     ruleContextEndsUnderAStatement,

@@ -319,3 +319,65 @@ func TestValue(t *testing.T) {
 		}
 	})
 }
+
+// What fn has committed through database/sql is not called rolled back, whatever
+// else happens.
+func TestCommittedInsideFn(t *testing.T) {
+	t.Parallel()
+	watcher := newDB(t)
+	exec(t, watcher, `create table t (n int)`)
+	var e xactlock.Event
+	calls := map[string]func(ctx context.Context, db *sql.DB, l *xactlock.Locker, fn xactlock.Func) error{
+		"plain": func(ctx context.Context, _ *sql.DB, l *xactlock.Locker, fn xactlock.Func) error {
+			return l.WithTx(ctx, hashkey.Name("k"), fn)
+		},
+		"WithTxOf": func(ctx context.Context, db *sql.DB, l *xactlock.Locker, fn xactlock.Func) error {
+			return withTxOf(ctx, db, l, hashkey.Name("k"), fn)
+		},
+	}
+	commits := map[string]func(*sql.Tx) error{"Commit": (*sql.Tx).Commit, "text": endBy(`commit`)}
+	endings := map[string]func(ctx context.Context, pid int, cancel func()) error{
+		"error": func(context.Context, int, func()) error { return errExpected },
+		"ctx":   func(_ context.Context, _ int, cancel func()) error { cancel(); return nil },
+		"panic": func(context.Context, int, func()) error { panic(errExpected) },
+		"loss": func(ctx context.Context, pid int, _ func()) error {
+			exec(t, watcher, `select pg_terminate_backend($1, 10000)`, pid)
+			<-ctx.Done()
+			return nil
+		},
+	}
+	for path, call := range calls {
+		db := openSame(t, watcher)
+		l := xactlock.New(db).With(xactlock.Options{Plain: true, Observe: func(x xactlock.Event) { e = x }})
+		for how, commit := range commits {
+			for name, end := range endings {
+				if path == "WithTxOf" && name == "loss" {
+					continue // it does not know the session
+				}
+				exec(t, watcher, `truncate t`)
+				ctx, cancel := context.WithCancel(t.Context())
+				panicked, err := returned(t, func() error {
+					return call(ctx, db, l, func(ctx context.Context, tx *sql.Tx) error {
+						pid := number(t, tx, `select pg_backend_pid()`)
+						if err := errors.Join(insert(ctx, tx), commit(tx)); err != nil {
+							return err
+						}
+						return end(ctx, pid, cancel)
+					})
+				})
+				cancel()
+				why := map[string]error{"error": errExpected, "ctx": context.Canceled}[name]
+				switch {
+				case name == "panic" && panicked != errExpected:
+					t.Errorf("%s, %s, %s: the panic is %v, the error %v", path, how, name, panicked, err)
+				case name != "panic" && !errors.Is(err, xactlock.ErrTxEnded), why != nil && !errors.Is(err, why), errors.Is(err, xactlock.ErrLost):
+					t.Errorf("%s, %s, %s: got %v, want ErrTxEnded, %v", path, how, name, err, why)
+				}
+				if n := rows(t, watcher); n != 1 || e.Outcome != xactlock.Unknown {
+					t.Errorf("%s, %s, %s: %d rows, outcome %v", path, how, name, n, e.Outcome)
+				}
+				noTrace(t, watcher, db)
+			}
+		}
+	}
+}

@@ -108,6 +108,7 @@ func TestMissingArguments(t *testing.T) {
 	for name, call := range onTx {
 		t.Run(name, func(t *testing.T) {
 			refuses(t, call(l, nil, key), "tx is nil")
+			refuses(t, call(l, (*pgxpool.Tx)(nil), key), "tx is nil")
 			refuses(t, call(l, someTx{}), "no keys")
 		})
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 	"github.com/pgadvisory/pgadvisory/internal/verdict"
@@ -49,7 +50,7 @@ func (l *Locker) checkTx(tx pgx.Tx, keys []hashkey.Key) error {
 	switch {
 	case l.invalid() != nil:
 		return l.invalid()
-	case tx == nil:
+	case lockerr.IsNil(tx):
 		return errNilTx
 	case len(keys) == 0:
 		return errNoKeys
@@ -84,7 +85,7 @@ func (l *Locker) ownTx(tx pgx.Tx, keys []hashkey.Key) *verdict.OwnTx {
 // It is not the xmin of the rows that fn writes: those are written inside a
 // savepoint, which has an id of its own.
 func Token(ctx context.Context, tx pgx.Tx) (uint64, error) {
-	if tx == nil {
+	if lockerr.IsNil(tx) {
 		return 0, errNilTx
 	}
 	var id string

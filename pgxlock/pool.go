@@ -78,14 +78,11 @@ func (c *conn) Lost() bool {
 	return tx != nil && tx.Guard().Lost(c.Session.Read)
 }
 
-// Commit is [txlock.Conn]'s.
-func (c *conn) Commit(ctx context.Context) (txlock.Outcome, error) {
+// Refuse is [txlock.Conn]'s.
+func (c *conn) Refuse(context.Context) (txlock.Outcome, error) {
 	guard := c.fnTx.Load().Guard()
 	guard.End()
-	if outcome, err := c.Refuse(guard.Ended(), guard.FirstError()); err != nil {
-		return outcome, err
-	}
-	return c.Tx.Commit(ctx)
+	return c.Tx.Refuse(guard.Ended(), guard.FirstError())
 }
 
 // Release is [txlock.Conn]'s.

@@ -87,6 +87,7 @@ func TestMissingArguments(t *testing.T) {
 	for name, call := range onTx {
 		t.Run(name, func(t *testing.T) {
 			refuses(t, call(xactlock.New(new(sql.DB)), nil, hashkey.Name("k")), "tx is nil")
+			refuses(t, call(xactlock.New(new(sql.DB)), (*sql.Tx)(nil), hashkey.Name("k")), "tx is nil")
 			refuses(t, call(xactlock.New(new(sql.DB)), new(sql.Tx)), "no keys")
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 	"github.com/pgadvisory/pgadvisory/internal/verdict"
 )
@@ -58,7 +59,7 @@ func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
 	switch {
 	case l.invalid() != nil:
 		return l.invalid()
-	case tx == nil:
+	case lockerr.IsNil(tx):
 		return errNilTx
 	case len(keys) == 0:
 		return errNoKeys
@@ -96,7 +97,7 @@ func (l *Locker) ownTx(tx Tx, keys []hashkey.Key) *verdict.OwnTx {
 func Token(ctx context.Context, tx interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }) (uint64, error) {
-	if tx == nil {
+	if lockerr.IsNil(tx) {
 		return 0, errNilTx
 	}
 	var id string

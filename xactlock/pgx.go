@@ -41,14 +41,14 @@ func (c *pgxConn) Lost() bool {
 	return tx != nil && tx.Guard().Lost(c.Session.Read)
 }
 
-// Commit is [txlock.Conn]'s.
-func (c *pgxConn) Commit(ctx context.Context) (txlock.Outcome, error) {
+// Refuse is [txlock.Conn]'s.
+func (c *pgxConn) Refuse(context.Context) (txlock.Outcome, error) {
 	tx := c.fnTx.Load()
-	tx.End()
-	if outcome, err := c.Refuse(tx.Guard().Ended(), tx.Guard().FirstError()); err != nil {
-		return outcome, err
+	if tx == nil {
+		return txlock.RolledBack, nil // fn has not run
 	}
-	return c.Tx.Commit(ctx)
+	tx.End()
+	return c.Tx.Refuse(tx.Guard().Ended(), tx.Guard().FirstError())
 }
 
 // Release is [txlock.Conn]'s.

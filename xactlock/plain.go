@@ -134,9 +134,8 @@ func (c *plainConn) level() sql.IsolationLevel {
 
 func (c *plainConn) rollback() {
 	if c.tx != nil {
+		defer func() { c.endTx(); c.tx = nil }()
 		_ = c.finish(c.tx.Rollback) // fails where the transaction is over
-		c.endTx()
-		c.tx = nil
 	}
 }
 
@@ -159,21 +158,19 @@ func (c *plainConn) Cut() {
 	}
 }
 
-// refuse returns why the transaction must not be committed. pgx knows the
-// transaction's status. On any driver the savepoint is then released, in a
-// message of its own: where the session is gone, it is so before COMMIT is sent.
-func (c *plainConn) refuse(ctx context.Context) (txlock.Outcome, error) {
+// Refuse is [txlock.Conn]'s. pgx knows the transaction's status. On any driver the
+// savepoint is then released, in a message of its own: where the session is gone,
+// it is so before COMMIT is sent.
+func (c *plainConn) Refuse(ctx context.Context) (txlock.Outcome, error) {
 	t := pgtx.Tx{Package: "xactlock", Session: c.session, Transaction: c.job.transaction}
 	outcome, err := txlock.RolledBack, error(nil)
-	rawErr := c.conn.Raw(func(any) error {
-		if t.Session != nil {
+	if t.Session != nil {
+		_ = c.conn.Raw(func(any) error { // fails where the connection is closed, which is seen below
 			outcome, err = t.Refuse(nil, nil)
-		}
-		return nil
-	})
+			return nil
+		})
+	}
 	switch {
-	case rawErr != nil:
-		return txlock.RolledBack, lost(t.Keys, rawErr)
 	case errors.Is(err, ErrTxEnded):
 		return outcome, lockerr.TxEnded(t.Keys, lockerr.EndedUnseen)
 	case err != nil:
@@ -212,9 +209,6 @@ func lost(keys []hashkey.Key, err error) error {
 
 // Commit is [txlock.Conn]'s.
 func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
-	if outcome, err := c.refuse(ctx); err != nil {
-		return outcome, err
-	}
 	stop := context.AfterFunc(ctx, func() {
 		acquire.Sleep(c.txCtx, endingPatience)
 		c.endTx()
@@ -267,35 +261,32 @@ var errStuck = errors.New("a panic inside a statement, or rows that are open, ke
 //
 // A panic inside a method of database/sql, and a RawBytes that was scanned from
 // rows that are still open, leave a lock of database/sql's taken, and end waits
-// for that for ever. Then the session is closed, which rolls back.
+// for that for ever. Then the session is closed, which rolls back. So it is after
+// a panic inside end, which leaves database/sql's transaction half ended.
 func (c *plainConn) finish(end func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- end() }()
-	if err, ok := within(ended, stuckPatience); ok {
-		return err
+	ending := start(end)
+	returned := false
+	defer func() {
+		if !returned {
+			c.stuck = true
+			_ = c.conn.Raw(closeDriver)
+		}
+	}()
+	err, ok := ending.within(stuckPatience)
+	if !ok {
+		_ = c.conn.Raw(func(any) error { return nil }) // waits for a message that is under way
+		err, ok = ending.within(stuckPatience)
 	}
-	_ = c.conn.Raw(func(any) error { return nil }) // waits for a message that is under way
-	if err, ok := within(ended, stuckPatience); ok {
-		return err
+	if !ok {
+		_ = c.conn.Raw(closeDriver)
+		err, ok = ending.within(stuckPatience)
 	}
-	_ = c.conn.Raw(closeDriver)
-	if err, ok := within(ended, stuckPatience); ok {
-		return err
+	returned = true
+	if !ok {
+		c.stuck = true
+		return errStuck
 	}
-	c.stuck = true
-	return errStuck
-}
-
-// within waits for a result, for at most d, and reports whether it came.
-func within[T any](c <-chan T, d time.Duration) (result T, ok bool) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case result = <-c:
-		return result, true
-	case <-timer.C:
-		return result, false
-	}
+	return err
 }
 
 // Release is [txlock.Conn]'s.
@@ -303,10 +294,15 @@ func (c *plainConn) Release(context.Context) {
 	if c.conn == nil {
 		return
 	}
-	conn := c.conn
+	defer c.giveBack() // also if Rollback panics
 	if !c.stuck {
 		c.rollback()
 	}
+}
+
+// giveBack gives the connection back to the pool.
+func (c *plainConn) giveBack() {
+	conn := c.conn
 	c.conn = nil
 	if c.stuck {
 		go conn.Close() // it waits for the same lock

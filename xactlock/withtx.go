@@ -26,8 +26,10 @@ import (
 // first, wherever the call was by then), [ErrNested], [ErrDeadlock],
 // [ErrLockTableFull], [ErrUnsupportedServer] or [ErrStandby]. It has run, and
 // nothing of it is committed, if the error is [ErrTxEnded] after tx.Commit or
-// tx.Rollback. After [ErrCommitUnknown] nobody knows. In every case the lock
-// is not left behind, and the connection is back in the pool or closed.
+// tx.Rollback. SQL text that ends the transaction does what it says, and the
+// error is ErrTxEnded too, joined with fn's own or ctx's. After
+// [ErrCommitUnknown] nobody knows. In every case the lock is not left behind,
+// and the connection is back in the pool or closed.
 //
 // The transaction's now() is the time of the call, before any wait; use
 // clock_timestamp() for times that must follow those of earlier holders.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
@@ -51,9 +52,11 @@ import (
 //   - MaxHold ends fn's ctx. The session of an fn that goes on is ended by the
 //     server, as described for a process that hangs.
 //   - A panic inside a query, in a parameter's Value for example, leaves a lock of
-//     database/sql's taken, for which a rollback waits for ever. WithTxOf waits for
-//     it for five seconds and panics on. The connection stays taken from the pool,
-//     and the lock is held, until the server ends the session: see MaxHold.
+//     database/sql's taken, for which the end of the transaction waits for ever. So does a
+//     RawBytes of rows that are left open. WithTxOf waits for a rollback for five
+//     seconds, and for Commit until six seconds after ctx's end, when the error is
+//     [ErrCommitUnknown]. The connection stays taken from the pool, and the lock is
+//     held, until the server ends the session: see MaxHold.
 func WithTxOf[T Tx](ctx context.Context, l *Locker, key hashkey.Key,
 	begin func(ctx context.Context) (T, error), fn func(ctx context.Context, tx T) error) (err error) {
 	var some Func
@@ -140,7 +143,7 @@ func (c *begunConn[T]) beginTx(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("begin: %w", err)
-	case isNil(tx):
+	case lockerr.IsNil(tx):
 		return errBegunNil
 	}
 	begun = true
@@ -151,27 +154,28 @@ func (c *begunConn[T]) beginTx(ctx context.Context) error {
 	return nil
 }
 
-// isNil reports whether tx is a nil interface or pointer.
-func isNil(tx any) bool {
-	v := reflect.ValueOf(tx)
-	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
-}
-
 // Run is [txlock.Conn]'s.
 func (c *begunConn[T]) Run(ctx context.Context) error { return c.fn(ctx, c.tx) }
 
+// Refuse is [txlock.Conn]'s.
+func (c *begunConn[T]) Refuse(ctx context.Context) (txlock.Outcome, error) {
+	return refused(ctx, c.tx, c.transaction.Keys, func() bool { return false })
+}
+
 // Commit is [txlock.Conn]'s.
 func (c *begunConn[T]) Commit(ctx context.Context) (txlock.Outcome, error) {
-	keys := c.transaction.Keys
-	if outcome, err := refused(ctx, c.tx, keys, func() bool { return false }); err != nil {
-		return outcome, err
-	}
+	ended := start(c.tx.Commit)
 	stop := context.AfterFunc(ctx, func() {
 		acquire.Sleep(c.txCtx, endingPatience)
 		c.endTx()
 	})
 	defer stop()
-	outcome, err := c.committed(c.tx.Commit())
+	err, ok := ended.before(c.txCtx, stuckPatience)
+	if !ok {
+		c.open = false // a Rollback would wait as well
+		return txlock.Unknown, commitUnknown(c.transaction.Keys, errStuck)
+	}
+	outcome, err := c.committed(err)
 	if outcome == txlock.Committed {
 		c.open = false
 		c.endTx()
@@ -200,28 +204,12 @@ func (c *begunConn[T]) Release(context.Context) {
 // panic inside a method of database/sql leaves a lock of its own taken.
 func (c *begunConn[T]) rollback() error {
 	c.open = false
-	type result struct {
-		err      error
-		panicked any
-	}
-	ended := make(chan result, 1)
-	go func() {
-		var r result
-		defer func() {
-			r.panicked = recover()
-			ended <- r
-		}()
-		r.err = c.tx.Rollback()
-	}()
-	r, ok := within(ended, endingPatience)
-	c.endTx()
-	switch {
-	case !ok:
+	defer c.endTx()
+	err, ok := start(c.tx.Rollback).within(endingPatience)
+	if !ok {
 		return errStuck
-	case r.panicked != nil:
-		panic(r.panicked)
 	}
-	return r.err
+	return err
 }
 
 // Lost is [txlock.Conn]'s. Nothing is known of the session.

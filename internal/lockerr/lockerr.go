@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -199,4 +200,11 @@ func DeadBudget(open int) int {
 func EndedWhileIdle(err error) bool {
 	const idleInTransactionSessionTimeout = "25P03"
 	return SQLState(err) == idleInTransactionSessionTimeout
+}
+
+// IsNil reports whether a transaction that a caller has given is a nil interface
+// or pointer.
+func IsNil(tx any) bool {
+	v := reflect.ValueOf(tx)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }

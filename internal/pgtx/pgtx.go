@@ -137,16 +137,19 @@ func (t *Tx) Rollback(ctx context.Context) {
 	end(pgsession.Answer{Results: []pgsession.Result{{Tag: locksql.Rollback.Tag}}}, nil)
 }
 
-// Refuse returns why the transaction must not be committed though fn returned
-// nil, or nil, and what the outcome is then. ended is not nil if fn ended the
-// transaction, or tried to; failure is the error that failed it, if known.
+// Refuse returns why the transaction cannot be committed, or nil, and the outcome.
+// ended is not nil if fn ended the transaction, or tried to; failure is the error
+// that failed it, if known.
+//
+// A session that is gone has the status that it last told. So what fn has ended is
+// seen there too.
 func (t *Tx) Refuse(ended, failure error) (txlock.Outcome, error) {
 	pg := t.Session.PG()
 	switch {
-	case pg.IsClosed():
-		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(t.Keys))
 	case pg.TxStatus() == 'I':
 		return txlock.Unknown, lockerr.TxEnded(t.Keys, lockerr.EndedByText)
+	case pg.IsClosed():
+		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(t.Keys))
 	case ended != nil:
 		return txlock.RolledBack, ended
 	case pg.TxStatus() == 'E':
@@ -155,8 +158,7 @@ func (t *Tx) Refuse(ended, failure error) (txlock.Outcome, error) {
 	return txlock.Committed, nil
 }
 
-// Commit commits, and returns the outcome with its error. Nothing may be open on
-// the session.
+// Commit is [txlock.Conn]'s. Nothing may be open on the session.
 func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
 	if t.Session.PG().IsBusy() {
 		return txlock.RolledBack, fmt.Errorf("%s: %s: rolled back: %w", t.Package, lockerr.Keys(t.Keys), errBusy)

@@ -1,7 +1,9 @@
 package txlock
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -60,17 +62,67 @@ func (c *Call) run(ctx context.Context) error {
 
 // hold runs fn, now that the transaction on conn holds the lock, and ends the
 // transaction. A panic in fn passes through it, to conn.Release.
-func (c *Call) hold(ctx context.Context, conn Conn) error {
-	if err := c.work(ctx, conn); err != nil {
-		return err
+func (c *Call) hold(ctx context.Context, conn Conn) (err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			if outcome, _ := conn.Refuse(ctx); outcome == Unknown {
+				c.Outcome = Unknown
+			}
+		}
+	}()
+	w := c.work(ctx, conn)
+	returned = true
+	outcome, refusal := conn.Refuse(ctx)
+	switch {
+	case outcome == Unknown:
+		c.Outcome = Unknown
+		return w.ended(refusal)
+	case w.lost:
+		return lost(c.Keys, w.why())
+	case w.err != nil:
+		return w.err
+	case w.ctxErr != nil:
+		return fmt.Errorf("%s: %s: rolled back, because ctx ended inside fn: %w", c.Package, lockerr.Keys(c.Keys), w.ctxErr)
+	case refusal != nil:
+		c.Outcome = outcome
+		return lockerr.Because(ctx, refusal)
 	}
-	var err error
+	c.Outcome = Unknown // if what Commit calls panics
 	c.Outcome, err = conn.Commit(ctx)
 	return lockerr.Because(ctx, err)
 }
 
-// work runs fn, and returns fn's error, or that of fn's ctx.
-func (c *Call) work(ctx context.Context, conn Conn) error {
+// worked is what became of fn.
+type worked struct {
+	err    error // that fn returned
+	ctxErr error // of fn's ctx, if that ended meanwhile
+	lost   bool  // the session is gone
+}
+
+// why returns the error to report with another one: fn's, or that of fn's ctx.
+func (w *worked) why() error { return cmp.Or(w.err, w.ctxErr) }
+
+// ended returns the error of a call whose fn has ended the transaction, as
+// refusal says. A loss is no ErrLost then, which says that nothing is committed.
+func (w *worked) ended(refusal error) error {
+	why := w.why()
+	if why == lockerr.ErrLost { // the cause of ctx's end
+		why = nil
+	}
+	switch {
+	case errors.Is(why, lockerr.ErrTxEnded):
+		return why
+	case why != nil:
+		return fmt.Errorf("%w (%w)", refusal, why)
+	case w.lost:
+		return fmt.Errorf("%w; its session is gone", refusal)
+	}
+	return refusal
+}
+
+// work runs fn.
+func (c *Call) work(ctx context.Context, conn Conn) (w worked) {
 	if c.MaxHold > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, c.MaxHold, lockerr.ErrMaxHold)
@@ -80,18 +132,12 @@ func (c *Call) work(ctx context.Context, conn Conn) error {
 	defer fnCtx.Release()
 	c.watch.start(c.Watchers, conn, fnCtx, c.Longest)
 	defer c.watch.stop(false) // fn may panic
-	err := conn.Run(fnCtx)
-	ended := ctx.Err() != nil
-	if c.watch.stop(err == nil && time.Since(c.Granted) >= watchEvery) {
-		if err == nil && ended {
-			err = lockerr.Ended(ctx)
-		}
-		return lost(c.Keys, err)
+	w.err = conn.Run(fnCtx)
+	if ctx.Err() != nil {
+		w.ctxErr = lockerr.Ended(ctx)
 	}
-	if err == nil && ended {
-		return fmt.Errorf("%s: %s: rolled back, because ctx ended inside fn: %w", c.Package, lockerr.Keys(c.Keys), lockerr.Ended(ctx))
-	}
-	return err
+	w.lost = c.watch.stop(w.err == nil && time.Since(c.Granted) >= watchEvery)
+	return w
 }
 
 // lost is the error of a call whose session is gone, and whose fn returned err.

@@ -26,6 +26,8 @@ type fakePool struct {
 	lost     time.Time // when the session is gone, if it is not zero
 	cut      time.Time // when it was ended
 	fn       func(context.Context) error
+	refused  txlock.Outcome
+	refusal  error
 	outcome  txlock.Outcome
 	commit   error
 	execs    []txlock.Executed
@@ -79,6 +81,9 @@ func (c *fakeConn) Open(ctx context.Context, o acquire.Opening) (bool, error) {
 }
 
 func (c *fakeConn) Run(ctx context.Context) error { return c.pool.fn(ctx) }
+func (c *fakeConn) Refuse(context.Context) (txlock.Outcome, error) {
+	return c.pool.refused, c.pool.refusal
+}
 func (c *fakeConn) Commit(context.Context) (txlock.Outcome, error) {
 	return c.pool.outcome, c.pool.commit
 }
@@ -215,6 +220,43 @@ func TestLost(t *testing.T) {
 			}
 			if d := time.Since(began); d > 6*time.Second {
 				t.Errorf("%s: fn was told after %v", name, d)
+			}
+		})
+	}
+}
+
+// What fn has ended, and may have committed, is not called rolled back, whatever
+// else happens.
+func TestEndedInside(t *testing.T) {
+	errFn, ended := errors.New("of fn"), lockerr.TxEnded([]hashkey.Key{hashkey.Name("k")}, lockerr.EndedByText)
+	for name, test := range map[string]struct {
+		fn   func(ctx context.Context, cancel func()) error
+		lost time.Duration
+		want error
+	}{
+		"nil":   {fn: func(context.Context, func()) error { return nil }},
+		"error": {fn: func(context.Context, func()) error { return errFn }, want: errFn},
+		"ctx":   {fn: func(_ context.Context, cancel func()) error { cancel(); return nil }, want: context.Canceled},
+		"loss":  {fn: func(ctx context.Context, _ func()) error { <-ctx.Done(); return context.Cause(ctx) }, lost: time.Second},
+		"panic": {fn: func(context.Context, func()) error { panic(errFn) }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			p := &fakePool{scripts: []script{{granted}}, fn: func(ctx context.Context) error { return test.fn(ctx, cancel) }}
+			p.refused, p.refusal = txlock.Unknown, ended
+			if test.lost > 0 {
+				p.lost = time.Now().Add(test.lost)
+			}
+			c := newCall(p, nil)
+			defer func() {
+				if recover(); c.Outcome != txlock.Unknown {
+					t.Errorf("%s: the outcome is %v", name, c.Outcome)
+				}
+			}()
+			err := c.Run(ctx)
+			if !errors.Is(err, lockerr.ErrTxEnded) || test.want != nil && !errors.Is(err, test.want) || errors.Is(err, lockerr.ErrLost) {
+				t.Errorf("%s: got %v", name, err)
 			}
 		})
 	}

@@ -93,7 +93,9 @@ func (c *Call) execOnce(ctx, waitCtx context.Context, turn *admission.Ticket) (e
 		return Executed{Unfit: true}, false, nil
 	}
 	began := time.Now()
+	c.Outcome = Unknown // if what Exec calls panics
 	e = execer.Exec(ctx, waitCtx, acquire.UntilDeadline(waitCtx, acquire.Slice))
+	c.Outcome = Failed // until it is known
 	turn.Took(time.Since(began))
 	return e, e.Dead && c.Died(waitCtx), nil
 }

@@ -21,8 +21,13 @@ type Conn interface {
 	// Run runs fn in the transaction and returns fn's error.
 	Run(ctx context.Context) error
 
-	// Commit commits, if what fn has done allows that, and returns the outcome
-	// with its error.
+	// Refuse returns why the transaction cannot be committed, now that fn is over,
+	// and the outcome. That is Unknown, and the error is ErrTxEnded, where fn has
+	// ended the transaction, and may have committed.
+	Refuse(ctx context.Context) (Outcome, error)
+
+	// Commit commits, where Refuse has returned nil, and returns the outcome with
+	// its error.
 	Commit(ctx context.Context) (Outcome, error)
 
 	// Lost reports whether the session is known to be gone. It and Cut may be
