@@ -27,7 +27,7 @@ func noGoroutine(*pgtest.Server) error {
 // them.
 var leftByPanics = []goleak.Option{
 	goleak.IgnoreAnyFunction("database/sql.(*Tx).rollback"),
-	goleak.IgnoreAnyFunction("github.com/pgadvisory/pgadvisory/xactlock.(*plainConn).finish.func1"),
+	goleak.IgnoreAnyFunction("github.com/pgadvisory/pgadvisory/xactlock.start.func1"),
 	goleak.IgnoreAnyFunction("database/sql.(*Rows).close"),
 	goleak.IgnoreAnyFunction("database/sql.(*Conn).close"),
 }

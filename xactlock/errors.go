@@ -21,8 +21,10 @@ var (
 	ErrNested = lockerr.ErrNested
 
 	// ErrTxEnded: fn ended the transaction, which is WithTx's to end. After
-	// tx.Commit or tx.Rollback nothing is committed; SQL text that ends a
-	// transaction has done what it says.
+	// tx.Commit or tx.Rollback nothing is committed, but through database/sql
+	// alone (Options.Plain, WithTxOf) they have done what they say, as has SQL
+	// text that ends a transaction. Then it is joined with fn's error or ctx's,
+	// if there is one.
 	ErrTxEnded = lockerr.ErrTxEnded
 
 	// ErrStaleSnapshot: the transaction handed to [Locker.Lock] or
