@@ -185,7 +185,7 @@ func TestShareableFreedOnce(t *testing.T) {
 	o.MaxHold, o.Grace = 20*time.Millisecond, 20*time.Millisecond
 	err := l.With(o).WithLock(t.Context(), hashkey.Name("early"), func(ctx context.Context, _ *sql.Conn) error {
 		err := sessionlock.FromContext(ctx).Unlock()
-		time.Sleep(10 * (o.MaxHold + o.Grace))
+		passes(t, watcher, 10*(o.MaxHold+o.Grace))
 		return err
 	})
 	if err != nil {

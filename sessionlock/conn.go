@@ -94,8 +94,12 @@ type conn struct {
 // Open is [acquire.Conn]'s.
 func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	rawErr := c.conn.Raw(func(any) error {
-		if c.holds, err = c.ask(ctx, o); c.holds {
-			holdingsOf(c.session).add(c)
+		c.holds, err = c.ask(ctx, o)
+		switch h := holdingsOf(c.session); {
+		case c.holds && c.callers:
+			h.addCallers(c.granted, c.saved)
+		case c.holds:
+			h.add()
 		}
 		if c.session.Closed() {
 			c.dead = cmp.Or(err, errDead)
@@ -168,15 +172,15 @@ func (c *conn) Release(ctx context.Context) {
 // hold besides stays on a connection of the caller's own, and must not reach the
 // pool with another.
 func (c *conn) unlock(ctx context.Context) (held bool, err error) {
-	h := holdingsOf(c.session)
-	h.remove(c)
+	h, shared := holdingsOf(c.session), c.opts.Shared
 	switch {
 	case !c.callers:
-		return unlock(ctx, c.session, c.opts.Shared, c.granted, c.saved)
-	case len(h.callers) > 0:
-		return unlockOne(ctx, c.session, c.opts.Shared, c.granted)
+		h.remove()
+		return unlock(ctx, c.session, shared, c.granted, c.saved)
+	case h.removeCallers(c.granted):
+		return unlockLast(ctx, c.session, shared, c.granted, h.saved)
 	}
-	return unlockLast(ctx, c.session, c.opts.Shared, c.granted, h.saved)
+	return unlockOne(ctx, c.session, shared, c.granted)
 }
 
 // Closed is [acquire.Conn]'s.

@@ -45,23 +45,24 @@ func (h *holdings) refuse(key hashkey.Key) error {
 	return nil
 }
 
-// add notes the lock that c was granted.
-func (h *holdings) add(c *conn) {
-	switch {
-	case !c.callers:
-		h.pooled = true
-		return
-	case len(h.callers) == 0:
-		h.saved = c.saved
+// add notes a lock that is granted, and goes back to the pool with its session.
+func (h *holdings) add() { h.pooled = true }
+
+// remove notes that it is given back.
+func (h *holdings) remove() { h.pooled = false }
+
+// addCallers notes the lock of LockConn that is granted. saved are the settings as
+// they were before it.
+func (h *holdings) addCallers(key hashkey.Key, saved []setting) {
+	if len(h.callers) == 0 {
+		h.saved = saved
 	}
-	h.callers[bare(c.granted)] = true
+	h.callers[bare(key)] = true
 }
 
-// remove notes that the lock of c is given back.
-func (h *holdings) remove(c *conn) {
-	if c.callers {
-		delete(h.callers, bare(c.granted))
-	} else {
-		h.pooled = false
-	}
+// removeCallers notes that the lock of LockConn is given back, and reports whether
+// it was the last.
+func (h *holdings) removeCallers(key hashkey.Key) (last bool) {
+	delete(h.callers, bare(key))
+	return len(h.callers) == 0
 }
