@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync"
 	"syscall"
 )
 
@@ -43,7 +44,7 @@ func guard(linkFD int, path string, args []string) {
 		}
 	}()
 	newKeeper(g.pid, caller.send).run(orders)
-	caller.send(workOver, 0)
+	g.over()
 }
 
 // outliveSignals keeps the guard alive when the signals that stop the work are
@@ -70,6 +71,8 @@ type starter struct {
 	env    []string
 	pid    int
 	gate   *link
+
+	opening sync.Mutex // held until the caller has heard what came of opening the gate
 }
 
 // start reports whether there is a process, and to the caller what it is.
@@ -109,6 +112,8 @@ func (g *starter) fork(attr *syscall.ProcAttr) (pid int, err error) {
 
 // open lets the process become the command, and tells the caller whether it has.
 func (g *starter) open() {
+	g.opening.Lock()
+	defer g.opening.Unlock()
 	defer g.gate.close()
 	g.gate.send(openGate, 0)
 	if kind, errno, err := g.gate.receive(); err == nil && kind == failed {
@@ -116,6 +121,14 @@ func (g *starter) open() {
 		return
 	}
 	g.caller.send(running, g.pid)
+}
+
+// over tells the caller that the work is over. A command that is quick can be so
+// before the caller has heard that it was executed.
+func (g *starter) over() {
+	g.opening.Lock()
+	defer g.opening.Unlock()
+	g.caller.send(workOver, 0)
 }
 
 // gate waits until it is opened, and executes the command. It returns if the
