@@ -361,7 +361,8 @@ func TestExecTerminatedWhileItRuns(t *testing.T) {
 	dsn := newDatabase(t)
 	db, watcher := openDB(t, dsn), openDB(t, dsn)
 	exec(t, watcher, `create sequence runs`)
-	for _, wait := range []time.Duration{0, 100 * time.Millisecond} {
+	warm(t, db, 1)
+	for _, wait := range []time.Duration{0, time.Second} { // which is over when the session is ended
 		exec(t, watcher, `alter sequence runs restart`)
 		var event xactlock.Event
 		l := xactlock.New(db).With(xactlock.Options{Wait: wait, Observe: func(e xactlock.Event) { event = e }})
@@ -372,7 +373,7 @@ func TestExecTerminatedWhileItRuns(t *testing.T) {
 		}()
 		until(t, "it runs", func() bool {
 			return number(t, watcher, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()
-				and clock_timestamp() - query_start > '150ms'`) == 1
+				and clock_timestamp() - query_start > $1 * interval '1 microsecond'`, wait.Microseconds()) == 1
 		})
 		exec(t, watcher, `select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`)
 		wantError(t, <-ended, xactlock.ErrLost)
