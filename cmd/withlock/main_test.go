@@ -12,6 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 // The test binary is three programs: by the name of withlock it is withlock,
@@ -25,7 +26,10 @@ func TestMain(m *testing.M) {
 // served stops the server after the tests.
 type served struct{ m *testing.M }
 
-func (s served) Run() int { return pgtest.Main(s.m) }
+func (s served) Run() int {
+	testneed.Signals()
+	return pgtest.Main(s.m)
+}
 
 // statusMain runs a command that is to have an exit code, as a shell has it:
 // status CODE COMMAND…

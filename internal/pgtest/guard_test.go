@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -34,9 +33,6 @@ func TestNothingOutlivesTheProcess(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if sig != nil && signal.Ignored(sig) {
-				t.Skip("the child process would inherit that the signal is ignored")
-			}
 			c := startChild(t)
 			server, bouncer := c.readDSN(t), c.readDSN(t)
 			pid := c.postmaster(t)

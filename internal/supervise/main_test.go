@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/supervise"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 // The test binary is three programs: with the first argument "caller" it is one
@@ -24,6 +25,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "ticks" {
 		os.Exit(tick())
 	}
+	testneed.Signals()
 	os.Exit(m.Run())
 }
 
