@@ -214,7 +214,7 @@ var releaseAndCommit = Message{
 // though no two of them overlapped. So the session takes the locks as well,
 // which it gets at once, and frees them after COMMIT.
 //
-// A COMMIT that fails skips the rest of its message, and leaves the locks to
+// A statement that fails skips the rest of its message, and leaves the locks to
 // [Transaction.Unlock]. Behind a pooler in transaction mode the session would be
 // another client's by then, so outlive must be false there.
 //
@@ -241,14 +241,15 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 	return m, index
 }
 
-// Unlock frees the first n of the session's locks, after the message of Commit
-// has failed.
-func (t *Transaction) Unlock(n int) Message {
-	if t.Slots > 0 {
+// Unlock frees the session's locks, after the message of Commit has failed. Where
+// it was COMMIT that failed, the session has them all, and if it has a slot, or
+// another statement failed, the server is asked what it has.
+func (t *Transaction) Unlock(all bool) Message {
+	if t.Slots > 0 || !all {
 		return Forsake(t.Shared, t.locks()...)
 	}
 	m := One(Rollback)
-	for _, key := range t.Keys[:n] {
+	for _, key := range t.Keys {
 		m.add("SELECT", "select "+Call(Unlock, t.Shared, key))
 	}
 	return m

@@ -139,6 +139,10 @@ func TestCommitSerializable(t *testing.T) {
 			last: "select pg_catalog.pg_advisory_unlock(", outcome: txlock.Failed},
 		"COMMIT fails, and the unlock": {pid: "7", answers: []messages{{done("RELEASE"), done("SELECT 1"), failure("ERROR", "40001"), ready('I')},
 			{failure("ERROR", "XX000"), ready('I')}}, last: "select pg_catalog.pg_advisory_unlock(", outcome: txlock.Failed, closed: true},
+		"the lock is cancelled": {pid: "7", answers: []messages{{done("RELEASE"), failure("ERROR", "57014"), ready('E')},
+			{done("ROLLBACK"), done("SELECT 1"), ready('I')}}, last: "rollback; select case when exists", outcome: txlock.Failed},
+		"the unlock is cancelled": {pid: "7", answers: []messages{{done("RELEASE"), done("SELECT 1"), done("COMMIT"), failure("ERROR", "57014"), ready('I')},
+			{done("SELECT 1"), ready('I')}}, last: "select case when exists", outcome: txlock.Committed},
 		"RELEASE fails": {pid: "7", answers: []messages{{failure("ERROR", "3B001"), ready('E')}}, last: "release savepoint", outcome: txlock.Unknown},
 	} {
 		t.Run(name, func(t *testing.T) {
