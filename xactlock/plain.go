@@ -335,8 +335,12 @@ func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted
 	}
 	if c.locked = granted; !granted {
 		// Some of several locks may be held, even after an error.
+		clean := t.Abandon()
+		if err == nil { // no transaction is open, and the server logs a ROLLBACK there
+			clean.Statements = clean.Statements[1:]
+		}
 		c.cleanUp(c.conn, func(ctx context.Context) error {
-			_, err := send(ctx, c.conn, t.Abandon())
+			_, err := send(ctx, c.conn, clean)
 			return err
 		})
 	}

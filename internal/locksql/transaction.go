@@ -165,9 +165,7 @@ func (t *Transaction) afterGrant(m *Message) {
 		if t.Slots > 0 {
 			m.ask(t.ofHeld(func(key hashkey.Key) string { return handover(t.Shared, key) }))
 		} else {
-			for _, key := range t.Keys {
-				m.ask(handover(t.Shared, key))
-			}
+			m.ask(handover(t.Shared, t.Keys...))
 		}
 	}
 	if t.Level == Serializable {
@@ -179,15 +177,15 @@ func (t *Transaction) afterGrant(m *Message) {
 	m.add("SAVEPOINT", savepoint)
 }
 
-// handover exchanges a lock held by the session for the same lock held by the
+// handover exchanges locks held by the session for the same locks held by the
 // transaction, without a gap. The answer is true where it did, and NULL where
-// the session had no lock and another has it.
+// the session had no locks and another has one of them.
 //
-// CASE calls the second function only if the first returned true, so no unlock
+// CASE comes to the unlocks only if the transaction got all locks, so no unlock
 // is asked for that could fail with a warning in the server's log, short of a
 // lock that was freed that very moment.
-func handover(shared bool, key hashkey.Key) string {
-	return "case when " + Call(TryXactLock, shared, key) + " then " + Call(Unlock, shared, key) + " end"
+func handover(shared bool, keys ...hashkey.Key) string {
+	return "case when " + All(TryXactLock, shared, keys) + " then " + All(Unlock, shared, keys) + " end"
 }
 
 // Abandon ends what an opening message that failed has left. The session may
