@@ -99,9 +99,20 @@ const beginPatience = time.Second
 // BeginTx must end soon after the wait.
 func (c *plainConn) begin(ctx context.Context) error {
 	txCtx, endTx, stop := whileBegun(ctx)
+	returned, begun := false, false
+	defer func() {
+		if !begun {
+			stop()
+			endTx()
+		}
+		if !returned { // it has panicked, and database/sql keeps a lock that Close waits for
+			c.stuck = true
+			_ = c.conn.Raw(closeDriver)
+		}
+	}()
 	tx, err := c.conn.BeginTx(txCtx, &sql.TxOptions{Isolation: c.level(), ReadOnly: c.job.opts.ReadOnly})
+	returned = true
 	if err != nil {
-		endTx()
 		c.closed = discardDead(c.conn)
 		return err
 	}
