@@ -146,7 +146,8 @@ func (c *plainConn) level() sql.IsolationLevel {
 func (c *plainConn) rollback() {
 	if c.tx != nil {
 		defer func() { c.endTx(); c.tx = nil }()
-		_ = c.finish(c.tx.Rollback) // fails where the transaction is over
+		defer time.AfterFunc(endingPatience, c.endTx).Stop() // ctx's end has not ended txCtx
+		_ = c.finish(c.tx.Rollback)                          // fails where the transaction is over
 	}
 }
 
