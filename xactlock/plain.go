@@ -116,6 +116,7 @@ func (c *plainConn) begin(ctx context.Context) error {
 		c.closed = discardDead(c.conn)
 		return err
 	}
+	begun = true
 	c.tx, c.txCtx, c.endTx, c.waited = tx, txCtx, endTx, false
 	if !stop() {
 		return ctx.Err()
@@ -206,6 +207,8 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
 	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
 		return txlock.RolledBack, lost(keys, err)
+	case lockerr.InFailedTransaction(err):
+		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, err)
 	case lockerr.SQLState(err) == "":
 		// The driver has not sent it: fn has left rows open, which
 		// database/sql closes before it commits.
