@@ -278,3 +278,19 @@ func TestExec(t *testing.T) {
 		})
 	}
 }
+
+// A transaction that somebody has left open on the connection, where a wrapper of the
+// driver keeps database/sql from seeing it, is not committed with an Exec.
+func TestExecAfterATransactionLeftOpen(t *testing.T) {
+	described := messages{&pgproto3.ParseComplete{}, &pgproto3.ParameterDescription{}, &pgproto3.NoData{}, ready('I')}
+	s := &server{answers: []messages{opened("t"), {done("ROLLBACK"), ready('I')}, described,
+		{done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), done("COMMIT"), ready('I')}}}
+	tx := begin(t, s, locksql.ReadCommitted)
+	if granted, err := tx.Open(t.Context(), acquire.Opening{}); !granted {
+		t.Fatal(err)
+	}
+	e := tx.Exec(t.Context(), t.Context(), pgsession.Query{SQL: "update t set n = 1"}, time.Second)
+	if e.Err != nil || len(s.asked) != 4 || s.asked[1] != "rollback" {
+		t.Errorf("%+v after %q", e, s.asked)
+	}
+}
