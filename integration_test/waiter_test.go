@@ -106,8 +106,8 @@ func serverLog(t *testing.T) (db *sql.DB, count func(text string) int) {
 
 // Waits leave the server's log alone: an Exec that waits for short holders
 // writes nothing, and a call that waits for long at most one line; a refusal is no
-// warning. A statement
-// that was prepared by a wait which timed out is not prepared again.
+// warning. A statement that was prepared by a wait which timed out is not prepared
+// again.
 func TestWaitsInTheLog(t *testing.T) {
 	db, count := serverLog(t)
 	other := openSame(t, db)

@@ -38,8 +38,9 @@ const (
 // Conn is db.Conn. But a connection that is made for a caller whose ctx ends
 // soon is made to its end, for the next caller: else callers with less time
 // than a dial takes would never get one, and would keep the server busy. There is
-// one such dial at a time, and one more for each second that it lasts. And an idle connection is not closed because ctx ends
-// while the driver tries whether it is alive.
+// one such dial at a time, and one more for each second that it lasts. And an idle
+// connection is not closed because ctx ends while the driver tries whether it is
+// alive.
 func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	deadline, ok := ctx.Deadline()
 	if !ok || time.Until(deadline) > enough {
