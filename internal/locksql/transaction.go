@@ -165,9 +165,7 @@ func (t *Transaction) afterGrant(m *Message) {
 		if t.Slots > 0 {
 			m.ask(t.ofHeld(func(key hashkey.Key) string { return handover(t.Shared, key) }))
 		} else {
-			for _, key := range t.Keys {
-				m.ask(handover(t.Shared, key))
-			}
+			m.ask(handover(t.Shared, t.Keys...))
 		}
 	}
 	if t.Level == Serializable {
@@ -179,15 +177,15 @@ func (t *Transaction) afterGrant(m *Message) {
 	m.add("SAVEPOINT", savepoint)
 }
 
-// handover exchanges a lock held by the session for the same lock held by the
+// handover exchanges locks held by the session for the same locks held by the
 // transaction, without a gap. The answer is true where it did, and NULL where
-// the session had no lock and another has it.
+// the session had no locks and another has one of them.
 //
-// CASE calls the second function only if the first returned true, so no unlock
+// CASE comes to the unlocks only if the transaction got all locks, so no unlock
 // is asked for that could fail with a warning in the server's log, short of a
 // lock that was freed that very moment.
-func handover(shared bool, key hashkey.Key) string {
-	return "case when " + Call(TryXactLock, shared, key) + " then " + Call(Unlock, shared, key) + " end"
+func handover(shared bool, keys ...hashkey.Key) string {
+	return "case when " + All(TryXactLock, shared, keys) + " then " + All(Unlock, shared, keys) + " end"
 }
 
 // Abandon ends what an opening message that failed has left. The session may
@@ -215,7 +213,7 @@ var releaseAndCommit = Message{
 // though no two of them overlapped. So the session takes the locks as well,
 // which it gets at once, and frees them after COMMIT.
 //
-// A COMMIT that fails skips the rest of its message, and leaves the locks to
+// A statement that fails skips the rest of its message, and leaves the locks to
 // [Transaction.Unlock]. Behind a pooler in transaction mode the session would be
 // another client's by then, so outlive must be false there.
 //
@@ -242,14 +240,15 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 	return m, index
 }
 
-// Unlock frees the first n of the session's locks, after the message of Commit
-// has failed.
-func (t *Transaction) Unlock(n int) Message {
-	if t.Slots > 0 {
+// Unlock frees the session's locks, after the message of Commit has failed. Where
+// it was COMMIT that failed, the session has them all, and if it has a slot, or
+// another statement failed, the server is asked what it has.
+func (t *Transaction) Unlock(all bool) Message {
+	if t.Slots > 0 || !all {
 		return Forsake(t.Shared, t.locks()...)
 	}
 	m := One(Rollback)
-	for _, key := range t.Keys[:n] {
+	for _, key := range t.Keys {
 		m.add("SELECT", "select "+Call(Unlock, t.Shared, key))
 	}
 	return m

@@ -167,19 +167,20 @@ func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
 	m, index := t.Transaction.Commit(t.Level == locksql.Serializable && t.direct)
 	m.Prepare = m.Prepare && !t.Text
 	a, err := t.send(ctx, m)
-	if taken := min(len(a.Results)-1, index-1); err != nil && taken > 0 && len(a.Results) <= index {
-		t.unlock(ctx, taken)
+	outlives := index > 1
+	if n := len(a.Results); outlives && err != nil && n > 0 && n < len(m.Statements) {
+		t.unlock(ctx, n == index)
 	}
 	return t.outcome(a, index, err)
 }
 
-// unlock frees the first n of the session's locks, which the message that
-// commits has taken and not freed.
-func (t *Tx) unlock(ctx context.Context, n int) {
+// unlock frees the session's locks, which the message that commits has taken and
+// not freed: all of them, or some.
+func (t *Tx) unlock(ctx context.Context, all bool) {
 	if t.Session.Closed() {
 		return
 	}
-	m := t.Unlock(n)
+	m := t.Unlock(all)
 	if !t.Session.InTransaction() {
 		m.Statements = m.Statements[1:]
 	}

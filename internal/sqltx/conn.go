@@ -2,6 +2,7 @@ package sqltx
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"io"
@@ -179,8 +180,8 @@ type rows struct {
 func (r *rows) Next(dest []driver.Value) error {
 	r.conn.Lock()
 	defer r.conn.Unlock()
-	if r.closed {
-		return io.EOF
+	if r.closed { // by End: database/sql does not ask rows that it has closed
+		return sql.ErrTxDone
 	}
 	err := r.Rows.Next(dest)
 	if err == nil || err == io.EOF {
@@ -219,8 +220,11 @@ func (r *rows) NextResultSet() error {
 	r.conn.Lock()
 	defer r.conn.Unlock()
 	next, ok := r.Rows.(driver.RowsNextResultSet)
-	if !ok || r.closed {
+	switch {
+	case !ok:
 		return io.EOF
+	case r.closed:
+		return sql.ErrTxDone
 	}
 	return next.NextResultSet()
 }

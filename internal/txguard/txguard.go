@@ -144,10 +144,10 @@ func (g *Guard) End() (tidy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	tidy = !g.panicked && len(g.open) == 0
+	g.over.Store(true)
 	for len(g.open) > 0 {
 		_ = g.open[len(g.open)-1].CloseLocked() // an error leaves a connection that is seen to be closed, or not idle
 	}
-	g.over.Store(true)
 	return tidy
 }
 
