@@ -53,12 +53,14 @@ func (p *program) work(ctx context.Context, h *hold, guard *guard, env []string,
 	if socket >= 0 {
 		_ = syscall.Close(socket) // the guard has it
 	}
-	if err != nil {
-		code := exitNotExecutable
-		if errors.Is(err, fs.ErrNotExist) {
-			code = exitNotFound // its interpreter, as the file is there
-		}
-		return ending{}, failuref(code, "%s: cannot be executed: %v", p.command[0], err)
+	switch errno := syscall.Errno(0); {
+	case err == nil:
+	case !errors.As(err, &errno): // it is not known whether it was executed
+		return ending{}, failuref(exitSignal+int(syscall.SIGKILL), "%s: %v", p.command[0], err)
+	case errors.Is(err, fs.ErrNotExist):
+		return ending{}, failuref(exitNotFound, "%s: cannot be executed: %v", p.command[0], err) // its interpreter, as the file is there
+	default:
+		return ending{}, failuref(exitNotExecutable, "%s: cannot be executed: %v", p.command[0], err)
 	}
 	catch(signals, syscall.SIGTSTP) // while withlock waits, it stops alone
 	lost := p.supervise(ctx, work, h.Lost(), signals, onLost)

@@ -212,7 +212,7 @@ func (k *keeper) signalAll(s syscall.Signal) {
 	seen := map[int]bool{}
 	for _, p := range members {
 		target := p.pid
-		if ours[p.group] {
+		if p.group != 0 && ours[p.group] { // 0 is a group outside, and to kill the own one
 			target = -p.group
 		}
 		if !seen[target] {
