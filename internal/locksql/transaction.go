@@ -83,7 +83,7 @@ func (t *Transaction) Try() Message {
 		m.Statements = append(m.Statements, beginReadCommitted)
 		m.ask("case when " + All(TryXactLock, t.Shared, t.Keys) + " then " + All(TryLock, t.Shared, t.Keys) + " end")
 	case len(t.Keys) == 1:
-		m.Prepare = t.MaxHold == 0
+		m.Prepare, m.Follow = t.MaxHold == 0, releaseAndCommit.Statements
 		m.Statements = append(m.Statements, t.Begin(), tryOne(t.Shared, t.Keys[0]))
 	default:
 		m.Statements = append(m.Statements, t.Begin())
@@ -130,7 +130,7 @@ func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 		}
 		m.ask(session)
 	} else {
-		m.Prepare = !quiet && len(t.Keys) == 1 && t.MaxHold == 0
+		m.Prepare, m.Follow = !quiet && len(t.Keys) == 1 && t.MaxHold == 0, releaseAndCommit.Statements
 		m.Statements = append(m.Statements, t.Begin())
 		m.add("SELECT", setAside)
 		t.wait(&m, limit, quiet)
@@ -200,7 +200,8 @@ func (t *Transaction) Abandon() Message {
 }
 
 var releaseAndCommit = Message{
-	Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Tag: "COMMIT"}},
+	Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Name: "pgadvisory commit", Tag: "COMMIT"}},
+	Prepare:    true,
 	text:       Release + "; commit",
 }
 

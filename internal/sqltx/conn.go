@@ -53,6 +53,7 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if !ok {
 		return nil, driver.ErrSkip
 	}
+	c.Read(query)
 	err = c.Use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) (err error) {
 		result, err = execer.ExecContext(ctx, query, args)
 		return err
@@ -65,6 +66,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	if !ok {
 		return nil, driver.ErrSkip
 	}
+	c.Read(query)
 	return c.query(ctx, func(ctx context.Context) (driver.Rows, error) {
 		return queryer.QueryContext(ctx, query, args)
 	})
@@ -86,6 +88,7 @@ func (c *conn) query(ctx context.Context, f func(context.Context) (driver.Rows, 
 }
 
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	c.Read(query)
 	st := &stmt{conn: c}
 	err := c.Use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) (err error) {
 		if preparer, ok := c.Conn.(driver.ConnPrepareContext); ok {
