@@ -81,12 +81,12 @@ func (c *common) useOf(session *pgsession.Session, f func(ctx context.Context) e
 	return f(ctx)
 }
 
-// try asks for the lock of p.key without waiting, and returns the session if it is
-// granted. dead reports whether the session has ended meanwhile.
+// try asks for the lock of p.key without waiting, and returns it if it is granted.
+// dead reports whether the session has ended meanwhile.
 //
 // If ctx ends first, the question goes on without the caller: to end it would end
 // the session.
-func (c *common) try(ctx context.Context, p *pool) (session *pgsession.Session, dead bool, err error) {
+func (c *common) try(ctx context.Context, p *pool) (k *Lock, dead bool, err error) {
 	select {
 	case c.busy <- struct{}{}:
 	case <-ctx.Done():
@@ -108,27 +108,28 @@ func (c *common) try(ctx context.Context, p *pool) (session *pgsession.Session, 
 	}
 	asked = true
 	type answer struct {
-		session *pgsession.Session
-		dead    bool
-		err     error
+		lock *Lock
+		dead bool
+		err  error
 	}
 	answered := make(chan answer)
 	go func() {
 		defer func() { <-c.busy }()
-		session, dead, err := c.ask(p, settings)
+		k, dead, err := c.ask(p, settings)
 		select {
-		case answered <- answer{session, dead, err}:
+		case answered <- answer{k, dead, err}:
 		case <-ctx.Done():
-			if session != nil {
+			if k != nil {
 				ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 				defer cancel()
+				c.forget(k)
 				_ = c.freeOne(ctx, p.key, p.opts.Shared) // an error means that it is not held
 			}
 		}
 	}()
 	select {
 	case a := <-answered:
-		return a.session, a.dead, a.err
+		return a.lock, a.dead, a.err
 	case <-ctx.Done():
 		return nil, false, ctx.Err()
 	}
@@ -153,17 +154,20 @@ func (c *common) open(ctx context.Context, p *pool) error {
 // back if it has no locks then. The caller uses the session. The message has no ctx
 // of the call's: it takes no time, and it would not be known after a cancel whether
 // the lock was granted.
-func (c *common) ask(p *pool, settings []setting) (session *pgsession.Session, dead bool, err error) {
+func (c *common) ask(p *pool, settings []setting) (k *Lock, dead bool, err error) {
 	granted, err := c.askFor(p, settings)
 	switch dead = c.session.Closed(); {
 	case dead:
 		c.lose(err)
 	case granted:
-		session = c.session
+		k = newLock(c, p, p.key, c.session)
+		c.mu.Lock()
+		c.locks[k] = true
+		c.mu.Unlock()
 	case len(c.held) == 0:
 		c.close(nil)
 	}
-	return session, dead, err
+	return k, dead, err
 }
 
 func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
@@ -188,7 +192,8 @@ func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
 		return false, err
 	}
 	if settings != nil {
-		c.saved = saved
+		c.saved, c.over = saved, make(chan struct{})
+		go c.watch(c.over, p.opts, p.pulse) // which speaks as often as these settings need it
 	}
 	n.locks++
 	c.held[bare(p.key)] = n
@@ -328,26 +333,6 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 		return errNotHeld
 	}
 	return nil
-}
-
-// add returns the lock of p.key that session has.
-func (c *common) add(p *pool, session *pgsession.Session, pulse time.Duration) *Lock {
-	k := newLock(c, p, p.key, session)
-	c.mu.Lock()
-	c.locks[k] = true
-	c.mu.Unlock()
-	err := c.useOf(session, func(context.Context) error {
-		if c.over == nil {
-			c.over = make(chan struct{})
-			go c.watch(c.over, p.opts, pulse)
-		}
-		return nil
-	})
-	if err != nil { // it was lost before the lock was there to be told
-		c.forget(k)
-		k.lose(err)
-	}
-	return k
 }
 
 // forget reports whether k was held, as far as was known.

@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
@@ -21,8 +22,9 @@ type pool struct {
 	conns    *sqlconn.Pool
 	opts     *Options
 	key      hashkey.Key
-	slots    int       // >0: any of so many slots of key
-	settings []setting // of a session that holds the lock
+	slots    int           // >0: any of so many slots of key
+	settings []setting     // of a session that holds the lock
+	pulse    time.Duration // how often a common session is asked
 }
 
 // keys returns the locks of which one is asked for.
