@@ -106,9 +106,10 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // returns it, and on as many standbys as the session's synchronous_commit says,
 // unless Conn is in a transaction of the caller's own.
 //
-// The first call asks the server, on Conn, where no rows may be open; ctx
-// bounds that, and on the session of Shareable locks, which all wait for it, four
-// seconds. It returns [ErrLost] or [ErrUnlocked] if the lock is not held.
+// The first call asks the server, on Conn, where no rows may be open, and waits
+// for a statement that runs there; later ones wait for it. ctx bounds the question,
+// and on the session of Shareable locks, which all wait for it, four seconds. It
+// returns [ErrLost] or [ErrUnlocked] if the lock is not held.
 func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	k.tokenMu.Lock()
 	defer k.tokenMu.Unlock()
@@ -129,6 +130,9 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 	err = k.home.use(ctx, func(bounded context.Context) error {
 		if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now somebody else may have the session
 			return err
+		}
+		if k.session.PG().IsBusy() {
+			return errRows
 		}
 		answer, err := k.session.Send(bounded, holding, locksql.SessionToken())
 		switch {
