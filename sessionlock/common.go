@@ -180,7 +180,7 @@ func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
 		return false, err
 	case err != nil && n.locks == 0:
 		// Somebody has cancelled it, perhaps just after the grant.
-		c.forsake(ctx, p.opts.Shared, p.key, 1)
+		forsake(ctx, c.session, p.opts.Shared, p.key)
 		return false, err
 	case err != nil: // it is shared, and the server does not say how often the session has it
 		n.left++
@@ -200,18 +200,6 @@ func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
 	return true, nil
 }
 
-// forsake frees what so many failed tries may have left of key, or ends the session.
-// The caller uses the session.
-func (c *common) forsake(ctx context.Context, shared bool, key hashkey.Key, times int) {
-	if times == 0 {
-		return
-	}
-	_, err := c.session.Send(ctx, leaving, locksql.Forsake(shared, slices.Repeat([]hashkey.Key{key}, times)...))
-	if err != nil {
-		c.session.Discard()
-	}
-}
-
 // freeOne gives one lock of key back, and with the last lock the connection. The
 // caller uses the session.
 func (c *common) freeOne(ctx context.Context, key hashkey.Key, shared bool) error {
@@ -227,7 +215,7 @@ func (c *common) freeOne(ctx context.Context, key hashkey.Key, shared bool) erro
 	if len(c.held) == 0 {
 		held, err = unlock(ctx, session, shared, key, c.saved)
 	} else if held, err = unlockOne(ctx, session, shared, key); err == nil && n.locks == 0 {
-		c.forsake(ctx, shared, key, n.left)
+		forsake(ctx, session, shared, slices.Repeat([]hashkey.Key{key}, n.left)...)
 	}
 	switch {
 	case err != nil:

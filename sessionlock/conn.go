@@ -11,7 +11,6 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
-	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 )
@@ -144,9 +143,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 	}
 	// The session may have got the lock all the same, just before the message
 	// failed.
-	if _, err := s.Send(context.WithoutCancel(ctx), leaving, locksql.Forsake(o.Shared, keys...)); err != nil {
-		s.Discard()
-	}
+	forsake(ctx, s, o.Shared, keys...)
 	return false, err
 }
 
@@ -157,7 +154,9 @@ func (c *conn) Release(ctx context.Context) {
 	}
 	if c.holds {
 		_ = c.conn.Raw(func(any) error {
-			if _, err := c.unlock(context.WithoutCancel(ctx)); err != nil {
+			ctx, cancel := toLeave(ctx)
+			defer cancel()
+			if _, err := c.unlock(ctx); err != nil {
 				c.session.Discard()
 				return driver.ErrBadConn
 			}

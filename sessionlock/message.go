@@ -167,6 +167,25 @@ func leave(ctx context.Context, s *pgsession.Session, m locksql.Message, saved [
 	return string(rows[0][0]) == "t", err
 }
 
+// forsake frees what a message that has failed may have left of keys, or ends the
+// session.
+func forsake(ctx context.Context, s *pgsession.Session, shared bool, keys ...hashkey.Key) {
+	if len(keys) == 0 {
+		return
+	}
+	ctx, cancel := toLeave(ctx)
+	defer cancel()
+	if _, err := s.Send(ctx, leaving, locksql.Forsake(shared, keys...)); err != nil {
+		s.Discard()
+	}
+}
+
+// toLeave returns the ctx of a message that frees locks of a call whose own ctx may
+// have ended.
+func toLeave(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), unlockPatience)
+}
+
 // unlockOne gives one lock of several back.
 func unlockOne(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key) (held bool, err error) {
 	m := locksql.One(locksql.Question(locksql.Unlock, shared, key))
