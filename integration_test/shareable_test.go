@@ -283,3 +283,31 @@ func TestShareableLocksLeaveNoWatch(t *testing.T) {
 	})
 	noTrace(t, db)
 }
+
+// A pool of one connection, which the common session has, is enough to wait for a
+// lock.
+func TestShareablePoolOfOne(t *testing.T) {
+	t.Parallel()
+	watcher, m := newDB(t), new(meter)
+	db := openMetered(t, dsnOf(t, watcher), m)
+	db.SetMaxOpenConns(1)
+	l := sessionlock.New(db).With(shareable)
+	keep := lock(t, l, hashkey.Name("keep"))
+	held := lock(t, sessionlock.New(watcher), hashkey.Name("held"))
+	sent := m.messages.Load()
+	granted := make(chan error, 1)
+	go func() {
+		k, err := l.Lock(bounded(t), hashkey.Name("held"))
+		if err == nil {
+			err = k.Unlock()
+		}
+		granted <- err
+	}()
+	until(t, "it has asked", func() bool { return m.messages.Load() > sent })
+	unlock(t, held)
+	if err := <-granted; err != nil {
+		t.Error(err)
+	}
+	unlock(t, keep)
+	noTrace(t, watcher, db)
+}

@@ -116,6 +116,9 @@ func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashk
 	own := l.pool(key, 0, lease)
 	own.pulse = r.pulse
 	call.Pool = &commonPool{own, l.common}
+	if call.Poll == 0 && l.db.Stats().MaxOpenConnections == 1 { // which the common session may have, for long
+		call.Poll = acquire.Slice
+	}
 	waitCtx, cancel, err := call.Begin(ctx)
 	if err != nil {
 		return nil, err
