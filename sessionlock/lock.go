@@ -29,7 +29,8 @@ type Lock struct {
 	granted time.Time
 	session *pgsession.Session
 	traced  context.Context // what Options.Trace has returned; without it, Background
-	callers <-chan struct{} // of LockConn; closed when the session is seen to have ended
+	callers bool            // of LockConn
+	watched <-chan struct{} // closed when the session is seen to have ended; nil for the common one
 
 	held   context.Context // ends with the lock; the cause says how
 	end    context.CancelCauseFunc
@@ -171,18 +172,20 @@ func (k *Lock) unlockOnce() error {
 	switch {
 	case rest <= 0 || errors.Is(k.Err(), ErrLost):
 		return k.release()
-	case k.callers != nil: // who may give the connection to anybody from now on
-		select {
-		case <-time.After(rest):
-		case <-k.callers:
-		}
-		return k.release()
+	case k.callers: // who may give the connection to anybody from now on
+		return k.releaseAfter(rest)
 	}
-	go func() {
-		time.Sleep(rest)
-		_ = k.release() // Observe is told
-	}()
+	go func() { _ = k.releaseAfter(rest) }() // Observe is told
 	return nil
+}
+
+// releaseAfter is release after d, or when the session has ended.
+func (k *Lock) releaseAfter(d time.Duration) error {
+	select {
+	case <-time.After(d):
+	case <-k.watched:
+	}
+	return k.release()
 }
 
 // release gives the lock back, and tells Options.Observe and Trace.

@@ -30,8 +30,8 @@ type Options struct {
 	// MinHold keeps the lock taken for so long after the grant, however soon it
 	// is unlocked: for a short job that several machines, whose clocks differ,
 	// start at one time, and that must run once. Unlock returns at once, and
-	// the process gives the lock back later; if the process ends before, the
-	// lock is free then. On a connection of the caller's own, see
+	// the process gives the lock back later; if the process or the session ends
+	// before, the lock is free then. On a connection of the caller's own, see
 	// [Locker.LockConn], Unlock returns when MinHold is over.
 	MinHold time.Duration
 

@@ -28,9 +28,7 @@ type pinned struct {
 func pin(c *conn, pulse time.Duration, leave func()) *Lock {
 	p := &pinned{own: c, freed: make(chan struct{}), watched: make(chan struct{}), leave: leave}
 	k := newLock(p, c.pool, c.granted, c.session)
-	if c.callers {
-		k.callers = p.watched
-	}
+	k.callers, k.watched = c.callers, p.watched
 	go p.watch(k, pulse)
 	return k
 }
