@@ -311,3 +311,39 @@ func TestShareablePoolOfOne(t *testing.T) {
 	unlock(t, keep)
 	noTrace(t, watcher, db)
 }
+
+// Shared locks that follow each other on one session keep no other process from its
+// exclusive one for ever.
+func TestShareableReadersLetWritersIn(t *testing.T) {
+	t.Parallel()
+	db, other := two(t)
+	o := shareable
+	o.Shared = true
+	l, key := sessionlock.New(db).With(o), hashkey.Name("k")
+	first := lock(t, l, key)
+	unlock(t, lock(t, l, key))
+	writer := make(chan error, 1)
+	go func() {
+		k, err := sessionlock.New(other).Lock(bounded(t), key)
+		if err == nil {
+			err = k.Unlock()
+		}
+		writer <- err
+	}()
+	until(t, "a reader is refused beside a writer that waits", func() bool {
+		k, err := l.TryLock(t.Context(), key)
+		if err == nil {
+			unlock(t, k)
+			return false
+		}
+		wantError(t, err, sessionlock.ErrNotAcquired)
+		return true
+	})
+	notLost(t, first)
+	unlock(t, first)
+	if err := <-writer; err != nil {
+		t.Error(err)
+	}
+	unlock(t, lock(t, l, key))
+	noTrace(t, other, db)
+}

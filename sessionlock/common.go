@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -41,6 +42,11 @@ type common struct {
 type count struct {
 	locks int // that are held, or about to be; at least one
 	left  int // times that a failed try may have left it besides
+
+	// inTurn is when it was last granted while no other session waited for it. The
+	// server grants a session what it has once more, whoever waits, and to look for
+	// those is not cheap.
+	inTurn time.Time
 }
 
 func newCommon() *common {
@@ -173,8 +179,15 @@ func (c *common) ask(p *pool, settings []setting) (k *Lock, dead bool, err error
 func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	n := c.held[bare(p.key)]
-	answer, err := c.session.Send(ctx, asking, p.opts.tryMessage([]hashkey.Key{p.key}, c.session.PG().PID(), settings))
+	n, now := c.held[bare(p.key)], time.Now()
+	obstacles := p.opts.obstacles(c.session.PG().PID())
+	if n.locks == 0 {
+		n.inTurn = now
+	} else if now.Sub(n.inTurn) > acquire.Slice { // it is shared
+		n.inTurn = now
+		obstacles += " when " + locksql.Wanted(p.key) + " then " + strconv.Itoa(refused)
+	}
+	answer, err := c.session.Send(ctx, asking, p.opts.tryMessage([]hashkey.Key{p.key}, obstacles, settings))
 	switch {
 	case err != nil && c.session.Closed():
 		return false, err

@@ -126,7 +126,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 		}
 	}
 	pid, keys := s.PG().PID(), c.keys()
-	message, policy := o.tryMessage(keys, pid, c.settings), asking
+	message, policy := o.tryMessage(keys, o.obstacles(pid), c.settings), asking
 	if how.Wait {
 		message, policy = o.waitMessage(keys, rand.N(len(keys)), pid, c.settings, how.Limit), waiting
 	}

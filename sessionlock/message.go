@@ -54,10 +54,10 @@ func (o *Options) obstacles(pid uint32) string {
 	return when
 }
 
-// tryMessage asks for the first free of some locks without waiting. If it is
-// refused, nothing has changed on the session.
-func (o *Options) tryMessage(keys []hashkey.Key, pid uint32, settings []setting) locksql.Message {
-	return locksql.Select(ask("case "+o.obstacles(pid)+" else "+locksql.TakeFirst(o.Shared, keys)+" end", settings))
+// tryMessage asks for the first free of some locks without waiting, unless there is
+// one of the obstacles. If it is refused, nothing has changed on the session.
+func (o *Options) tryMessage(keys []hashkey.Key, obstacles string, settings []setting) locksql.Message {
+	return locksql.Select(ask("case "+obstacles+" else "+locksql.TakeFirst(o.Shared, keys)+" end", settings))
 }
 
 // waitMessage waits for the one-th of some locks, for at most limit, and takes it

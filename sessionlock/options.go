@@ -81,10 +81,12 @@ type Options struct {
 	// answer it within five seconds is ended.
 	//
 	// Within the process they exclude each other as the locks of different
-	// sessions do, first come, first served. A lock that had to be waited for
-	// keeps the connection on which it was waited for: such locks and waiters
-	// take at most half of the pool. With a pool of one connection, which may be
-	// that of the session, a call asks twice a second instead, as with Poll.
+	// sessions do, first come, first served. A shared one beside others of its key
+	// lets another process that waits for the key go first, if those go on for half
+	// a second. A lock that had to be waited for keeps the connection on which it
+	// was waited for: such locks and waiters take at most half of the pool. With a
+	// pool of one connection, which may be that of the session, a call asks twice a
+	// second instead, as with Poll.
 	//
 	// Check and DeadClient are those of the lock that is the first on the
 	// session. WithSlot does not look at Shareable.
