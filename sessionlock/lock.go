@@ -72,9 +72,8 @@ func (k *Lock) Key() hashkey.Key { return k.key }
 // each time, and takes one statement at a time.
 //
 // pgx closes a connection under a statement whose ctx ends, and the lock goes
-// with it, unless the pool's config has a BuildContextWatcherHandler that only
-// cancels the statement (pgconn.CancelRequestContextWatcherHandler). Bound a
-// statement with statement_timeout, or give it a ctx that does not end.
+// with it, unless the pool was made with [CancelStatements]. Bound a statement
+// with statement_timeout, or give it a ctx that does not end.
 //
 // It is nil for a lock with Options.Shareable.
 //
@@ -235,7 +234,7 @@ func (k *Lock) lostBy(loss error) error {
 type lockKey struct{}
 
 // FromContext returns the lock in whose callback ctx was handed out by
-// [Locker.WithLock], [Locker.TryWithLock] or [Locker.Lead], the innermost
+// [Locker.WithLock], [Locker.WithSlot], their Try, or [Locker.Lead], the innermost
 // where there are several, or nil. It is how a leader comes by its
 // [Lock.Token].
 func FromContext(ctx context.Context) *Lock {

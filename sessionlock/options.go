@@ -38,8 +38,8 @@ type Options struct {
 	// MaxHold bounds a callback that hangs: the ctx of WithLock, WithSlot or
 	// Lead ends MaxHold after the grant, with the cause [ErrMaxHold]. If the
 	// callback has not returned Grace later, the session is ended, which frees
-	// the lock, and the call returns [ErrLost]; so one that obeys its ctx has
-	// Grace to stop before anybody else can hold the lock. A Shareable lock is
+	// the lock, and the call returns [ErrLost], or Lead campaigns again; so one
+	// that obeys its ctx has Grace to stop before anybody else can hold the lock. A Shareable lock is
 	// given back then, without the others of its session. 0 means no bound.
 	MaxHold time.Duration
 
