@@ -60,8 +60,8 @@ type Options struct {
 	// precise to a few seconds, and meaningless where a proxy answers in the
 	// client's place. 0 means 30s.
 	//
-	// [Locker.Lead] also has the server end a session that was silent for
-	// DeadClient, and asks it something three times as often.
+	// [Locker.Lead], and Shareable, also have the server end a session that was
+	// silent for DeadClient, and ask it something three times as often.
 	DeadClient time.Duration
 
 	// Pooler accepts a connection pooler between the client and the server,
