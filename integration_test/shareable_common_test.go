@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pulse"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -61,7 +62,9 @@ func TestShareableTryFailsAfterTheGrant(t *testing.T) {
 	t.Parallel()
 	db, s := newDB(t), new(spoiler)
 	watcher := openSame(t, db)
-	db = openDB(t, dsnOf(t, db), s.on)
+	db = openDB(t, dsnOf(t, db), s.on, func(config *pgx.ConnConfig) {
+		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { t.Errorf("the server, and its log, is told: %s", n.Message) }
+	})
 	db.SetMaxOpenConns(1)
 	key, beside := hashkey.Name("key"), hashkey.Name("beside")
 	question := []string{"select asked.slot", "select 1/asked.slot"}

@@ -175,7 +175,11 @@ func forsake(ctx context.Context, s *pgsession.Session, shared bool, keys ...has
 	}
 	ctx, cancel := toLeave(ctx)
 	defer cancel()
-	if _, err := s.Send(ctx, leaving, locksql.Forsake(shared, keys...)); err != nil {
+	m := locksql.Forsake(shared, keys...)
+	if !s.InTransaction() {
+		m.Statements = m.Statements[1:] // the rollback, which the server would warn of
+	}
+	if _, err := s.Send(ctx, leaving, m); err != nil {
 		s.Discard()
 	}
 }
