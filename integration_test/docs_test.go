@@ -76,6 +76,7 @@ func (d document) links() []link {
 // Every link points to a file that is there, and to a heading of it.
 func TestDocsLinks(t *testing.T) {
 	t.Parallel()
+	headings := make(map[string][]string) // of each file
 	for _, d := range documents(t) {
 		for _, link := range d.links() {
 			text, err := os.ReadFile(link.file)
@@ -83,7 +84,13 @@ func TestDocsLinks(t *testing.T) {
 				t.Errorf("%s: [%s]: %v", d.path, link.text, err)
 				continue
 			}
-			if link.fragment != "" && !slices.Contains(anchors(string(text)), link.fragment) {
+			if link.fragment == "" {
+				continue
+			}
+			if headings[link.file] == nil {
+				headings[link.file] = anchors(string(text))
+			}
+			if !slices.Contains(headings[link.file], link.fragment) {
 				t.Errorf("%s: [%s]: %s has no heading #%s", d.path, link.text, link.file, link.fragment)
 			}
 		}
@@ -111,6 +118,7 @@ var testName = regexp.MustCompile(`\b(Test|Fuzz|Benchmark|Example)[A-Z]\w*`)
 // Every test that is named is a link, to the file that it is in.
 func TestDocsNameTests(t *testing.T) {
 	t.Parallel()
+	inFile := make(map[string][]string) // the functions
 	for _, d := range documents(t) {
 		linked := 0
 		for _, link := range d.links() {
@@ -122,7 +130,10 @@ func TestDocsNameTests(t *testing.T) {
 			if link.text != "`"+name+"`" {
 				t.Errorf("%s: [%s] is more than the name of a test", d.path, link.text)
 			}
-			if !slices.Contains(functions(t, link.file), name) {
+			if inFile[link.file] == nil {
+				inFile[link.file] = functions(t, link.file)
+			}
+			if !slices.Contains(inFile[link.file], name) {
 				t.Errorf("%s: there is no %s in %s", d.path, name, link.file)
 			}
 		}

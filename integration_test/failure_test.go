@@ -351,6 +351,38 @@ func TestNetworkHangsDuringTheTry(t *testing.T) {
 	})
 }
 
+// The network hangs while a call rolls back. The call returns some time after ctx's
+// end.
+func TestNetworkHangsDuringTheRollback(t *testing.T) {
+	t.Parallel()
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		t.Parallel() // it is given five seconds
+		p, through := newProxy(t, dsnOf(t, db))
+		pool := openDB(t, dsnOf(t, db), through)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		lost := &swallow{text: "rollback", hang: true, reached: make(chan struct{})}
+		done := make(chan error, 1)
+		go func() {
+			done <- xactlock.New(pool).With(paths[pathOf(t)]).WithTx(ctx, hashkey.Name("k"), func(context.Context, *sql.Tx) error {
+				p.swallow.Store(lost)
+				return errExpected
+			})
+		}()
+		<-lost.reached
+		cancel()
+		select {
+		case err := <-done:
+			wantError(t, err, errExpected)
+		case <-time.After(patience):
+			t.Error("the call hangs")
+			p.cutAll()
+			<-done
+		}
+		noTrace(t, db, pool)
+	})
+}
+
 // Rule 9: the server does not even answer the first message.
 func TestNetworkHangsDuringTheDial(t *testing.T) {
 	t.Parallel()

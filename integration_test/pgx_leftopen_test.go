@@ -95,6 +95,9 @@ func testLeftOpen(t *testing.T, mode pgx.QueryExecMode) {
 		if left.rows.Next() || left.rows.Scan(new(int)) == nil || left.rows.RawValues() != nil || left.rows.FieldDescriptions() != nil {
 			t.Error("the rows go on")
 		}
+		if left.rows.Err() == nil {
+			t.Error("rows that are cut off say that they were read to their end")
+		}
 		left.rows.Close()
 		_ = left.results.Close()
 		_, _ = left.results.Exec()

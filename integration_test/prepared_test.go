@@ -8,8 +8,11 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -18,7 +21,7 @@ import (
 func TestWhatIsPrepared(t *testing.T) {
 	t.Parallel()
 	for mode, want := range map[pgx.QueryExecMode]int{
-		pgx.QueryExecModeCacheStatement: 8, // begin for three Options, savepoint, and a try for each kind of key and lock
+		pgx.QueryExecModeCacheStatement: 10, // begin for three Options, a try for each kind of key and lock, savepoint, release, commit
 		pgx.QueryExecModeCacheDescribe:  0,
 		pgx.QueryExecModeDescribeExec:   0,
 		pgx.QueryExecModeExec:           0,
@@ -37,7 +40,7 @@ func TestWhatIsPrepared(t *testing.T) {
 				}
 			}
 			var n int
-			if err := db.QueryRow(`select count(*) from pg_prepared_statements where name = statement`, pgx.QueryExecModeSimpleProtocol).Scan(&n); err != nil {
+			if err := db.QueryRow(`select count(*) from pg_prepared_statements where name in (statement, 'pgadvisory commit')`, pgx.QueryExecModeSimpleProtocol).Scan(&n); err != nil {
 				t.Fatal(err)
 			}
 			if n != want {
@@ -96,6 +99,127 @@ func TestPreparedStatementsInvalid(t *testing.T) {
 			noTrace(t, openSame(t, db), db)
 		})
 	}
+}
+
+// fn takes away the prepared statements of its session. Its transaction is
+// committed all the same, and the next one as well.
+func TestDeallocateInsideFn(t *testing.T) {
+	t.Parallel()
+	direct := newDatabase(t)
+	config, err := pgx.ParseConfig(direct)
+	wantNoError(t, err)
+	watcher := openDB(t, direct)
+	exec(t, watcher, `create table t (n int)`)
+	const all, hidden = `/* none left */ DEALLOCATE all`, `do $$ begin execute 'deallocate all'; end $$`
+	simple := pgx.QueryExecModeSimpleProtocol
+	inSQL := func(f func(context.Context, *sql.Tx) error) func() error {
+		db := openDB(t, direct)
+		db.SetMaxOpenConns(1)
+		return func() error {
+			return xactlock.New(db).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, `insert into t values (1)`, simple)
+				return errors.Join(err, f(ctx, tx))
+			})
+		}
+	}
+	inPgx := func(f func(context.Context, pgx.Tx) error) func() error {
+		pool := openPool(t, config, func(c *pgxpool.Config) { c.MaxConns = 1 })
+		return func() error {
+			return pgxlock.New(pool).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, `insert into t values (1)`, simple)
+				return errors.Join(err, f(ctx, tx))
+			})
+		}
+	}
+	calls := 0
+	for name, call := range map[string]func() error{
+		"Exec": inSQL(func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, all)
+			return err
+		}),
+		"in a block": inSQL(func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, hidden)
+			return err
+		}),
+		"Query": inSQL(func(ctx context.Context, tx *sql.Tx) error {
+			rows, err := tx.QueryContext(ctx, all, simple)
+			if err != nil {
+				return err
+			}
+			return rows.Close()
+		}),
+		"Prepare": inSQL(func(ctx context.Context, tx *sql.Tx) error {
+			stmt, err := tx.PrepareContext(ctx, hidden)
+			if err != nil {
+				return err
+			}
+			_, err = stmt.ExecContext(ctx)
+			return err
+		}),
+		"pgx, Exec": inPgx(func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, all)
+			return err
+		}),
+		"pgx, Query": inPgx(func(ctx context.Context, tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, all, simple)
+			if err != nil {
+				return err
+			}
+			rows.Close()
+			return rows.Err()
+		}),
+		"pgx, Prepare": inPgx(func(ctx context.Context, tx pgx.Tx) error {
+			if _, err := tx.Prepare(ctx, "mine", hidden); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "mine")
+			return err
+		}),
+		"pgx, SendBatch": inPgx(func(ctx context.Context, tx pgx.Tx) error {
+			var b pgx.Batch
+			b.Queue(`select 1`)
+			b.Queue(all)
+			return tx.SendBatch(ctx, &b).Close()
+		}),
+		"pgx, Conn": inPgx(func(ctx context.Context, tx pgx.Tx) error { return tx.Conn().DeallocateAll(ctx) }),
+	} {
+		if err := call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		calls++
+	}
+	if n := number(t, watcher, `select count(*) from t`); n != calls {
+		t.Errorf("%d rows, want %d", n, calls)
+	}
+	noTrace(t, watcher, watcher)
+}
+
+// A function on the server does it, of which nothing can be seen: the call fails as
+// a whole, and says why. The next one does not.
+func TestDeallocateInsideAFunction(t *testing.T) {
+	t.Parallel()
+	db := newTable(t, new(meter))
+	db.SetMaxOpenConns(1)
+	watcher := openSame(t, db)
+	exec(t, db, `create function forget() returns void language plpgsql as $$ begin execute 'deallocate all'; end $$`)
+	call := func() error {
+		return xactlock.New(db).WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, `update t set n = n + 1; select forget()`, pgx.QueryExecModeSimpleProtocol)
+			return err
+		})
+	}
+	const invalidStatementName = "26000"
+	if err := call(); lockerr.SQLState(err) != invalidStatementName || errors.Is(err, xactlock.ErrCommitUnknown) {
+		t.Errorf("the first call: %v, want one with SQLSTATE %s", err, invalidStatementName)
+	}
+	if n := number(t, watcher, `select sum(n) from t`); n != 0 {
+		t.Errorf("sum of n = %d after a call that has failed, want 0", n)
+	}
+	wantNoError(t, call())
+	if n := number(t, watcher, `select sum(n) from t`); n != 3 {
+		t.Errorf("sum of n = %d, want 3", n)
+	}
+	noTrace(t, watcher, db)
 }
 
 // When a table changes under a prepared Exec, the Exec fails once at most.

@@ -105,8 +105,9 @@ func serverLog(t *testing.T) (db *sql.DB, count func(text string) int) {
 }
 
 // Waits leave the server's log alone: an Exec that waits for short holders
-// writes nothing, and a call that waits for long at most one line. A statement
-// that was prepared by a wait which timed out is not prepared again.
+// writes nothing, and a call that waits for long at most one line; a refusal is no
+// warning. A statement that was prepared by a wait which timed out is not prepared
+// again.
 func TestWaitsInTheLog(t *testing.T) {
 	db, count := serverLog(t)
 	other := openSame(t, db)
@@ -168,6 +169,36 @@ func TestWaitsInTheLog(t *testing.T) {
 		}
 		if n := count("already exists"); n > 0 {
 			t.Errorf("%s: a statement was prepared twice", name)
+		}
+	}
+	warnsOfNothing(t, db, other, count)
+}
+
+// warnsOfNothing checks that calls which are refused by the holder of one of two keys
+// leave no warning in the log.
+func warnsOfNothing(t *testing.T, db, other *sql.DB, count func(text string) int) {
+	t.Helper()
+	keys := []hashkey.Key{hashkey.Int64(1), hashkey.Int64(2)}
+	for path, o := range paths {
+		o.Wait = 50 * time.Millisecond
+		for i, busy := range keys {
+			h := hold(t, xactlock.New(other), busy)
+			l, before := xactlock.New(db).With(o), count("WARNING")
+			for name, err := range map[string]error{
+				"TryWithTx":    l.TryWithTx(t.Context(), busy, nothing),
+				"TryWithTxAll": l.TryWithTxAll(t.Context(), keys, nothing),
+				"WithTxAll":    l.WithTxAll(t.Context(), keys, nothing),
+			} {
+				if !errors.Is(err, xactlock.ErrNotAcquired) {
+					t.Errorf("%s, %s: got %v", path, name, err)
+				}
+			}
+			if n := count("WARNING") - before; n > 0 {
+				t.Errorf("%s, key %d of 2 is busy: %d warnings in the log", path, i+1, n)
+			}
+			if err := h.release(); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

@@ -86,7 +86,7 @@ func (t *Telemetry) TraceEnd(ctx context.Context, e xactlock.Event) {
 	t.end(ctx, end{
 		op: e.Op, keys: e.Keys, waited: e.Waited, held: e.Held,
 		outcome: e.Outcome.String(), contended: attribute.Bool("pgadvisory.contended", e.Contended),
-		failure: failure(e.Err, e.Outcome == xactlock.RolledBack || e.Outcome == xactlock.Failed),
+		failure: failure(e.Err, e.Outcome == xactlock.RolledBack || e.Outcome == xactlock.Failed || e.Outcome == xactlock.Unknown),
 	})
 }
 

@@ -148,6 +148,10 @@ func TestSpansOfEachEnd(t *testing.T) {
 			defer func() { _ = recover() }()
 			_ = l.WithTx(ctx, key, func(context.Context, *sql.Tx) error { panic(errExpected) })
 		}, "lock wait accounts, lock hold accounts", "rolled back", "panic"},
+		{"commit inside, and a panic", func(ctx context.Context) {
+			defer func() { _ = recover() }()
+			_ = l.WithTx(ctx, key, func(ctx context.Context, tx *sql.Tx) error { panic(fails(`commit`)(ctx, tx)) })
+		}, "lock wait accounts, lock hold accounts", "unknown", "panic"},
 		{"commit inside", func(ctx context.Context) { _ = l.WithTx(ctx, key, fails(`commit`)) },
 			"lock wait accounts, lock hold accounts", "unknown", "ErrTxEnded"},
 		{"a refused try", func(ctx context.Context) { _ = l.TryWithTx(ctx, busy, fails(``)) },

@@ -82,6 +82,7 @@ func (c *conn) Lost() bool {
 func (c *conn) Refuse(context.Context) (txlock.Outcome, error) {
 	guard := c.fnTx.Load().Guard()
 	guard.End()
+	c.Text = guard.MayDeallocate()
 	return c.Tx.Refuse(guard.Ended(), guard.FirstError())
 }
 

@@ -60,7 +60,7 @@ func (l *Locker) TryWithLock(ctx context.Context, key hashkey.Key, fn func(ctx c
 // WithSlot is [Locker.WithLock] for a resource that n holders may have at once:
 // it holds one of the n slots of key, see [hashkey.Key.Slot]. All callers must
 // agree on n. Slot 0 is key's own lock, so a WithLock of key counts as one holder.
-// With Options.Shared any number of holders may share a slot.
+// With Options.Shared any number of shared holders have one slot.
 //
 // A free slot is found in one message. A call that finds none waits for one of
 // them, half a second at a time, and then looks at all of them. So it is granted

@@ -48,6 +48,7 @@ func (c *pgxConn) Refuse(context.Context) (txlock.Outcome, error) {
 		return txlock.RolledBack, nil // fn has not run
 	}
 	tx.End()
+	c.Text = tx.Guard().MayDeallocate()
 	return c.Tx.Refuse(tx.Guard().Ended(), tx.Guard().FirstError())
 }
 

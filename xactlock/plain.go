@@ -99,12 +99,24 @@ const beginPatience = time.Second
 // BeginTx must end soon after the wait.
 func (c *plainConn) begin(ctx context.Context) error {
 	txCtx, endTx, stop := whileBegun(ctx)
+	returned, begun := false, false
+	defer func() {
+		if !begun {
+			stop()
+			endTx()
+		}
+		if !returned { // it has panicked, and database/sql keeps a lock that Close waits for
+			c.stuck = true
+			_ = c.conn.Raw(closeDriver)
+		}
+	}()
 	tx, err := c.conn.BeginTx(txCtx, &sql.TxOptions{Isolation: c.level(), ReadOnly: c.job.opts.ReadOnly})
+	returned = true
 	if err != nil {
-		endTx()
 		c.closed = discardDead(c.conn)
 		return err
 	}
+	begun = true
 	c.tx, c.txCtx, c.endTx, c.waited = tx, txCtx, endTx, false
 	if !stop() {
 		return ctx.Err()
@@ -135,7 +147,8 @@ func (c *plainConn) level() sql.IsolationLevel {
 func (c *plainConn) rollback() {
 	if c.tx != nil {
 		defer func() { c.endTx(); c.tx = nil }()
-		_ = c.finish(c.tx.Rollback) // fails where the transaction is over
+		defer time.AfterFunc(endingPatience, c.endTx).Stop() // ctx's end has not ended txCtx
+		_ = c.finish(c.tx.Rollback)                          // fails where the transaction is over
 	}
 }
 
@@ -194,6 +207,8 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
 	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
 		return txlock.RolledBack, lost(keys, err)
+	case lockerr.InFailedTransaction(err):
+		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, err)
 	case lockerr.SQLState(err) == "":
 		// The driver has not sent it: fn has left rows open, which
 		// database/sql closes before it commits.
@@ -335,8 +350,12 @@ func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted
 	}
 	if c.locked = granted; !granted {
 		// Some of several locks may be held, even after an error.
+		clean := t.Abandon()
+		if err == nil { // no transaction is open, and the server logs a ROLLBACK there
+			clean.Statements = clean.Statements[1:]
+		}
 		c.cleanUp(c.conn, func(ctx context.Context) error {
-			_, err := send(ctx, c.conn, t.Abandon())
+			_, err := send(ctx, c.conn, clean)
 			return err
 		})
 	}

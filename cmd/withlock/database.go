@@ -6,13 +6,14 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
-// answerTimeout is what the server gets to connect and to answer. Of several
-// hosts, each gets half of it.
+// answerTimeout is what the server gets to connect and to answer. To connect, each
+// host gets its share of it, and one that is alone half of it.
 const answerTimeout = 8 * time.Second
 
 // open returns the pool. It does not connect.
@@ -23,11 +24,25 @@ func open(o *options, env []string) (*sql.DB, error) {
 		return nil, noDatabase("the connection string in %s cannot be used: %v", source, err)
 	}
 	config.RuntimeParams["application_name"] = applicationName(o.name)
-	config.ConnectTimeout = min(cmp.Or(config.ConnectTimeout, answerTimeout), answerTimeout/2)
+	share := answerTimeout / time.Duration(max(2, countHosts(config)))
+	config.ConnectTimeout = min(cmp.Or(config.ConnectTimeout, share), share)
 	sessionlock.CancelStatements(config)
 	db := stdlib.OpenDB(*config)
 	db.SetMaxIdleConns(1)
 	return db, nil
+}
+
+// countHosts returns how many hosts the connection string has. Of each there may be
+// two in a row, with TLS and without, which share its time.
+func countHosts(config *pgx.ConnConfig) int {
+	n, host, port := 1, config.Host, config.Port
+	for _, other := range config.Fallbacks {
+		if other.Host != host || other.Port != port {
+			n++
+		}
+		host, port = other.Host, other.Port
+	}
+	return n
 }
 
 // unavailable returns the failure of a program that cannot get at its database.

@@ -5,9 +5,12 @@ package main
 import (
 	"context"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 )
@@ -32,6 +35,30 @@ func TestSilentServer(t *testing.T) {
 	if !strings.Contains(got, "no database: ") || !strings.Contains(got, "timeout") || strings.Contains(got, "sec!ret") {
 		t.Errorf("stderr: %s", got)
 	}
+}
+
+// Of several hosts, the last one is reached although the others say nothing.
+func TestSilentHosts(t *testing.T) {
+	t.Parallel()
+	dsn := newDatabase(t)
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))
+	if !strings.Contains(dsn, "@"+good) {
+		t.Skip("the server is on a socket")
+	}
+	var hosts []string
+	for range 2 {
+		listener, err := net.Listen("tcp", "127.0.0.1:0") // which nobody accepts from
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = listener.Close() })
+		hosts = append(hosts, listener.Addr().String())
+	}
+	start(t, strings.Replace(dsn, good, strings.Join(append(hosts, good), ","), 1), "job", "true").ends(t, 0)
 }
 
 // A pooler that may give the lock away is refused; --pooler vouches for one

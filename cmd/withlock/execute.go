@@ -35,7 +35,7 @@ func (p *program) post(path string) (*guard, error) {
 func (p *program) execute(ctx context.Context, h *hold, guard *guard, env []string, signals chan os.Signal) (ending, error) {
 	onLost := &lostCommand{program: p, env: env}
 	end, err := p.work(ctx, h, guard, env, signals, onLost)
-	if err == nil {
+	if err == nil && !end.told {
 		p.keep(ctx, h, signals)
 	}
 	releaseErr := p.release(h)
@@ -53,16 +53,19 @@ func (p *program) work(ctx context.Context, h *hold, guard *guard, env []string,
 	if socket >= 0 {
 		_ = syscall.Close(socket) // the guard has it
 	}
-	if err != nil {
-		code := exitNotExecutable
-		if errors.Is(err, fs.ErrNotExist) {
-			code = exitNotFound // its interpreter, as the file is there
-		}
-		return ending{}, failuref(code, "%s: cannot be executed: %v", p.command[0], err)
+	switch errno := syscall.Errno(0); {
+	case err == nil:
+	case !errors.As(err, &errno): // it is not known whether it was executed
+		return ending{}, failuref(exitSignal+int(syscall.SIGKILL), "%s: %v", p.command[0], err)
+	case errors.Is(err, fs.ErrNotExist):
+		return ending{}, failuref(exitNotFound, "%s: cannot be executed: %v", p.command[0], err) // its interpreter, as the file is there
+	default:
+		return ending{}, failuref(exitNotExecutable, "%s: cannot be executed: %v", p.command[0], err)
 	}
 	catch(signals, syscall.SIGTSTP) // while withlock waits, it stops alone
-	lost := p.supervise(ctx, work, h.Lost(), signals, onLost)
+	told, lost := p.supervise(ctx, work, h.Lost(), signals, onLost)
 	end := endingOf(work)
+	end.told = told || end.group
 	if p.verbose {
 		say(p.stderr, "the command ended with exit code %d", end.code)
 	}
@@ -113,12 +116,13 @@ func (p *program) release(h *hold) error {
 	return nil
 }
 
-// supervise returns when the work is over, and reports whether the lock was lost
-// before. Until then it passes signals on, and stops the work when the lock is
-// lost or ctx ends.
-func (p *program) supervise(ctx context.Context, work *supervise.Work, lockLost <-chan struct{}, signals <-chan os.Signal, onLost *lostCommand) (lost bool) {
+// supervise returns when the work is over, and reports whether it was told to stop
+// before, and whether the lock was lost. Until then it passes signals on, and stops
+// the work when the lock is lost or ctx ends.
+func (p *program) supervise(ctx context.Context, work *supervise.Work, lockLost <-chan struct{}, signals <-chan os.Signal, onLost *lostCommand) (told, lost bool) {
 	var kill <-chan time.Time
 	stop := func(signal syscall.Signal) {
+		told = true
 		work.Signal(signal)
 		if kill == nil {
 			kill = time.After(p.killAfter)
@@ -128,7 +132,7 @@ func (p *program) supervise(ctx context.Context, work *supervise.Work, lockLost 
 	for {
 		select {
 		case <-work.Done():
-			return lost
+			return told, lost
 		case s := <-signals:
 			switch s {
 			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:

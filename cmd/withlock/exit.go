@@ -31,6 +31,7 @@ type ending struct {
 	code   int
 	signal syscall.Signal // what has ended the command or the program, 0 if none
 	group  bool           // the terminal would have sent it to the group of this process as well
+	told   bool           // the command was told to end
 }
 
 func (f *failure) Error() string { return f.reason }

@@ -80,8 +80,16 @@ func TestGuardOfAWaiter(t *testing.T) {
 			t.Errorf("%v: the command began without the lock", signal)
 		}
 	}
+	p := start(t, dsn, "job", "--", "sh", "-c", "echo began >began")
+	if err := syscall.Kill(guardOf(t, p), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	if err := held.Unlock(); err != nil {
 		t.Error(err)
+	}
+	p.ends(t, 128+int(syscall.SIGKILL)) // as without its guard later
+	if got := p.stderr.String(); got != "withlock: sh: its guard has ended\n" {
+		t.Errorf("stderr: %s", got)
 	}
 }
 

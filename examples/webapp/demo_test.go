@@ -18,11 +18,11 @@ import (
 // smallLoad is a fraction of fullLoad with as much contention. Its wait is
 // long for the sake of slow machines, where xactlock must not get stuck.
 var smallLoad = load{
-	accounts: 16,
-	clients:  48,
-	requests: 144,
+	accounts: 8,
+	clients:  24,
+	requests: 72,
 	think:    3 * time.Millisecond,
-	wait:     2 * time.Second,
+	wait:     5 * time.Second,
 }
 
 func newDemo(t *testing.T, out io.Writer) *demo {

@@ -16,9 +16,9 @@ func bareDriver() competitor {
 	return competitor{
 		name:   nameBare,
 		module: "github.com/jackc/pgx/v5",
-		sends:  "the two messages of pgadvisory WithTx, on a pool of `*pgconn.PgConn` without database/sql: the prepared statements by `ExecBatch` (which has each described once more), `release; commit` by `Exec`",
+		sends:  "the two messages of pgadvisory WithTx, on a pool of `*pgconn.PgConn` without database/sql: by `ExecBatch` of prepared statements, which has each described once more",
 		open: func(ctx context.Context, p *place) (locker, error) {
-			return openBare(ctx, p, bareMessages{batchOpening, execClosing})
+			return openBare(ctx, p, bareMessages{batchOpening, batchClosing})
 		},
 	}
 }
@@ -40,13 +40,13 @@ type bareMessages struct {
 	closing func(ctx context.Context, pg *pgconn.PgConn) error
 }
 
-// The statements of the opening message are prepared, each under its own text
-// as its name.
+// The statements are prepared, each but COMMIT under its own text as its name.
 const (
 	bareBegin     = "begin isolation level read committed"
 	bareLock      = "select pg_catalog.pg_try_advisory_xact_lock($1)"
 	bareSavepoint = "savepoint pgadvisory"
-	bareClose     = "release savepoint pgadvisory; commit"
+	bareRelease   = "release savepoint pgadvisory"
+	bareCommit    = "pgadvisory commit"
 	bareUpdate    = "bench_update"
 	bareGranted   = "t"
 	errBareTaken  = bareError("the bare driver's lock is taken")
@@ -70,7 +70,7 @@ func openBare(ctx context.Context, p *place, m bareMessages) (locker, error) {
 			return nil, errors.Join(err, b.close())
 		}
 		b.idle <- pg
-		for name, sql := range map[string]string{bareBegin: bareBegin, bareLock: bareLock, bareSavepoint: bareSavepoint, bareUpdate: updateSQL} {
+		for name, sql := range map[string]string{bareBegin: bareBegin, bareLock: bareLock, bareSavepoint: bareSavepoint, bareRelease: bareRelease, bareCommit: "commit", bareUpdate: updateSQL} {
 			if _, err := pg.Prepare(ctx, name, sql, nil); err != nil {
 				return nil, errors.Join(err, b.close())
 			}
@@ -116,8 +116,11 @@ func batchOpening(ctx context.Context, pg *pgconn.PgConn, key int64) error {
 	return errors.Join(results.Close(), failed)
 }
 
-func execClosing(ctx context.Context, pg *pgconn.PgConn) error {
-	return pg.Exec(ctx, bareClose).Close()
+func batchClosing(ctx context.Context, pg *pgconn.PgConn) error {
+	var batch pgconn.Batch
+	batch.ExecPrepared(bareRelease, nil, nil, nil)
+	batch.ExecPrepared(bareCommit, nil, nil, nil)
+	return pg.ExecBatch(ctx, &batch).Close()
 }
 
 func writtenOpening(_ context.Context, pg *pgconn.PgConn, key int64) error {
@@ -133,7 +136,12 @@ func writtenOpening(_ context.Context, pg *pgconn.PgConn, key int64) error {
 }
 
 func writtenClosing(_ context.Context, pg *pgconn.PgConn) error {
-	pg.Frontend().SendQuery(&pgproto3.Query{String: bareClose})
+	f := pg.Frontend()
+	f.SendBind(&pgproto3.Bind{PreparedStatement: bareRelease})
+	f.SendExecute(&pgproto3.Execute{})
+	f.SendBind(&pgproto3.Bind{PreparedStatement: bareCommit})
+	f.SendExecute(&pgproto3.Execute{})
+	f.SendSync(&pgproto3.Sync{})
 	return bareExchange(pg)
 }
 

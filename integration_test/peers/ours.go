@@ -15,7 +15,7 @@ const pollInterval = 5 * time.Millisecond
 func ourWithTx() competitor {
 	return competitor{
 		name:  nameOurs,
-		sends: "`begin; try; savepoint`, prepared, as one message, then `release; commit` as one; an UPDATE is one more",
+		sends: "`begin; try; savepoint` as one message, then `release; commit` as one, all prepared; an UPDATE is one more",
 		open: func(_ context.Context, p *place) (locker, error) {
 			return withTx(xactlock.New(p.db)), nil
 		},

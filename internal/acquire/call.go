@@ -123,7 +123,7 @@ func (c *Call) lines() []admission.Line {
 // Line returns the line of one key.
 func (c *Call) Line(key hashkey.Key, heads int) admission.Line {
 	_, _, pair := key.Pair()
-	return admission.Line{Number: key.Int64(), Pair: pair, Shared: c.Shared, Slots: c.Slots, Heads: heads}
+	return admission.Line{Number: key.Int64(), Pair: pair, Shared: c.Shared, Slots: c.Slots, Poll: c.Poll, Heads: heads}
 }
 
 // alone reports whether all the call's lines are empty. Readers only queue

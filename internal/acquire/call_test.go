@@ -65,6 +65,9 @@ type fakeConn struct {
 func (c *fakeConn) Open(ctx context.Context, o acquire.Opening) (bool, error) {
 	c.pool.openings = append(c.pool.openings, o)
 	if !c.pool.freed.IsZero() {
+		if o.Wait {
+			time.Sleep(o.Limit)
+		}
 		return time.Now().After(c.pool.freed), nil
 	}
 	var a answer
@@ -188,6 +191,31 @@ func TestLastQuestion(t *testing.T) {
 			if _, err := c.Acquire(ctx); err != nil || len(p.openings) != 2 {
 				t.Errorf("%s: got %v after %d questions", bound, err, len(p.openings))
 			}
+		})
+	}
+}
+
+// A call that polls holds up none that waits, or polls more often.
+func TestPollHoldsUpNobody(t *testing.T) {
+	for name, poll := range map[string]time.Duration{"waits": 0, "polls": time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &fakePool{freed: time.Now().Add(200 * time.Millisecond)}
+			sleeper := newCall(p, func(r *acquire.Request) { r.Poll = time.Hour })
+			ctx, cancel := context.WithCancel(t.Context())
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				_, _ = sleeper.Acquire(ctx) // until it is cancelled
+				sleeper.End()
+			}()
+			synctest.Wait()
+			c := newCall(p, func(r *acquire.Request) { r.Queue, r.Poll, r.Wait = sleeper.Queue, poll, 5*time.Second })
+			if _, err := c.Acquire(t.Context()); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			c.End()
+			cancel()
+			<-over
 		})
 	}
 }

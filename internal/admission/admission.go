@@ -35,14 +35,16 @@ func NewQueue(size func() int) *Queue {
 
 // Line tells lines apart: what the server locks, and which calls wait for each
 // other. Readers have lines of their own, since on the server each reader has a
-// place of its own; so have Execs.
+// place of its own; so have Execs, and calls that poll, since their head sleeps
+// for as long as it does, whether the lock is free or not.
 type Line struct {
 	Number int64
 	Pair   bool
 	Shared bool
 	Slots  int // how many slots the key has; 0 where it is one lock
 	Exec   bool
-	Heads  int // how many may be heads at once
+	Poll   time.Duration // between two questions of a head that polls; 0 where it waits
+	Heads  int           // how many may be heads at once
 }
 
 // line is the calls that want one key.

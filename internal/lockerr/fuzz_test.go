@@ -14,7 +14,7 @@ import (
 // The sentinel of a SQLSTATE is the one that the manual's appendix says, of any
 // other code there is none, and a code says one thing only.
 func FuzzAcquireError(f *testing.F) {
-	for _, code := range []string{"40P01", "53200", "55P03", "57014", "57P01", "08006", "25P03", "40001", "53300", "", "4", "40P011", "\x00"} {
+	for _, code := range []string{"40P01", "53200", "55P03", "57014", "57P01", "08006", "25P03", "25P04", "40001", "53300", "", "4", "40P011", "\x00"} {
 		f.Add(code, false)
 		f.Add(code, true)
 	}
@@ -34,7 +34,7 @@ func FuzzAcquireError(f *testing.F) {
 		checkSentinel(t, code, want, lockerr.AcquireError(t.Context(), "test", keys, err))
 		checkSentinel(t, code, lockerr.ErrNotAcquired, lockerr.AcquireError(ended, "test", keys, err))
 
-		endsSession := strings.HasPrefix(code, "57P") || strings.HasPrefix(code, "08")
+		endsSession := strings.HasPrefix(code, "57P") || strings.HasPrefix(code, "08") || code == "25P03" || code == "25P04"
 		if got := lockerr.IsAnswer(err); got != (code != "" && !endsSession) {
 			t.Errorf("%q: IsAnswer %t", code, got)
 		}

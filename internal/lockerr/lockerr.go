@@ -37,6 +37,10 @@ const (
 	codeLockTableFull = "53200" // out_of_memory, which is how shared memory for locks runs out
 	codeLockTimeout   = "55P03" // lock_not_available
 	codeCanceled      = "57014" // query_canceled
+	codeFailed        = "25P02" // in_failed_sql_transaction
+
+	codeIdleInTransaction  = "25P03" // idle_in_transaction_session_timeout
+	codeTransactionTimeout = "25P04" // transaction_timeout
 )
 
 // SQLState returns the SQLSTATE of err, whatever driver it comes from, or "".
@@ -52,10 +56,15 @@ func SQLState(err error) string {
 }
 
 // IsAnswer reports whether err is the server's word on a statement, and not
-// one that ends the session (classes 57P and 08) or comes from the network.
+// one that ends the session (classes 57P and 08, and the timeouts of a transaction)
+// or comes from the network.
 func IsAnswer(err error) bool {
-	code := SQLState(err)
-	return code != "" && !strings.HasPrefix(code, "57P") && !strings.HasPrefix(code, "08")
+	switch code := SQLState(err); code {
+	case "", codeIdleInTransaction, codeTransactionTimeout:
+		return false
+	default:
+		return !strings.HasPrefix(code, "57P") && !strings.HasPrefix(code, "08")
+	}
 }
 
 // WaitEnded reports whether err is the server's answer to a wait that reached a
@@ -197,10 +206,11 @@ func DeadBudget(open int) int {
 
 // EndedWhileIdle reports whether the server ended the session because it was
 // silent for too long in a transaction: what is sent after that is not executed.
-func EndedWhileIdle(err error) bool {
-	const idleInTransactionSessionTimeout = "25P03"
-	return SQLState(err) == idleInTransactionSessionTimeout
-}
+func EndedWhileIdle(err error) bool { return SQLState(err) == codeIdleInTransaction }
+
+// InFailedTransaction reports whether err is the server's answer to a statement in a
+// transaction of which an earlier one has failed.
+func InFailedTransaction(err error) bool { return SQLState(err) == codeFailed }
 
 // IsNil reports whether a transaction that a caller has given is a nil interface
 // or pointer.

@@ -79,7 +79,7 @@ func texts() string {
 			m, index := t.Commit(outlive)
 			message(fmt.Sprintf("%s: commit, outlived %t (COMMIT is statement %d)", t.name, outlive, index+1), m)
 		}
-		message(t.name+": unlock", t.Unlock(len(t.Keys)))
+		message(t.name+": unlock", t.Unlock(true))
 	}
 	exec := locksql.Transaction{Keys: one, Level: locksql.ReadCommitted}
 	before, after := exec.Exec(500 * time.Millisecond)

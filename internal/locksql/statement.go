@@ -8,6 +8,7 @@ import (
 // Statement is one statement of a message.
 type Statement struct {
 	SQL    string // with $1, $2, … in the place of Params
+	Name   string // of the prepared statement; "": its text is its name
 	Params []Param
 	Tag    string // how the server's command tag begins, if the statement succeeds; "" for any
 	Answer Answer // what its row is
@@ -34,7 +35,8 @@ const (
 // Message is statements that are sent as one.
 type Message struct {
 	Statements []Statement
-	Prepare    bool // the statements are the same for all keys, and worth preparing
+	Prepare    bool        // the statements are the same for all keys, and worth preparing
+	Follow     []Statement // what is sent later, and prepared with these
 
 	text string // of a message that is sent often; "" where it is not known
 }

@@ -83,7 +83,7 @@ func (t *Transaction) Try() Message {
 		m.Statements = append(m.Statements, beginReadCommitted)
 		m.ask("case when " + All(TryXactLock, t.Shared, t.Keys) + " then " + All(TryLock, t.Shared, t.Keys) + " end")
 	case len(t.Keys) == 1:
-		m.Prepare = t.MaxHold == 0
+		m.Prepare, m.Follow = t.MaxHold == 0, releaseAndCommit.Statements
 		m.Statements = append(m.Statements, t.Begin(), tryOne(t.Shared, t.Keys[0]))
 	default:
 		m.Statements = append(m.Statements, t.Begin())
@@ -130,7 +130,7 @@ func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 		}
 		m.ask(session)
 	} else {
-		m.Prepare = !quiet && len(t.Keys) == 1 && t.MaxHold == 0
+		m.Prepare, m.Follow = !quiet && len(t.Keys) == 1 && t.MaxHold == 0, releaseAndCommit.Statements
 		m.Statements = append(m.Statements, t.Begin())
 		m.add("SELECT", setAside)
 		t.wait(&m, limit, quiet)
@@ -165,9 +165,7 @@ func (t *Transaction) afterGrant(m *Message) {
 		if t.Slots > 0 {
 			m.ask(t.ofHeld(func(key hashkey.Key) string { return handover(t.Shared, key) }))
 		} else {
-			for _, key := range t.Keys {
-				m.ask(handover(t.Shared, key))
-			}
+			m.ask(handover(t.Shared, t.Keys...))
 		}
 	}
 	if t.Level == Serializable {
@@ -179,15 +177,15 @@ func (t *Transaction) afterGrant(m *Message) {
 	m.add("SAVEPOINT", savepoint)
 }
 
-// handover exchanges a lock held by the session for the same lock held by the
+// handover exchanges locks held by the session for the same locks held by the
 // transaction, without a gap. The answer is true where it did, and NULL where
-// the session had no lock and another has it.
+// the session had no locks and another has one of them.
 //
-// CASE calls the second function only if the first returned true, so no unlock
+// CASE comes to the unlocks only if the transaction got all locks, so no unlock
 // is asked for that could fail with a warning in the server's log, short of a
 // lock that was freed that very moment.
-func handover(shared bool, key hashkey.Key) string {
-	return "case when " + Call(TryXactLock, shared, key) + " then " + Call(Unlock, shared, key) + " end"
+func handover(shared bool, keys ...hashkey.Key) string {
+	return "case when " + All(TryXactLock, shared, keys) + " then " + All(Unlock, shared, keys) + " end"
 }
 
 // Abandon ends what an opening message that failed has left. The session may
@@ -200,7 +198,8 @@ func (t *Transaction) Abandon() Message {
 }
 
 var releaseAndCommit = Message{
-	Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Tag: "COMMIT"}},
+	Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Name: "pgadvisory commit", Tag: "COMMIT"}},
+	Prepare:    true,
 	text:       Release + "; commit",
 }
 
@@ -214,7 +213,7 @@ var releaseAndCommit = Message{
 // though no two of them overlapped. So the session takes the locks as well,
 // which it gets at once, and frees them after COMMIT.
 //
-// A COMMIT that fails skips the rest of its message, and leaves the locks to
+// A statement that fails skips the rest of its message, and leaves the locks to
 // [Transaction.Unlock]. Behind a pooler in transaction mode the session would be
 // another client's by then, so outlive must be false there.
 //
@@ -241,14 +240,15 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 	return m, index
 }
 
-// Unlock frees the first n of the session's locks, after the message of Commit
-// has failed.
-func (t *Transaction) Unlock(n int) Message {
-	if t.Slots > 0 {
+// Unlock frees the session's locks, after the message of Commit has failed. Where
+// it was COMMIT that failed, the session has them all, and if it has a slot, or
+// another statement failed, the server is asked what it has.
+func (t *Transaction) Unlock(all bool) Message {
+	if t.Slots > 0 || !all {
 		return Forsake(t.Shared, t.locks()...)
 	}
 	m := One(Rollback)
-	for _, key := range t.Keys[:n] {
+	for _, key := range t.Keys {
 		m.add("SELECT", "select "+Call(Unlock, t.Shared, key))
 	}
 	return m

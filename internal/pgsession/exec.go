@@ -61,6 +61,9 @@ func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.M
 	if mode, _, _ := s.mode(q.Args); mode == pgx.QueryExecModeSimpleProtocol {
 		return a, 0, false, ErrSimpleProtocol
 	}
+	if s.InTransaction() {
+		s.Rollback(ctx, ending) // or COMMIT would be that of whoever left it open in the pool
+	}
 	ctx, end := s.Trace(ctx, q)
 	defer func() { end(a.tag(index), err) }()
 	defer interrupt.Start(ctx, s.pg, p).Stop()

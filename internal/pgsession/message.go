@@ -123,21 +123,33 @@ var (
 // Open sends m, which begins a transaction in place of one that may be open. If
 // err is not nil or the lock is not granted, the transaction may be open.
 //
-// The message goes as prepared statements if m is made for that and pgx itself
+// The message goes as prepared statements if it is made for that and pgx itself
 // prepares statements on the connection, that is in its default QueryExecMode:
 // a program that uses a pooler which does not know prepared statements sets
 // another. Where they are lost or in the way all the same (DEALLOCATE ALL, or
 // such a pooler), the server says so before anything has happened, and the
 // session does without them from then on.
 func (s *Session) Open(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
+	s.follows = false
 	if s.prepares && m.Prepare {
 		a, err := s.sendPrepared(ctx, p, s.fresh(m))
 		if s.Closed() || !wrongStatement(err) {
+			s.follows = err == nil
 			return a, err
 		}
 		s.prepares = false
 	}
 	return s.Send(ctx, p, s.fresh(m))
+}
+
+// Follow is Send for a message whose statements the last message of Open has
+// prepared, if it was one of prepared statements: nobody can have taken them away
+// since but the user of the transaction, and then it is not to be called.
+func (s *Session) Follow(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
+	if s.follows && m.Prepare {
+		return s.sendPrepared(ctx, p, m)
+	}
+	return s.Send(ctx, p, m)
 }
 
 // fresh returns m with a rollback before it, if a transaction is open.
@@ -165,10 +177,15 @@ func (s *Session) Send(ctx context.Context, p interrupt.Policy, m locksql.Messag
 }
 
 // sendPrepared sends m as prepared statements, which are prepared in the very
-// message that first needs them.
+// message that first needs them. What follows it is prepared first: a server
+// session that has the statements of m then has those as well, whoever prepared
+// them.
 func (s *Session) sendPrepared(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
 	defer interrupt.Start(ctx, s.pg, p).Stop()
 	var parsing []string
+	for _, st := range m.Follow {
+		parsing = s.writeParse(st, parsing)
+	}
 	for _, st := range m.Statements {
 		parsing = s.writePrepared(st, parsing)
 	}
@@ -176,21 +193,28 @@ func (s *Session) sendPrepared(ctx context.Context, p interrupt.Policy, m locksq
 	return s.exchange(m.Statements, parsing)
 }
 
+// writeParse has st prepared, if it is not, and returns parsing with its name
+// added then.
+func (s *Session) writeParse(st locksql.Statement, parsing []string) []string {
+	name := nameOf(st)
+	if s.names[name] {
+		return parsing
+	}
+	s.pg.Frontend().SendParse(&pgproto3.Parse{Name: name, Query: st.SQL})
+	return append(parsing, name)
+}
+
 // writePrepared writes st as a prepared statement, and returns parsing with its
 // name added if it is to be prepared.
 func (s *Session) writePrepared(st locksql.Statement, parsing []string) []string {
-	name := nameOf(st.SQL)
-	if !s.names[name] {
-		parsing = append(parsing, name)
-		s.pg.Frontend().SendParse(&pgproto3.Parse{Name: name, Query: st.SQL})
-	}
+	parsing = s.writeParse(st, parsing)
 	s.out.params, s.out.digits = s.out.params[:0], s.out.digits[:0]
 	for _, p := range st.Params {
 		start := len(s.out.digits)
 		s.out.digits = strconv.AppendInt(s.out.digits, p.Number, 10)
 		s.out.params = append(s.out.params, s.out.digits[start:])
 	}
-	s.writeBound(pgproto3.Bind{PreparedStatement: name, Parameters: s.out.params})
+	s.writeBound(pgproto3.Bind{PreparedStatement: nameOf(st), Parameters: s.out.params})
 	return parsing
 }
 
@@ -203,12 +227,15 @@ func (s *Session) writeBound(bind pgproto3.Bind) {
 // nameOf returns the name of a prepared statement, which says what its text is:
 // it does not matter then who has prepared it. It is the text, or where that is
 // too long (NAMEDATALEN) a hash of it.
-func nameOf(text string) string {
+func nameOf(st locksql.Statement) string {
 	const longest = 63
-	if len(text) <= longest {
-		return text
+	switch {
+	case st.Name != "":
+		return st.Name
+	case len(st.SQL) <= longest:
+		return st.SQL
 	}
-	return "pgadvisory " + strconv.FormatUint(xxhash.Sum64String(text), 16)
+	return "pgadvisory " + strconv.FormatUint(xxhash.Sum64String(st.SQL), 16)
 }
 
 // exchange sends what has been written and reads the answer to its end. parsing

@@ -27,7 +27,8 @@ type Session struct {
 	tracer      pgx.QueryTracer // nil: none
 
 	prepares   bool                    // messages go as prepared statements
-	names      map[string]bool         // of the statements that are prepared, which are their names
+	follows    bool                    // what follows the message of Open is prepared
+	names      map[string]bool         // of the statements that are prepared
 	statements map[string]*description // of Exec, by their text
 
 	out outgoing

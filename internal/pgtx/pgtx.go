@@ -44,6 +44,7 @@ type Tx struct {
 	Session *pgsession.Session
 	Trace   bool // tell pgx's tracer of the messages that open and end the transaction
 	locksql.Transaction
+	Text   bool // fn may have taken prepared statements away: the end goes as text
 	direct bool // no pooler is in between, as far as is known
 }
 
@@ -85,7 +86,7 @@ func (t *Tx) open(ctx context.Context, p interrupt.Policy, m locksql.Message) (a
 func (t *Tx) send(ctx context.Context, m locksql.Message) (a pgsession.Answer, err error) {
 	ctx, end := t.traced(ctx, m)
 	defer func() { end(a, err) }()
-	return t.Session.Send(ctx, ending, m)
+	return t.Session.Follow(ctx, ending, m)
 }
 
 // traced tells pgx's tracer that m is about to be sent. The function it returns
@@ -164,20 +165,22 @@ func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
 		return txlock.RolledBack, fmt.Errorf("%s: %s: rolled back: %w", t.Package, lockerr.Keys(t.Keys), errBusy)
 	}
 	m, index := t.Transaction.Commit(t.Level == locksql.Serializable && t.direct)
+	m.Prepare = m.Prepare && !t.Text
 	a, err := t.send(ctx, m)
-	if taken := min(len(a.Results)-1, index-1); err != nil && taken > 0 && len(a.Results) <= index {
-		t.unlock(ctx, taken)
+	outlives := index > 1
+	if n := len(a.Results); outlives && err != nil && n > 0 && n < len(m.Statements) {
+		t.unlock(ctx, n == index)
 	}
 	return t.outcome(a, index, err)
 }
 
-// unlock frees the first n of the session's locks, which the message that
-// commits has taken and not freed.
-func (t *Tx) unlock(ctx context.Context, n int) {
+// unlock frees the session's locks, which the message that commits has taken and
+// not freed: all of them, or some.
+func (t *Tx) unlock(ctx context.Context, all bool) {
 	if t.Session.Closed() {
 		return
 	}
-	m := t.Unlock(n)
+	m := t.Unlock(all)
 	if !t.Session.InTransaction() {
 		m.Statements = m.Statements[1:]
 	}

@@ -139,6 +139,10 @@ func TestCommitSerializable(t *testing.T) {
 			last: "select pg_catalog.pg_advisory_unlock(", outcome: txlock.Failed},
 		"COMMIT fails, and the unlock": {pid: "7", answers: []messages{{done("RELEASE"), done("SELECT 1"), failure("ERROR", "40001"), ready('I')},
 			{failure("ERROR", "XX000"), ready('I')}}, last: "select pg_catalog.pg_advisory_unlock(", outcome: txlock.Failed, closed: true},
+		"the lock is cancelled": {pid: "7", answers: []messages{{done("RELEASE"), failure("ERROR", "57014"), ready('E')},
+			{done("ROLLBACK"), done("SELECT 1"), ready('I')}}, last: "rollback; select case when exists", outcome: txlock.Failed},
+		"the unlock is cancelled": {pid: "7", answers: []messages{{done("RELEASE"), done("SELECT 1"), done("COMMIT"), failure("ERROR", "57014"), ready('I')},
+			{done("SELECT 1"), ready('I')}}, last: "select case when exists", outcome: txlock.Committed},
 		"RELEASE fails": {pid: "7", answers: []messages{{failure("ERROR", "3B001"), ready('E')}}, last: "release savepoint", outcome: txlock.Unknown},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -272,5 +276,21 @@ func TestExec(t *testing.T) {
 				t.Errorf("got %+v, %v; want %+v", e, err, test.want)
 			}
 		})
+	}
+}
+
+// A transaction that somebody has left open on the connection, where a wrapper of the
+// driver keeps database/sql from seeing it, is not committed with an Exec.
+func TestExecAfterATransactionLeftOpen(t *testing.T) {
+	described := messages{&pgproto3.ParseComplete{}, &pgproto3.ParameterDescription{}, &pgproto3.NoData{}, ready('I')}
+	s := &server{answers: []messages{opened("t"), {done("ROLLBACK"), ready('I')}, described,
+		{done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), done("COMMIT"), ready('I')}}}
+	tx := begin(t, s, locksql.ReadCommitted)
+	if granted, err := tx.Open(t.Context(), acquire.Opening{}); !granted {
+		t.Fatal(err)
+	}
+	e := tx.Exec(t.Context(), t.Context(), pgsession.Query{SQL: "update t set n = 1"}, time.Second)
+	if e.Err != nil || len(s.asked) != 4 || s.asked[1] != "rollback" {
+		t.Errorf("%+v after %q", e, s.asked)
 	}
 }

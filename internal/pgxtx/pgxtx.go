@@ -96,6 +96,7 @@ func (tx *Tx) end(ctx context.Context, sql string) error {
 
 // Exec is pgx.Tx's.
 func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	tx.c.Read(sql)
 	err = tx.use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) (err error) {
 		tag, err = tx.c.pgx.Exec(ctx, sql, args...)
 		return err
@@ -105,6 +106,7 @@ func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.Com
 
 // Prepare is pgx.Tx's. The statement stays on the connection, as pgx's do.
 func (tx *Tx) Prepare(ctx context.Context, name, sql string) (d *pgconn.StatementDescription, err error) {
+	tx.c.Read(sql)
 	err = tx.use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) (err error) {
 		d, err = tx.c.pgx.Prepare(ctx, name, sql)
 		return err
@@ -133,6 +135,7 @@ func (tx *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 }
 
 func (tx *Tx) query(ctx context.Context, sql string, args []any) *rows {
+	tx.c.Read(sql)
 	r := &rows{conn: tx.c, ctx: ctx}
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) (err error) {
 		if r.Rows, err = tx.c.pgx.Query(ctx, sql, args...); err == nil {
@@ -151,6 +154,9 @@ func (tx *Tx) query(ctx context.Context, sql string, args []any) *rows {
 func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if failed := pgx.FailedBatchResults(b, errBatchBegins); failed.Tx() != nil {
 		return failed
+	}
+	for _, q := range b.QueuedQueries {
+		tx.c.Read(q.SQL)
 	}
 	r := &batchResults{conn: tx.c, ctx: ctx, batch: b}
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) error {

@@ -94,6 +94,29 @@ func TestNested(t *testing.T) {
 	}
 }
 
+// Rows that End has closed before they were read to their end say so, and others do
+// not.
+func TestRowsAreCutOff(t *testing.T) {
+	for name, read := range map[string]int{"left": 1, "read": 3} {
+		conn := pgfake.Connect(t, func(pgproto3.FrontendMessage) []pgproto3.BackendMessage {
+			return []pgproto3.BackendMessage{&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("n")}}},
+				pgfake.Row("1"), pgfake.Row("2"), pgfake.Done("SELECT 2"), pgfake.Ready('T')}
+		}, pgproto3.ParameterStatus{Name: "standard_conforming_strings", Value: "on"}, pgproto3.ParameterStatus{Name: "client_encoding", Value: "UTF8"})
+		tx := pgxtx.Begin(conn, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
+		rows, err := tx.Query(t.Context(), "select", pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range read {
+			_ = rows.Next()
+		}
+		tx.Guard().End()
+		if rows.Next() || (rows.Err() != nil) != (name == "left") {
+			t.Errorf("%s: the error of the rows is %v", name, rows.Err())
+		}
+	}
+}
+
 // The type of pgx's large objects is as this package knows it.
 func TestLargeObjects(t *testing.T) {
 	var texts atomic.Int32

@@ -104,10 +104,13 @@ func (r *rows) TypeMap() *pgtype.Map { return r.conn.pgx.TypeMap() }
 
 // Err is pgx.Rows's. Rows that are open have no error yet.
 func (r *rows) Err() error {
-	if !r.done.Load() {
-		return nil
+	switch {
+	case r.done.Load():
+		return r.err
+	case r.conn.Over(): // a batch's
+		return pgx.ErrTxClosed
 	}
-	return r.err
+	return nil
 }
 
 // Close is pgx.Rows's.
@@ -131,6 +134,9 @@ func (r *rows) CloseLocked() error {
 	r.watch.Stop()
 	err := r.Rows.Err()
 	r.conn.Note(err)
+	if err == nil && r.conn.Over() {
+		err = pgx.ErrTxClosed // whoever still reads them has not come to their end
+	}
 	r.fail(lockerr.Because(r.ctx, err))
 	return r.err
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -12,9 +13,9 @@ import (
 // Pool is a *sql.DB, for callers that may have less time than it takes to connect.
 type Pool struct {
 	db      *sql.DB
-	dials   chan struct{} // holds a token while a connection is made that may outlive its caller
-	late    any           // guarded by the token: what a dial has panicked with when its caller had gone
-	entered atomic.Int64  // callers that are in db.Conn under their own ctx
+	dials   chan struct{}       // holds a token while a connection is made that may outlive its caller
+	late    atomic.Pointer[any] // what a dial has panicked with when its caller had gone
+	entered atomic.Int64        // callers that are in db.Conn under their own ctx
 }
 
 // New returns the Pool of db.
@@ -26,6 +27,9 @@ const (
 	enough = 5 * time.Second
 	// dialPatience bounds a dial that outlives its caller.
 	dialPatience = 30 * time.Second
+	// dialAlone is how long such a dial keeps others from dialing: one that takes
+	// longer may hang where another does not.
+	dialAlone = time.Second
 	// pingPatience is how long a connection that was idle may be tried once its
 	// caller's ctx has ended.
 	pingPatience = time.Second
@@ -34,8 +38,9 @@ const (
 // Conn is db.Conn. But a connection that is made for a caller whose ctx ends
 // soon is made to its end, for the next caller: else callers with less time
 // than a dial takes would never get one, and would keep the server busy. There is
-// one such dial at a time. And an idle connection is not closed because ctx ends
-// while the driver tries whether it is alive.
+// one such dial at a time, and one more for each second that it lasts. And an idle
+// connection is not closed because ctx ends while the driver tries whether it is
+// alive.
 func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	deadline, ok := ctx.Deadline()
 	if !ok || time.Until(deadline) > enough {
@@ -60,9 +65,8 @@ func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	if conn, ok, err := p.withoutDial(ctx); ok { // it has been done meanwhile
 		return conn, err
 	}
-	if late := p.late; late != nil {
-		p.late = nil
-		panic(late)
+	if late := p.late.Swap(nil); late != nil {
+		panic(*late)
 	}
 	dialing = true
 	return p.dial(ctx)
@@ -110,7 +114,8 @@ func (p *Pool) idle(ctx context.Context) (*sql.Conn, error) {
 	return nil, ctx.Err()
 }
 
-// dial makes a connection, to its end, and gives the caller's token back then.
+// dial makes a connection, to its end, and gives the caller's token back then, or
+// when it takes long.
 func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 	type result struct {
 		conn     *sql.Conn
@@ -119,8 +124,11 @@ func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 		panicked any
 	}
 	made := make(chan result)
+	giveBack := sync.OnceFunc(func() { <-p.dials })
+	alone := time.AfterFunc(dialAlone, giveBack)
 	go func() {
-		defer func() { <-p.dials }()
+		defer giveBack()
+		defer alone.Stop()
 		r := result{exited: true}
 		defer func() {
 			if r.exited {
@@ -129,7 +137,9 @@ func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 			select {
 			case made <- r:
 			case <-ctx.Done():
-				p.late = r.panicked
+				if r.panicked != nil {
+					p.late.Store(&r.panicked)
+				}
 				if r.conn != nil {
 					_ = r.conn.Close() // into the pool
 				}

@@ -239,6 +239,28 @@ func TestHookEndsTheCall(t *testing.T) {
 	}
 }
 
+// A dial that hangs keeps its own caller, and no other one.
+func TestDialHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dials atomic.Int64
+		db := sql.OpenDB(&hooked{hook: func() {
+			if dials.Add(1) == 1 {
+				time.Sleep(time.Hour)
+			}
+		}})
+		defer db.Close()
+		p := sqlconn.New(db)
+		for _, want := range []string{"context deadline exceeded", "<nil>"} {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			if got := ended(p, ctx); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			cancel()
+		}
+		time.Sleep(2 * time.Hour) // the dial is over
+	})
+}
+
 // A panic of a dial whose caller has gone reaches the next caller that dials, once.
 func TestPanicOfAnAbandonedDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,6 +2,7 @@ package sqltx
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"io"
@@ -53,6 +54,7 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if !ok {
 		return nil, driver.ErrSkip
 	}
+	c.Read(query)
 	err = c.Use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) (err error) {
 		result, err = execer.ExecContext(ctx, query, args)
 		return err
@@ -65,6 +67,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	if !ok {
 		return nil, driver.ErrSkip
 	}
+	c.Read(query)
 	return c.query(ctx, func(ctx context.Context) (driver.Rows, error) {
 		return queryer.QueryContext(ctx, query, args)
 	})
@@ -86,6 +89,7 @@ func (c *conn) query(ctx context.Context, f func(context.Context) (driver.Rows, 
 }
 
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	c.Read(query)
 	st := &stmt{conn: c}
 	err := c.Use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) (err error) {
 		if preparer, ok := c.Conn.(driver.ConnPrepareContext); ok {
@@ -176,8 +180,8 @@ type rows struct {
 func (r *rows) Next(dest []driver.Value) error {
 	r.conn.Lock()
 	defer r.conn.Unlock()
-	if r.closed {
-		return io.EOF
+	if r.closed { // by End: database/sql does not ask rows that it has closed
+		return sql.ErrTxDone
 	}
 	err := r.Rows.Next(dest)
 	if err == nil || err == io.EOF {
@@ -216,8 +220,11 @@ func (r *rows) NextResultSet() error {
 	r.conn.Lock()
 	defer r.conn.Unlock()
 	next, ok := r.Rows.(driver.RowsNextResultSet)
-	if !ok || r.closed {
+	switch {
+	case !ok:
 		return io.EOF
+	case r.closed:
+		return sql.ErrTxDone
 	}
 	return next.NextResultSet()
 }

@@ -143,7 +143,9 @@ func TestEnd(t *testing.T) {
 	before := c.uses
 	_, _ = tx.Exec("a statement")
 	_, _ = stmt.Exec()
-	_ = rows.Next()
+	if rows.Next() || rows.Err() == nil {
+		t.Errorf("the error of rows that were not read to their end is %v", rows.Err())
+	}
 	_, _ = rows.Close(), stmt.Close()
 	if c.uses != before || c.open != 0 {
 		t.Errorf("after the end: %d uses, %d open", c.uses-before, c.open)

@@ -43,8 +43,17 @@ func guard(linkFD int, path string, args []string) {
 			orders <- order{kind, value}
 		}
 	}()
-	newKeeper(g.pid, caller.send).run(orders)
+	newKeeper(g.pid, g.report).run(orders)
 	g.over()
+}
+
+// report tells the caller. If the command goes on so does a caller that was stopped
+// with it: nobody else would notice that the lock is lost.
+func (g *starter) report(kind, value int) {
+	if parent := os.Getppid(); kind == continued && isStopped(parent) {
+		_ = syscall.Kill(parent, syscall.SIGCONT) // fails if it has ended
+	}
+	g.caller.send(kind, value)
 }
 
 // outliveSignals keeps the guard alive when the signals that stop the work are

@@ -93,7 +93,7 @@ func (k *keeper) obey(o order) {
 func (k *keeper) reap() (none bool) {
 	for {
 		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG|syscall.WUNTRACED, nil)
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG|syscall.WUNTRACED|continuedToo, nil)
 		switch {
 		case errors.Is(err, syscall.EINTR):
 		case err != nil:
@@ -112,6 +112,11 @@ func (k *keeper) note(pid int, status syscall.WaitStatus) {
 	case status.Stopped():
 		if pid == k.command {
 			k.report(stopped, int(status.StopSignal()))
+		}
+		return
+	case status.Continued():
+		if pid == k.command {
+			k.report(continued, 0)
 		}
 		return
 	case pid == k.command:
@@ -212,7 +217,7 @@ func (k *keeper) signalAll(s syscall.Signal) {
 	seen := map[int]bool{}
 	for _, p := range members {
 		target := p.pid
-		if ours[p.group] {
+		if p.group != 0 && ours[p.group] { // 0 is a group outside, and to kill the own one
 			target = -p.group
 		}
 		if !seen[target] {

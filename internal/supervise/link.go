@@ -24,12 +24,13 @@ const (
 
 // Reports from the guard.
 const (
-	forked   = iota // pid: the command waits at its gate
-	running         // pid
-	failed          // errno: the command was not executed
-	stopped         // signal
-	ended           // wait status
-	workOver        // has no value; the guard ends
+	forked    = iota // pid: the command waits at its gate
+	running          // pid
+	failed           // errno: the command was not executed
+	stopped          // signal
+	continued        // has no value
+	ended            // wait status
+	workOver         // has no value; the guard ends
 )
 
 type order struct{ kind, value int }

@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 		os.Exit(tick())
 	}
 	testneed.Signals()
+	// Else each of the many processes of these tests sleeps a second at its end.
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	os.Exit(m.Run())
 }
 

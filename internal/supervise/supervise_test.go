@@ -232,17 +232,28 @@ func TestCallerKilledKeepsTheLock(t *testing.T) {
 	}
 }
 
-// If the guard is killed, the caller ends the work.
+// If the guard is killed, the caller ends the work, and does not say that it has
+// ended well: not even where the command itself has.
 func TestGuardKilled(t *testing.T) {
 	forEachChild(t, func(t *testing.T, text string) {
 		r := start(t, `echo $PPID >guard.new; mv guard.new guard; `+text)
 		child := r.pid(t, "child")
 		kill(t, r.pid(t, "guard"))
-		<-r.ended
+		r.ends(t, 128+int(syscall.SIGKILL))
 		if alive(child) {
 			t.Error("the caller has ended, and the child lives")
 		}
 	})
+}
+
+// A guard that somebody has stopped goes on when the work is to end.
+func TestGuardStopped(t *testing.T) {
+	r := start(t, `echo $PPID >guard.new; mv guard.new guard; while :; do sleep 0.01; done`)
+	if err := syscall.Kill(r.pid(t, "guard"), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	r.signal(t, syscall.SIGTERM)
+	r.ends(t, 128+int(syscall.SIGTERM))
 }
 
 // The signal that asks to end reaches a child in another session, and waits for

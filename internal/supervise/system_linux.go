@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -11,6 +12,9 @@ import (
 
 // canSee says that the work is what descends from the guard.
 const canSee = true
+
+// continuedToo has wait tell of children that go on.
+const continuedToo = syscall.WCONTINUED
 
 // executable returns what to execute for another process of this program. The
 // kernel's link leads to this program even if its file was replaced or removed.
@@ -87,6 +91,12 @@ func parseStat(pid int, stat string) (p process, ok bool) {
 	const threads = 20 - 3 // the first field here is the third one
 	dead := (state == "Z" || state == "X") && (len(fields) <= threads || fields[threads] <= "1")
 	return p, !dead
+}
+
+// isStopped reports whether a process is stopped.
+func isStopped(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err == nil && strings.HasPrefix(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " T")
 }
 
 // suspendSelf stops this process, with its whole group if that is said, as

@@ -9,6 +9,9 @@ import (
 
 const canSee = false
 
+// continuedToo: not all systems have wait tell of that.
+const continuedToo = 0
+
 func executable() (string, error) { return os.Executable() }
 
 // commandAttributes are those of a process that leads a group of its own.
@@ -20,6 +23,8 @@ func adoptOrphans() {}
 func sessionOf(int) int { return 0 }
 
 func processes() (all []process, ok bool) { return nil, false }
+
+func isStopped(int) bool { return false }
 
 // suspendSelf stops this process.
 func suspendSelf(bool) { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) } // cannot fail

@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,6 +112,38 @@ func TestSuspend(t *testing.T) {
 			term.Await(t, "alive", 1)
 		})
 	}
+}
+
+// A command that somebody continues alone takes its caller along, which would not
+// notice otherwise that the lock is lost, nor that the work is over.
+func TestContinuedAlone(t *testing.T) {
+	term, r := shell(t)
+	term.Type(t, `$caller "$ticks"`+"\n")
+	r.goesOn(t)
+	term.Type(t, "\x1a")
+	term.Await(t, "Stopped", 1)
+	r.isStopped(t)
+	command := r.pid(t, "parent")
+	caller := parent(t, parent(t, command))
+	if err := syscall.Kill(command, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	r.goesOn(t)
+	until(t, "the caller goes on", func() bool { return !strings.HasPrefix(state(caller), "T") })
+	kill(t, command)
+	until(t, "the work is over", func() bool { return free(t, r.dir) })
+}
+
+func parent(t *testing.T, pid int) (parent int) {
+	t.Helper()
+	output, err := exec.Command("ps", "-o", "ppid=", "-p", fmt.Sprint(pid)).Output()
+	if err == nil {
+		parent, err = strconv.Atoi(strings.TrimSpace(string(output)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parent
 }
 
 // Where no shell could continue them, Ctrl-Z is ignored.

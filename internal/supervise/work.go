@@ -119,6 +119,7 @@ func (w *Work) Signal(s syscall.Signal) {
 	switch s {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGKILL:
 		w.link.send(signalAll, int(s))
+		_ = syscall.Kill(w.guard, syscall.SIGCONT) // somebody may have stopped it
 	case syscall.SIGCONT:
 		w.terminal.give(w.pid) // the shell may have put the caller into the foreground
 		w.link.send(signalGroup, int(s))
@@ -148,6 +149,7 @@ func (w *Work) follow(started chan<- error) {
 			w.pid = value
 			started <- nil
 		case failed:
+			over = true // there was none
 			started <- syscall.Errno(value)
 		case stopped:
 			w.stopped(syscall.Signal(value))
@@ -171,7 +173,8 @@ func (w *Work) follow(started chan<- error) {
 
 // bury reaps the guard, and ends the work if the guard has not. Then the kernel
 // has killed the command, and which of its children had left is not to be known
-// any more: all are killed.
+// any more: all are killed. There may be a command that the guard has not told of,
+// or one whose end it has not told of.
 func (w *Work) bury(k *keeper, over bool) {
 	k.command, k.all = w.pid, true
 	for {
@@ -185,13 +188,15 @@ func (w *Work) bury(k *keeper, over bool) {
 		}
 		k.note(pid, status)
 	}
-	if over || w.pid == 0 {
+	if _, visible := processes(); over || w.pid == 0 && !visible {
 		k.reap()
 		return
 	}
+	k.ended = true
 	orders := make(chan order)
 	close(orders)
 	k.run(orders)
+	k.status = syscall.WaitStatus(syscall.SIGKILL)
 }
 
 // stopped is called when the command was stopped.

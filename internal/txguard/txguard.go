@@ -7,6 +7,7 @@ package txguard
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -41,7 +42,8 @@ type Guard struct {
 	ended atomic.Int32 // how fn ended the transaction, or tried to: a lockerr.Ending
 	over  atomic.Bool  // the call is over: nothing may reach the connection
 
-	exposed atomic.Bool // fn may use the connection past the guard
+	exposed     atomic.Bool // fn may use the connection past the guard
+	deallocates atomic.Bool // a statement may take prepared statements away
 
 	mu       sync.Mutex
 	open     []Open // guarded by mu
@@ -142,10 +144,10 @@ func (g *Guard) End() (tidy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	tidy = !g.panicked && len(g.open) == 0
+	g.over.Store(true)
 	for len(g.open) > 0 {
 		_ = g.open[len(g.open)-1].CloseLocked() // an error leaves a connection that is seen to be closed, or not idle
 	}
-	g.over.Store(true)
 	return tidy
 }
 
@@ -171,6 +173,28 @@ func (g *Guard) Ended() error {
 // Expose notes that fn has got hold of the connection itself, and may use it at any
 // time.
 func (g *Guard) Expose() { g.exposed.Store(true) }
+
+// Read notes the text of a statement that is to be sent.
+func (g *Guard) Read(sql string) {
+	if !g.deallocates.Load() && deallocates(sql) {
+		g.deallocates.Store(true)
+	}
+}
+
+// MayDeallocate reports whether fn may have taken away prepared statements that are
+// not its own.
+func (g *Guard) MayDeallocate() bool { return g.exposed.Load() || g.deallocates.Load() }
+
+// deallocates reports whether DEALLOCATE is somewhere in sql, be it in a DO block.
+func deallocates(sql string) bool {
+	const word = "deallocate"
+	for ; len(sql) >= len(word); sql = sql[1:] {
+		if sql[0]|0x20 == word[0] && strings.EqualFold(sql[:len(word)], word) {
+			return true
+		}
+	}
+	return false
+}
 
 // Lost reports whether the session is gone, as far as a statement has found out,
 // or, where none runs, read does.

@@ -167,3 +167,30 @@ func TestLost(t *testing.T) {
 		t.Error("lost after the call")
 	}
 }
+
+// A statement that says DEALLOCATE is noticed wherever the word is, and so is the
+// connection in fn's own hands.
+func TestMayDeallocate(t *testing.T) {
+	for sql, want := range map[string]bool{
+		"":                                      false,
+		"update t set n = 1":                    false,
+		"d":                                     false,
+		"select allocated, de, allocate":        false,
+		"deallocate all":                        true,
+		" /* d */ DeAllocate \"s\"":             true,
+		"do $$begin execute 'DEALLOCATE';end$$": true,
+		"select 1; deallocate":                  true,
+	} {
+		g := txguard.Make(&session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
+		g.Read(sql)
+		g.Read("select 1")
+		if got := g.MayDeallocate(); got != want {
+			t.Errorf("after %q: %t, want %t", sql, got, want)
+		}
+	}
+	g := txguard.Make(&session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
+	g.Expose()
+	if !g.MayDeallocate() {
+		t.Error("exposed: false, want true")
+	}
+}

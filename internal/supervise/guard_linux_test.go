@@ -1,0 +1,54 @@
+package supervise
+
+import (
+	"errors"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A guard can be killed before it has told of the command, or of its end. The
+// caller ends what is left of the work all the same, and then returns.
+func TestGuardKilledBeforeItTells(t *testing.T) {
+	adoptOrphans()
+	t.Cleanup(func() { _, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, 36, 0, 0) }) // as adoptOrphans, back
+	gone := forkShell(t, "exit")
+	if _, err := syscall.Wait4(gone, nil, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, command := range map[string]int{"of the command": 0, "of its end": gone} {
+		t.Run(name, func(t *testing.T) {
+			caller, toCaller := links(t)
+			w := &Work{guard: forkShell(t, "sleep 1000 & kill -KILL $$"), link: caller, done: make(chan struct{})}
+			if command != 0 {
+				toCaller.send(running, command)
+			}
+			toCaller.close()
+			started := make(chan error, 1)
+			go w.follow(started)
+			select {
+			case <-w.done:
+			case <-time.After(20 * time.Second):
+				t.Fatal("the work is not over")
+			}
+			if err := <-started; (err == nil) != (command != 0) {
+				t.Errorf("Start returns %v", err)
+			}
+			if s := w.Status(); !s.Signaled() || s.Signal() != syscall.SIGKILL {
+				t.Errorf("status %v, want that of SIGKILL", s)
+			}
+			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
+				t.Errorf("a process is left: %d, %v", pid, err)
+			}
+		})
+	}
+}
+
+func forkShell(t *testing.T, text string) (pid int) {
+	t.Helper()
+	pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", text}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
