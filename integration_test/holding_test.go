@@ -352,3 +352,26 @@ func openUnchecked(t *testing.T, dsn string) *sql.DB {
 	t.Cleanup(func() { db.Close() })
 	return db
 }
+
+// A session that ends before MinHold is over gives its connection back then, and the
+// loss is told.
+func TestMinHoldLost(t *testing.T) {
+	t.Parallel()
+	db, other := two(t)
+	o := sessionlock.Options{Check: quick.Check, MinHold: time.Hour}
+	told := make(chan sessionlock.Event, 3)
+	o.Observe = func(e sessionlock.Event) { told <- e }
+	k := lock(t, sessionlock.New(db).With(o), hashkey.Name("k"))
+	pid := backend(t, k)
+	unlock(t, k)
+	terminate(t, other, pid)
+	for kind := sessionlock.Waiting; kind != sessionlock.Lost; {
+		select {
+		case e := <-told:
+			kind = e.Kind
+		case <-time.After(patience):
+			t.Fatal("the loss is not told")
+		}
+	}
+	noTrace(t, other, db)
+}

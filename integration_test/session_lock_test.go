@@ -314,6 +314,34 @@ func TestSessionTokenOfOneLock(t *testing.T) {
 	noTrace(t, db, other)
 }
 
+// Rows that are open on Conn are an error of Token, and cost neither them nor the
+// lock.
+func TestSessionTokenUnderRows(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("token"))
+	const n = 100_000 // more than there is room for on the way
+	rows, err := k.Conn().QueryContext(t.Context(), `select generate_series(1, $1::int)`, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token, err := k.Token(t.Context()); err == nil {
+		t.Errorf("the token is %d while rows are open", token)
+	}
+	got := 0
+	for rows.Next() {
+		got++
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil || got != n {
+		t.Errorf("there are %d rows: %v", got, err)
+	}
+	if _, err := k.Token(t.Context()); err != nil {
+		t.Error(err)
+	}
+	unlock(t, k)
+	noTrace(t, db)
+}
+
 // A ctx that ends while the token is asked for does not cost the lock.
 func TestSessionTokenCancelled(t *testing.T) {
 	t.Parallel()

@@ -127,6 +127,25 @@ func openRows(tb testing.TB, conn *sql.Conn) *sql.Rows {
 	return rows
 }
 
+// A loss is noticed while the caller has the connection and sends nothing.
+func TestSessionLossUnderRaw(t *testing.T) {
+	t.Parallel()
+	db, other := two(t)
+	k := lock(t, sessionlock.New(db).With(quick), hashkey.Name("k"))
+	pid := backend(t, k)
+	err := k.Conn().Raw(func(any) error {
+		passes(t, other, 5*quick.Check) // a look waits for the connection
+		terminate(t, other, pid)
+		lostWithin(t, k, patience)
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	wantError(t, k.Unlock(), sessionlock.ErrLost)
+	noTrace(t, other, db)
+}
+
 // A statement that takes longer than Check, a transaction and rows that are
 // open are no loss, though the server is being asked all the time.
 func TestSessionBusyIsNoLoss(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -370,4 +371,39 @@ func TestSessionCancelledInsideFn(t *testing.T) {
 	}
 	isFree(t, other, key)
 	noTrace(t, db, other)
+}
+
+// A call whose ctx ends just as its lock is granted returns, also where the network
+// swallows the unlock.
+func TestSessionGrantIsGivenBack(t *testing.T) {
+	t.Parallel()
+	dsn := newDatabase(t)
+	watcher := openDB(t, dsn)
+	p, through := newRelay(t, dsn)
+	db := openDB(t, dsn, through)
+	ended, cancel := context.WithCancel(t.Context())
+	granted := sync.OnceFunc(func() {
+		p.swallows.Store(true)
+		cancel()
+	})
+	ctx := errCtx{ended, func() {
+		if heldLocks(t, watcher) == 1 {
+			granted()
+		}
+	}}
+	returned := make(chan error, 1)
+	go func() {
+		_, err := sessionlock.New(db).Lock(ctx, hashkey.Name("k"))
+		returned <- err
+	}()
+	select {
+	case err := <-returned:
+		wantError(t, err, sessionlock.ErrNotAcquired, context.Canceled)
+	case <-time.After(patience):
+		t.Error("the call hangs")
+		p.cut()
+		<-returned
+	}
+	p.cut()
+	noTrace(t, watcher, db)
 }

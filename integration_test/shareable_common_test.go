@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pulse"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -61,7 +62,9 @@ func TestShareableTryFailsAfterTheGrant(t *testing.T) {
 	t.Parallel()
 	db, s := newDB(t), new(spoiler)
 	watcher := openSame(t, db)
-	db = openDB(t, dsnOf(t, db), s.on)
+	db = openDB(t, dsnOf(t, db), s.on, func(config *pgx.ConnConfig) {
+		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { t.Errorf("the server, and its log, is told: %s", n.Message) }
+	})
 	db.SetMaxOpenConns(1)
 	key, beside := hashkey.Name("key"), hashkey.Name("beside")
 	question := []string{"select asked.slot", "select 1/asked.slot"}
@@ -278,5 +281,74 @@ func TestShareableDeadlineDuringTheQuestion(t *testing.T) {
 	unlock(t, lock(t, l, hashkey.Name("k")))
 	notLost(t, keep)
 	unlock(t, keep)
+	noTrace(t, watcher, db)
+}
+
+// errCtx is a ctx that calls f when it is asked whether it has ended.
+type errCtx struct {
+	context.Context
+	f func()
+}
+
+func (c errCtx) Err() error {
+	c.f()
+	return c.Context.Err()
+}
+
+// The server has the session speak as often as the lock that is the first on it
+// needs, whichever call is the first to come back.
+func TestShareableLeaseOfTheFirst(t *testing.T) {
+	t.Parallel()
+	db, watcher := two(t)
+	first := sessionlock.New(db).With(sessionlock.Options{Shareable: true, DeadClient: time.Second})
+	second := first.With(sessionlock.Options{Shareable: true, DeadClient: time.Hour})
+	var beside *sessionlock.Lock
+	granted := sync.OnceFunc(func() { beside = lock(t, second, hashkey.Name("second")) })
+	ctx := errCtx{t.Context(), func() {
+		if heldLocks(t, watcher) == 1 {
+			granted()
+		}
+	}}
+	k := lockUnder(ctx, t, first, hashkey.Name("first"))
+	pid := commonPID(t, watcher)
+	until(t, "the session has spoken, or is gone", func() bool {
+		return beside.Err() != nil || number(t, watcher, `select count(*) from pg_stat_activity
+			where pid = $1 and state_change - backend_start > interval '3 seconds'`, pid) == 1
+	})
+	for _, k := range []*sessionlock.Lock{k, beside} {
+		notLost(t, k)
+		unlock(t, k)
+	}
+	noTrace(t, watcher, db)
+}
+
+// A call that is granted its lock returns, whatever the session is busy with by then.
+func TestShareableGrantWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	db, watcher := two(t)
+	l := sessionlock.New(db).With(sessionlock.Options{Shareable: true, Check: time.Hour, DeadClient: 3 * time.Hour})
+	other := make(chan error, 1)
+	var cont func()
+	frozen := sync.OnceFunc(func() {
+		cont = stop(t, commonPID(t, watcher))
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := l.Lock(ctx, hashkey.Name("other"))
+		other <- err
+	})
+	ctx := errCtx{pulse.With(t.Context(), time.Hour), func() {
+		if heldLocks(t, watcher) == 1 {
+			frozen()
+		}
+	}}
+	began := time.Now()
+	k := lockUnder(ctx, t, l, hashkey.Name("k"))
+	took := time.Since(began)
+	cont()
+	wantError(t, <-other, sessionlock.ErrNotAcquired)
+	if took > 3*time.Second {
+		t.Errorf("the call took %v after its grant", took)
+	}
+	unlock(t, k)
 	noTrace(t, watcher, db)
 }

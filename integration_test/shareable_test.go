@@ -283,3 +283,67 @@ func TestShareableLocksLeaveNoWatch(t *testing.T) {
 	})
 	noTrace(t, db)
 }
+
+// A pool of one connection, which the common session has, is enough to wait for a
+// lock.
+func TestShareablePoolOfOne(t *testing.T) {
+	t.Parallel()
+	watcher, m := newDB(t), new(meter)
+	db := openMetered(t, dsnOf(t, watcher), m)
+	db.SetMaxOpenConns(1)
+	l := sessionlock.New(db).With(shareable)
+	keep := lock(t, l, hashkey.Name("keep"))
+	held := lock(t, sessionlock.New(watcher), hashkey.Name("held"))
+	sent := m.messages.Load()
+	granted := make(chan error, 1)
+	go func() {
+		k, err := l.Lock(bounded(t), hashkey.Name("held"))
+		if err == nil {
+			err = k.Unlock()
+		}
+		granted <- err
+	}()
+	until(t, "it has asked", func() bool { return m.messages.Load() > sent })
+	unlock(t, held)
+	if err := <-granted; err != nil {
+		t.Error(err)
+	}
+	unlock(t, keep)
+	noTrace(t, watcher, db)
+}
+
+// Shared locks that follow each other on one session keep no other process from its
+// exclusive one for ever.
+func TestShareableReadersLetWritersIn(t *testing.T) {
+	t.Parallel()
+	db, other := two(t)
+	o := shareable
+	o.Shared = true
+	l, key := sessionlock.New(db).With(o), hashkey.Name("k")
+	first := lock(t, l, key)
+	unlock(t, lock(t, l, key))
+	writer := make(chan error, 1)
+	go func() {
+		k, err := sessionlock.New(other).Lock(bounded(t), key)
+		if err == nil {
+			err = k.Unlock()
+		}
+		writer <- err
+	}()
+	until(t, "a reader is refused beside a writer that waits", func() bool {
+		k, err := l.TryLock(t.Context(), key)
+		if err == nil {
+			unlock(t, k)
+			return false
+		}
+		wantError(t, err, sessionlock.ErrNotAcquired)
+		return true
+	})
+	notLost(t, first)
+	unlock(t, first)
+	if err := <-writer; err != nil {
+		t.Error(err)
+	}
+	unlock(t, lock(t, l, key))
+	noTrace(t, other, db)
+}

@@ -114,7 +114,11 @@ func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashk
 	lease := max(l.opts.deadClient(), time.Second)
 	r.pulse = min(r.pulse, lease/3)
 	own := l.pool(key, 0, lease)
+	own.pulse = r.pulse
 	call.Pool = &commonPool{own, l.common}
+	if call.Poll == 0 && l.db.Stats().MaxOpenConnections == 1 { // which the common session may have, for long
+		call.Poll = acquire.Slice
+	}
 	waitCtx, cancel, err := call.Begin(ctx)
 	if err != nil {
 		return nil, err
@@ -139,7 +143,7 @@ func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashk
 	c := granted.(*commonConn)
 	if c.own == nil {
 		call.End()
-		return l.common.add(own, c.session, r.pulse), nil
+		return c.lock, nil
 	}
 	return pin(c.own, r.pulse, func() { // it has the connection on which it was waited for
 		call.End()

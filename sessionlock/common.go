@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
@@ -41,6 +42,11 @@ type common struct {
 type count struct {
 	locks int // that are held, or about to be; at least one
 	left  int // times that a failed try may have left it besides
+
+	// inTurn is when it was last granted while no other session waited for it. The
+	// server grants a session what it has once more, whoever waits, and to look for
+	// those is not cheap.
+	inTurn time.Time
 }
 
 func newCommon() *common {
@@ -81,12 +87,12 @@ func (c *common) useOf(session *pgsession.Session, f func(ctx context.Context) e
 	return f(ctx)
 }
 
-// try asks for the lock of p.key without waiting, and returns the session if it is
-// granted. dead reports whether the session has ended meanwhile.
+// try asks for the lock of p.key without waiting, and returns it if it is granted.
+// dead reports whether the session has ended meanwhile.
 //
 // If ctx ends first, the question goes on without the caller: to end it would end
 // the session.
-func (c *common) try(ctx context.Context, p *pool) (session *pgsession.Session, dead bool, err error) {
+func (c *common) try(ctx context.Context, p *pool) (k *Lock, dead bool, err error) {
 	select {
 	case c.busy <- struct{}{}:
 	case <-ctx.Done():
@@ -108,27 +114,28 @@ func (c *common) try(ctx context.Context, p *pool) (session *pgsession.Session, 
 	}
 	asked = true
 	type answer struct {
-		session *pgsession.Session
-		dead    bool
-		err     error
+		lock *Lock
+		dead bool
+		err  error
 	}
 	answered := make(chan answer)
 	go func() {
 		defer func() { <-c.busy }()
-		session, dead, err := c.ask(p, settings)
+		k, dead, err := c.ask(p, settings)
 		select {
-		case answered <- answer{session, dead, err}:
+		case answered <- answer{k, dead, err}:
 		case <-ctx.Done():
-			if session != nil {
+			if k != nil {
 				ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 				defer cancel()
+				c.forget(k)
 				_ = c.freeOne(ctx, p.key, p.opts.Shared) // an error means that it is not held
 			}
 		}
 	}()
 	select {
 	case a := <-answered:
-		return a.session, a.dead, a.err
+		return a.lock, a.dead, a.err
 	case <-ctx.Done():
 		return nil, false, ctx.Err()
 	}
@@ -153,30 +160,40 @@ func (c *common) open(ctx context.Context, p *pool) error {
 // back if it has no locks then. The caller uses the session. The message has no ctx
 // of the call's: it takes no time, and it would not be known after a cancel whether
 // the lock was granted.
-func (c *common) ask(p *pool, settings []setting) (session *pgsession.Session, dead bool, err error) {
+func (c *common) ask(p *pool, settings []setting) (k *Lock, dead bool, err error) {
 	granted, err := c.askFor(p, settings)
 	switch dead = c.session.Closed(); {
 	case dead:
 		c.lose(err)
 	case granted:
-		session = c.session
+		k = newLock(c, p, p.key, c.session)
+		c.mu.Lock()
+		c.locks[k] = true
+		c.mu.Unlock()
 	case len(c.held) == 0:
 		c.close(nil)
 	}
-	return session, dead, err
+	return k, dead, err
 }
 
 func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	n := c.held[bare(p.key)]
-	answer, err := c.session.Send(ctx, asking, p.opts.tryMessage([]hashkey.Key{p.key}, c.session.PG().PID(), settings))
+	n, now := c.held[bare(p.key)], time.Now()
+	obstacles := p.opts.obstacles(c.session.PG().PID())
+	if n.locks == 0 {
+		n.inTurn = now
+	} else if now.Sub(n.inTurn) > acquire.Slice { // it is shared
+		n.inTurn = now
+		obstacles += " when " + locksql.Wanted(p.key) + " then " + strconv.Itoa(refused)
+	}
+	answer, err := c.session.Send(ctx, asking, p.opts.tryMessage([]hashkey.Key{p.key}, obstacles, settings))
 	switch {
 	case err != nil && c.session.Closed():
 		return false, err
 	case err != nil && n.locks == 0:
 		// Somebody has cancelled it, perhaps just after the grant.
-		c.forsake(ctx, p.opts.Shared, p.key, 1)
+		forsake(ctx, c.session, p.opts.Shared, p.key)
 		return false, err
 	case err != nil: // it is shared, and the server does not say how often the session has it
 		n.left++
@@ -188,23 +205,12 @@ func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
 		return false, err
 	}
 	if settings != nil {
-		c.saved = saved
+		c.saved, c.over = saved, make(chan struct{})
+		go c.watch(c.over, p.opts, p.pulse) // which speaks as often as these settings need it
 	}
 	n.locks++
 	c.held[bare(p.key)] = n
 	return true, nil
-}
-
-// forsake frees what so many failed tries may have left of key, or ends the session.
-// The caller uses the session.
-func (c *common) forsake(ctx context.Context, shared bool, key hashkey.Key, times int) {
-	if times == 0 {
-		return
-	}
-	_, err := c.session.Send(ctx, leaving, locksql.Forsake(shared, slices.Repeat([]hashkey.Key{key}, times)...))
-	if err != nil {
-		c.session.Discard()
-	}
 }
 
 // freeOne gives one lock of key back, and with the last lock the connection. The
@@ -222,7 +228,7 @@ func (c *common) freeOne(ctx context.Context, key hashkey.Key, shared bool) erro
 	if len(c.held) == 0 {
 		held, err = unlock(ctx, session, shared, key, c.saved)
 	} else if held, err = unlockOne(ctx, session, shared, key); err == nil && n.locks == 0 {
-		c.forsake(ctx, shared, key, n.left)
+		forsake(ctx, session, shared, slices.Repeat([]hashkey.Key{key}, n.left)...)
 	}
 	switch {
 	case err != nil:
@@ -328,26 +334,6 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 		return errNotHeld
 	}
 	return nil
-}
-
-// add returns the lock of p.key that session has.
-func (c *common) add(p *pool, session *pgsession.Session, pulse time.Duration) *Lock {
-	k := newLock(c, p, p.key, session)
-	c.mu.Lock()
-	c.locks[k] = true
-	c.mu.Unlock()
-	err := c.useOf(session, func(context.Context) error {
-		if c.over == nil {
-			c.over = make(chan struct{})
-			go c.watch(c.over, p.opts, pulse)
-		}
-		return nil
-	})
-	if err != nil { // it was lost before the lock was there to be told
-		c.forget(k)
-		k.lose(err)
-	}
-	return k
 }
 
 // forget reports whether k was held, as far as was known.

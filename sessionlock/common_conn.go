@@ -6,7 +6,6 @@ import (
 	"errors"
 
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
-	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
 // commonPool is the pool as a call for a Shareable lock uses it.
@@ -25,10 +24,10 @@ func (p *commonPool) Conn(ctx context.Context) (acquire.Conn, error) {
 // the call has to wait: an [acquire.Conn].
 type commonConn struct {
 	*pool
-	common  *common
-	session *pgsession.Session // the common one, if it has the lock
-	own     *conn
-	dead    bool
+	common *common
+	lock   *Lock // on the common session, if that has it
+	own    *conn
+	dead   bool
 }
 
 // Open is [acquire.Conn]'s.
@@ -44,8 +43,8 @@ func (c *commonConn) Open(ctx context.Context, o acquire.Opening) (granted bool,
 		}
 		return c.own.Open(ctx, o)
 	}
-	c.session, c.dead, err = c.common.try(ctx, c.pool)
-	return c.session != nil, err
+	c.lock, c.dead, err = c.common.try(ctx, c.pool)
+	return c.lock != nil, err
 }
 
 // Release is [acquire.Conn]'s.
@@ -53,11 +52,9 @@ func (c *commonConn) Release(ctx context.Context) {
 	if c.own != nil {
 		c.own.Release(ctx)
 	}
-	if c.session != nil {
-		_ = c.common.useOf(c.session, func(ctx context.Context) error {
-			return c.common.freeOne(ctx, c.key, c.opts.Shared)
-		}) // an error means that it is not held
-		c.session = nil
+	if c.lock != nil {
+		_ = c.common.release(c.lock) // an error means that it is not held
+		c.lock = nil
 	}
 }
 

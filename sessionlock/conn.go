@@ -7,10 +7,10 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
-	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 )
@@ -21,8 +21,9 @@ type pool struct {
 	conns    *sqlconn.Pool
 	opts     *Options
 	key      hashkey.Key
-	slots    int       // >0: any of so many slots of key
-	settings []setting // of a session that holds the lock
+	slots    int           // >0: any of so many slots of key
+	settings []setting     // of a session that holds the lock
+	pulse    time.Duration // how often a common session is asked
 }
 
 // keys returns the locks of which one is asked for.
@@ -125,7 +126,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 		}
 	}
 	pid, keys := s.PG().PID(), c.keys()
-	message, policy := o.tryMessage(keys, pid, c.settings), asking
+	message, policy := o.tryMessage(keys, o.obstacles(pid), c.settings), asking
 	if how.Wait {
 		message, policy = o.waitMessage(keys, rand.N(len(keys)), pid, c.settings, how.Limit), waiting
 	}
@@ -142,9 +143,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 	}
 	// The session may have got the lock all the same, just before the message
 	// failed.
-	if _, err := s.Send(context.WithoutCancel(ctx), leaving, locksql.Forsake(o.Shared, keys...)); err != nil {
-		s.Discard()
-	}
+	forsake(ctx, s, o.Shared, keys...)
 	return false, err
 }
 
@@ -155,7 +154,9 @@ func (c *conn) Release(ctx context.Context) {
 	}
 	if c.holds {
 		_ = c.conn.Raw(func(any) error {
-			if _, err := c.unlock(context.WithoutCancel(ctx)); err != nil {
+			ctx, cancel := toLeave(ctx)
+			defer cancel()
+			if _, err := c.unlock(ctx); err != nil {
 				c.session.Discard()
 				return driver.ErrBadConn
 			}

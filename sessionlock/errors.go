@@ -64,6 +64,8 @@ var (
 	errShared   = errors.New("sessionlock: Options.Shared: several leaders at once are none")
 )
 
+var errRows = errors.New("rows are open on the lock's Conn")
+
 var errAnswer = errors.New("sessionlock: the server's answer is not one to the question, and the session was ended")
 
 // How a lock was lost.

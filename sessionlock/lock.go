@@ -29,7 +29,8 @@ type Lock struct {
 	granted time.Time
 	session *pgsession.Session
 	traced  context.Context // what Options.Trace has returned; without it, Background
-	callers <-chan struct{} // of LockConn; closed when the session is seen to have ended
+	callers bool            // of LockConn
+	watched <-chan struct{} // closed when the session is seen to have ended; nil for the common one
 
 	held   context.Context // ends with the lock; the cause says how
 	end    context.CancelCauseFunc
@@ -71,9 +72,8 @@ func (k *Lock) Key() hashkey.Key { return k.key }
 // each time, and takes one statement at a time.
 //
 // pgx closes a connection under a statement whose ctx ends, and the lock goes
-// with it, unless the pool's config has a BuildContextWatcherHandler that only
-// cancels the statement (pgconn.CancelRequestContextWatcherHandler). Bound a
-// statement with statement_timeout, or give it a ctx that does not end.
+// with it, unless the pool was made with [CancelStatements]. Bound a statement
+// with statement_timeout, or give it a ctx that does not end.
 //
 // It is nil for a lock with Options.Shareable.
 //
@@ -106,9 +106,10 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // returns it, and on as many standbys as the session's synchronous_commit says,
 // unless Conn is in a transaction of the caller's own.
 //
-// The first call asks the server, on Conn, where no rows may be open; ctx
-// bounds that, and on the session of Shareable locks, which all wait for it, four
-// seconds. It returns [ErrLost] or [ErrUnlocked] if the lock is not held.
+// The first call asks the server, on Conn, where no rows may be open, and waits
+// for a statement that runs there; later ones wait for it. ctx bounds the question,
+// and on the session of Shareable locks, which all wait for it, four seconds. It
+// returns [ErrLost] or [ErrUnlocked] if the lock is not held.
 func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	k.tokenMu.Lock()
 	defer k.tokenMu.Unlock()
@@ -129,6 +130,9 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 	err = k.home.use(ctx, func(bounded context.Context) error {
 		if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now somebody else may have the session
 			return err
+		}
+		if k.session.PG().IsBusy() {
+			return errRows
 		}
 		answer, err := k.session.Send(bounded, holding, locksql.SessionToken())
 		switch {
@@ -167,18 +171,20 @@ func (k *Lock) unlockOnce() error {
 	switch {
 	case rest <= 0 || errors.Is(k.Err(), ErrLost):
 		return k.release()
-	case k.callers != nil: // who may give the connection to anybody from now on
-		select {
-		case <-time.After(rest):
-		case <-k.callers:
-		}
-		return k.release()
+	case k.callers: // who may give the connection to anybody from now on
+		return k.releaseAfter(rest)
 	}
-	go func() {
-		time.Sleep(rest)
-		_ = k.release() // Observe is told
-	}()
+	go func() { _ = k.releaseAfter(rest) }() // Observe is told
 	return nil
+}
+
+// releaseAfter is release after d, or when the session has ended.
+func (k *Lock) releaseAfter(d time.Duration) error {
+	select {
+	case <-time.After(d):
+	case <-k.watched:
+	}
+	return k.release()
 }
 
 // release gives the lock back, and tells Options.Observe and Trace.
@@ -228,7 +234,7 @@ func (k *Lock) lostBy(loss error) error {
 type lockKey struct{}
 
 // FromContext returns the lock in whose callback ctx was handed out by
-// [Locker.WithLock], [Locker.TryWithLock] or [Locker.Lead], the innermost
+// [Locker.WithLock], [Locker.WithSlot], their Try, or [Locker.Lead], the innermost
 // where there are several, or nil. It is how a leader comes by its
 // [Lock.Token].
 func FromContext(ctx context.Context) *Lock {

@@ -15,7 +15,8 @@ import (
 // for work that one process of many must always be doing, and [Locker.Lock]
 // for a lock that one function takes and another gives back.
 //
-// Every lock that is held takes one connection of the pool.
+// Every lock that is held takes one connection of the pool, but for those with
+// Options.Shareable.
 type Locker struct {
 	db     *sql.DB
 	conns  *sqlconn.Pool

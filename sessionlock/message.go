@@ -54,10 +54,10 @@ func (o *Options) obstacles(pid uint32) string {
 	return when
 }
 
-// tryMessage asks for the first free of some locks without waiting. If it is
-// refused, nothing has changed on the session.
-func (o *Options) tryMessage(keys []hashkey.Key, pid uint32, settings []setting) locksql.Message {
-	return locksql.Select(ask("case "+o.obstacles(pid)+" else "+locksql.TakeFirst(o.Shared, keys)+" end", settings))
+// tryMessage asks for the first free of some locks without waiting, unless there is
+// one of the obstacles. If it is refused, nothing has changed on the session.
+func (o *Options) tryMessage(keys []hashkey.Key, obstacles string, settings []setting) locksql.Message {
+	return locksql.Select(ask("case "+obstacles+" else "+locksql.TakeFirst(o.Shared, keys)+" end", settings))
 }
 
 // waitMessage waits for the one-th of some locks, for at most limit, and takes it
@@ -165,6 +165,29 @@ func leave(ctx context.Context, s *pgsession.Session, m locksql.Message, saved [
 		_, err = s.Send(ctx, leaving, locksql.Select(setAgain(others)))
 	}
 	return string(rows[0][0]) == "t", err
+}
+
+// forsake frees what a message that has failed may have left of keys, or ends the
+// session.
+func forsake(ctx context.Context, s *pgsession.Session, shared bool, keys ...hashkey.Key) {
+	if len(keys) == 0 {
+		return
+	}
+	ctx, cancel := toLeave(ctx)
+	defer cancel()
+	m := locksql.Forsake(shared, keys...)
+	if !s.InTransaction() {
+		m.Statements = m.Statements[1:] // the rollback, which the server would warn of
+	}
+	if _, err := s.Send(ctx, leaving, m); err != nil {
+		s.Discard()
+	}
+}
+
+// toLeave returns the ctx of a message that frees locks of a call whose own ctx may
+// have ended.
+func toLeave(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), unlockPatience)
 }
 
 // unlockOne gives one lock of several back.

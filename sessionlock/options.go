@@ -30,16 +30,16 @@ type Options struct {
 	// MinHold keeps the lock taken for so long after the grant, however soon it
 	// is unlocked: for a short job that several machines, whose clocks differ,
 	// start at one time, and that must run once. Unlock returns at once, and
-	// the process gives the lock back later; if the process ends before, the
-	// lock is free then. On a connection of the caller's own, see
+	// the process gives the lock back later; if the process or the session ends
+	// before, the lock is free then. On a connection of the caller's own, see
 	// [Locker.LockConn], Unlock returns when MinHold is over.
 	MinHold time.Duration
 
 	// MaxHold bounds a callback that hangs: the ctx of WithLock, WithSlot or
 	// Lead ends MaxHold after the grant, with the cause [ErrMaxHold]. If the
 	// callback has not returned Grace later, the session is ended, which frees
-	// the lock, and the call returns [ErrLost]; so one that obeys its ctx has
-	// Grace to stop before anybody else can hold the lock. A Shareable lock is
+	// the lock, and the call returns [ErrLost], or Lead campaigns again; so one
+	// that obeys its ctx has Grace to stop before anybody else can hold the lock. A Shareable lock is
 	// given back then, without the others of its session. 0 means no bound.
 	MaxHold time.Duration
 
@@ -60,8 +60,8 @@ type Options struct {
 	// precise to a few seconds, and meaningless where a proxy answers in the
 	// client's place. 0 means 30s.
 	//
-	// [Locker.Lead] also has the server end a session that was silent for
-	// DeadClient, and asks it something three times as often.
+	// [Locker.Lead], and Shareable, also have the server end a session that was
+	// silent for DeadClient, and ask it something three times as often.
 	DeadClient time.Duration
 
 	// Pooler accepts a connection pooler between the client and the server,
@@ -81,9 +81,12 @@ type Options struct {
 	// answer it within five seconds is ended.
 	//
 	// Within the process they exclude each other as the locks of different
-	// sessions do, first come, first served. A lock that had to be waited for
-	// keeps the connection on which it was waited for: such locks and waiters
-	// take at most half of the pool.
+	// sessions do, first come, first served. A shared one beside others of its key
+	// lets another process that waits for the key go first, if those go on for half
+	// a second. A lock that had to be waited for keeps the connection on which it
+	// was waited for: such locks and waiters take at most half of the pool. With a
+	// pool of one connection, which may be that of the session, a call asks twice a
+	// second instead, as with Poll.
 	//
 	// Check and DeadClient are those of the lock that is the first on the
 	// session. WithSlot does not look at Shareable.

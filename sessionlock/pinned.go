@@ -28,9 +28,7 @@ type pinned struct {
 func pin(c *conn, pulse time.Duration, leave func()) *Lock {
 	p := &pinned{own: c, freed: make(chan struct{}), watched: make(chan struct{}), leave: leave}
 	k := newLock(p, c.pool, c.granted, c.session)
-	if c.callers {
-		k.callers = p.watched
-	}
+	k.callers, k.watched = c.callers, p.watched
 	go p.watch(k, pulse)
 	return k
 }
@@ -140,8 +138,8 @@ func (p *pinned) releaseSession(k *Lock) error {
 //
 // Then the connection is taken, as for a statement of the caller's, to see
 // whether pgx has given it up, or the caller has closed it. This waits for a
-// statement that is running. That is no loss of time: if the session ends
-// under the statement, the statement fails and the connection comes free.
+// statement that is running, or for whatever the caller does in a Raw of its own,
+// and the socket is looked at meanwhile.
 //
 // Every ten seconds, finally, the server is asked whether the session has the
 // lock, for what a socket cannot show: a network that swallows everything, or
@@ -160,9 +158,26 @@ func (p *pinned) watch(k *Lock, pulse time.Duration) {
 		case <-asks.C:
 			ask = true
 		}
-		if err := p.look(k, ask, pulse/2); err != nil {
+		looked := make(chan error, 1)
+		go func() { looked <- p.look(k, ask, pulse/2) }()
+		if err := p.await(k, looked, looks.C); err != nil {
 			k.lose(err)
 			return
+		}
+	}
+}
+
+// await returns what a look returns, or why the lock is lost while that waits for
+// the connection: it finds the session ended then.
+func (p *pinned) await(k *Lock, looked <-chan error, looks <-chan time.Time) error {
+	for {
+		select {
+		case err := <-looked:
+			return err
+		case <-looks:
+			if hungUp, _ := k.session.PeerClosed(); hungUp {
+				return errHungUp
+			}
 		}
 	}
 }

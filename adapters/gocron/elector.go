@@ -25,7 +25,8 @@ var ErrNotLeader = errors.New("gocronlock: this process does not lead")
 
 // NewElector begins to campaign for the lock of key, in the background: see
 // [sessionlock.Locker.Lead]. The leader keeps the lock, and a connection of the
-// pool, until it is lost, or until Close. logger is told of losses and of whatever
+// pool, until it is lost, or until Close; with sessionlock.Options.MaxHold it is a
+// candidate again after that. logger is told of losses and of whatever
 // stands in the way of the campaign, as with [NewLocker].
 func NewElector(l *sessionlock.Locker, key hashkey.Key, logger gocron.Logger) *Elector {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -33,7 +34,11 @@ func NewElector(l *sessionlock.Locker, key hashkey.Key, logger gocron.Logger) *E
 	e := &Elector{cancel: cancel, over: over}
 	logger = orDefault(logger)
 	go func() {
-		err := logged(l, logger).Lead(ctx, key, e.lead)
+		candidate := logged(l, logger)
+		err := candidate.Lead(ctx, key, e.lead)
+		for errors.Is(err, sessionlock.ErrMaxHold) { // one term is over
+			err = candidate.Lead(ctx, key, e.lead)
+		}
 		if ctx.Err() == nil {
 			logger.Error("gocronlock: the campaign is over", "key", key, "error", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -170,6 +171,26 @@ func TestElector(t *testing.T) {
 		t.Errorf("Close returned before the term was over: %v", err)
 	}
 	until(t, "the first candidate leads after the second one", leads(one))
+}
+
+// A leader whose term is bounded is a candidate again, and no campaign is over.
+func TestElectorTerms(t *testing.T) {
+	var log logs
+	var terms atomic.Int64
+	l := sessionlock.New(locktest.DB(t)).With(sessionlock.Options{
+		MaxHold: 10 * time.Millisecond,
+		Observe: func(e sessionlock.Event) {
+			if e.Kind == sessionlock.Granted {
+				terms.Add(1)
+			}
+		},
+	})
+	e := gocronlock.NewElector(l, hashkey.Name("scheduler"), log.logger())
+	until(t, "there was another term", func() bool { return terms.Load() > 1 })
+	e.Close()
+	if log.String() != "" {
+		t.Errorf("logged without need: %s", &log)
+	}
 }
 
 // A campaign that cannot be won says why.

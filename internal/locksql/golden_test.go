@@ -110,6 +110,7 @@ func texts() string {
 	wait.Keys, wait.One = two, 1
 	message("session: wait for one of two", wait.Message())
 	message("session: forsake", locksql.Forsake(false, two...))
+	message("session: wanted", locksql.Select("select "+locksql.Wanted(two[1])))
 	message("session: token", locksql.SessionToken())
 	message("plain: try slots", locksql.TrySlotsIn(false, one[0], 2))
 	message("plain: wait for slots", locksql.WaitSlotsIn(false, one[0], 2, 1, 500*time.Millisecond))

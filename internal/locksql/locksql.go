@@ -99,13 +99,25 @@ func params(key hashkey.Key) []Param {
 // whatever mode. pg_locks shows a bigint as classid and objid, high half first,
 // with objsubid 1, and a pair as the same two with objsubid 2.
 func Held(key hashkey.Key) string {
-	const equal = " operator(pg_catalog.=) "
+	return shown("granted", "pid"+equal+"pg_catalog.pg_backend_pid()", key)
+}
+
+// Wanted returns an expression that is true if any session waits for key.
+func Wanted(key hashkey.Key) string {
+	return shown("not granted", "database"+equal+"(select oid from pg_catalog.pg_database where datname"+
+		equal+"pg_catalog.current_database())", key)
+}
+
+const equal = " operator(pg_catalog.=) "
+
+// shown returns an expression that is true if pg_locks shows such a lock of key.
+func shown(state, whose string, key hashkey.Key) string {
 	subid := "1"
 	if _, _, ok := key.Pair(); ok {
 		subid = "2"
 	}
-	return "exists (select from pg_catalog.pg_locks where granted and locktype" + equal + "'advisory'" +
-		" and pid" + equal + "pg_catalog.pg_backend_pid() and objsubid" + equal + subid +
+	return "exists (select from pg_catalog.pg_locks where " + state + " and locktype" + equal + "'advisory'" +
+		" and " + whose + " and objsubid" + equal + subid +
 		" and classid" + equal + oid(uint32(key.Int64()>>32)) +
 		" and objid" + equal + oid(uint32(key.Int64())) + ")"
 }
