@@ -10,8 +10,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/pgtx"
+	"github.com/pgadvisory/pgadvisory/internal/txlock"
 	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -220,6 +225,38 @@ func TestDeallocateInsideAFunction(t *testing.T) {
 		t.Errorf("sum of n = %d, want 3", n)
 	}
 	noTrace(t, watcher, db)
+}
+
+// A connection comes from the pool with a transaction that has failed, where a
+// wrapper of the driver hides it. The first message that is prepared on it rolls
+// back before the server parses anything else.
+func TestPreparedInPlaceOfAFailedTransaction(t *testing.T) {
+	t.Parallel()
+	conn, err := pgx.Connect(t.Context(), newDatabase(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), `begin; select 1/0`, pgx.QueryExecModeSimpleProtocol); err == nil {
+		t.Fatal("1/0 did not fail")
+	}
+	tx := &pgtx.Tx{
+		Package:     "integration_test",
+		Session:     pgsession.Of(conn),
+		Transaction: locksql.Transaction{Keys: []hashkey.Key{hashkey.Name("k")}, Level: locksql.ReadCommitted},
+	}
+	if granted, err := tx.Open(t.Context(), acquire.Opening{}); !granted || err != nil {
+		t.Fatalf("Open: %v, %v", granted, err)
+	}
+	if outcome, err := tx.Commit(t.Context()); outcome != txlock.Committed || err != nil {
+		t.Errorf("Commit: %v, %v", outcome, err)
+	}
+	const prepared = 6 // rollback, begin, the try, savepoint, release, commit
+	var n int
+	wantNoError(t, conn.QueryRow(t.Context(), `select count(*) from pg_prepared_statements`, pgx.QueryExecModeSimpleProtocol).Scan(&n))
+	if n != prepared {
+		t.Errorf("%d statements are prepared, want %d", n, prepared)
+	}
 }
 
 // When a table changes under a prepared Exec, the Exec fails once at most.

@@ -179,14 +179,20 @@ func (s *Session) Send(ctx context.Context, p interrupt.Policy, m locksql.Messag
 // sendPrepared sends m as prepared statements, which are prepared in the very
 // message that first needs them. What follows it is prepared first: a server
 // session that has the statements of m then has those as well, whoever prepared
-// them.
+// them. Only the rollback of an open transaction comes ahead: the server parses
+// nothing else in one that has failed.
 func (s *Session) sendPrepared(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
 	defer interrupt.Start(ctx, s.pg, p).Stop()
 	var parsing []string
+	rest := m.Statements
+	if s.InTransaction() {
+		parsing = s.writePrepared(rest[0], parsing)
+		rest = rest[1:]
+	}
 	for _, st := range m.Follow {
 		parsing = s.writeParse(st, parsing)
 	}
-	for _, st := range m.Statements {
+	for _, st := range rest {
 		parsing = s.writePrepared(st, parsing)
 	}
 	s.pg.Frontend().SendSync(&s.out.sync)
