@@ -327,7 +327,7 @@ func awaitBoth(db *sql.DB, who string) error {
 	if _, err := db.Exec(`insert into ready values ($1)`, who); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		var ready int
 		if err := db.QueryRow(`select count(*) from ready`).Scan(&ready); err != nil || ready == 2 {
 			return err

@@ -197,7 +197,7 @@ func TestSessionWaitIsNotTheRoles(t *testing.T) {
 	other := openDB(t, dsn, func(c *pgx.ConnConfig) { c.RuntimeParams["statement_timeout"] = "0" })
 	for _, name := range []string{"lock_timeout", "statement_timeout", "transaction_timeout"} {
 		if number(t, other, `select count(*) from pg_settings where name = $1`, name) == 1 {
-			exec(t, other, fmt.Sprintf(`do $$ begin execute format('alter database %%I set %s = ''100ms''', current_database()); end $$`, name))
+			exec(t, other, fmt.Sprintf(`do $$ begin execute format('alter database %%I set %s = ''250ms''', current_database()); end $$`, name))
 		}
 	}
 	db := openDB(t, dsn)
@@ -214,11 +214,11 @@ func TestSessionWaitIsNotTheRoles(t *testing.T) {
 	var limits string
 	err := k.Conn().QueryRowContext(t.Context(),
 		`select current_setting('lock_timeout') || ' ' || current_setting('statement_timeout')`).Scan(&limits)
-	if err != nil || limits != "100ms 100ms" {
+	if err != nil || limits != "250ms 250ms" {
 		t.Errorf("the holder finds %q, %v", limits, err)
 	}
 	unlock(t, k)
-	noTrace(t, db, other)
+	noTrace(t, other, db)
 }
 
 func TestSessionNested(t *testing.T) {

@@ -24,6 +24,9 @@ import (
 // it is a test that fails anyway.
 const patience = 30 * time.Second
 
+// longestPause is between two looks at a state: the first come sooner.
+const longestPause = 30 * time.Millisecond
+
 // newDatabase returns the DSN of an empty database of the test's own.
 func newDatabase(tb testing.TB) string {
 	tb.Helper()
@@ -94,10 +97,12 @@ func bounded(tb testing.TB) context.Context {
 // until waits for a state.
 func until(tb testing.TB, state string, reached func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(patience)
+	for pause := time.Millisecond; !reached(); pause = min(2*pause, longestPause) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("after %v it is still not so that %s", patience, state)
 		}
+		time.Sleep(pause)
 	}
 }
 

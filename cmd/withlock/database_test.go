@@ -81,7 +81,7 @@ func TestWaiterIsInNobodysWay(t *testing.T) {
 	if _, err := db.Exec(`create table orders (id bigint)`); err != nil {
 		t.Fatal(err)
 	}
-	holder := start(t, dsn, "job", "--", "sh", "-c", `echo $$ >parent; until test -e end; do sleep 0.01; done`)
+	holder := start(t, dsn, "job", "--", "sh", "-c", `echo $$ >parent; until test -e end; do sleep 0.05; done`)
 	holder.pid(t, "parent")
 	waiter := start(t, dsn, "job", "true")
 	waits(t, db)

@@ -37,7 +37,7 @@ func TestKilledWithItsGuard(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("no parent-death signal on " + runtime.GOOS)
 	}
-	p := start(t, newDatabase(t), "job", "--", "sh", "-c", `echo $$ >parent; while :; do sleep 0.01; done`)
+	p := start(t, newDatabase(t), "job", "--", "sh", "-c", `echo $$ >parent; while :; do sleep 0.05; done`)
 	parent := p.pid(t, "parent")
 	if err := syscall.Kill(guardOf(t, p), syscall.SIGKILL); err != nil {
 		t.Fatal(err)

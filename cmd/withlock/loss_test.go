@@ -16,7 +16,7 @@ func TestLost(t *testing.T) {
 		"stops":         family,
 		"ignores":       `trap "" TERM; ` + family,
 		"exits with 0":  `trap "exit 0" TERM; ` + family,
-		"child ignores": `sh -c 'trap "" TERM; echo $$ >child; while :; do sleep 0.01; done' & echo $$ >parent; wait`,
+		"child ignores": `sh -c 'trap "" TERM; echo $$ >child; while :; do sleep 0.05; done' & echo $$ >parent; wait`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

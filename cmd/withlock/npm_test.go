@@ -21,7 +21,7 @@ import (
 // exclude each other on a name.
 func TestNPM(t *testing.T) {
 	theirs := installNPM(t)
-	const wait = `echo $$ >parent; until test -e end; do sleep 0.01; done`
+	const wait = `echo $$ >parent; until test -e end; do sleep 0.05; done`
 	t.Run("waits for the npm tool", func(t *testing.T) {
 		dsn := newDatabase(t)
 		dir := t.TempDir()

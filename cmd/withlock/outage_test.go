@@ -88,7 +88,7 @@ func TestConnectWait(t *testing.T) {
 func TestMoreWaitersThanConnections(t *testing.T) {
 	t.Parallel()
 	between := newProxy(t, newDatabase(t))
-	holder := start(t, between.dsn, "job", "--", "sh", "-c", `echo $$ >parent; until test -e end; do sleep 0.01; done`)
+	holder := start(t, between.dsn, "job", "--", "sh", "-c", `echo $$ >parent; until test -e end; do sleep 0.05; done`)
 	holder.pid(t, "parent")
 	between.set(func(p *proxy) { p.most = 2 })
 	first := startLogged(t, between.dsn, "-v", "job", "true")

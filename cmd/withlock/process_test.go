@@ -25,12 +25,17 @@ import (
 // it is a test that fails anyway.
 const patience = 60 * time.Second
 
+// longestPause is between two looks at a state: the first come sooner.
+const longestPause = 30 * time.Millisecond
+
 // reached waits for a state, and reports whether it came.
 func reached(state func() bool) bool {
-	for end := time.Now().Add(patience); !state(); time.Sleep(2 * time.Millisecond) {
+	end := time.Now().Add(patience)
+	for pause := 2 * time.Millisecond; !state(); pause = min(2*pause, longestPause) {
 		if time.Now().After(end) {
 			return false
 		}
+		time.Sleep(pause)
 	}
 	return true
 }

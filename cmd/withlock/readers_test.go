@@ -19,7 +19,7 @@ func TestWriterAmongReaders(t *testing.T) {
 	exists := func(file string) bool { _, err := os.Stat(file); return err == nil }
 	reader := func(i int) *process {
 		return startIn(t, dir, dsn, "-s", "job", "--", "sh", "-c",
-			fmt.Sprintf(`touch in%d; until test -e out%d; do sleep 0.01; done`, i, i))
+			fmt.Sprintf(`touch in%d; until test -e out%d; do sleep 0.05; done`, i, i))
 	}
 	leave := func(i int) {
 		if err := os.WriteFile(file("out", i), nil, 0o600); err != nil {

@@ -56,9 +56,9 @@ func TestLockOutlivesTheGroup(t *testing.T) {
 			dsn := newDatabase(t)
 			db := openDB(t, dsn)
 			p := start(t, dsn, "--kill-after=1h", "job", "--", "sh", "-c", `
-				sh -c 'trap "" TERM; echo $$ >child; until test -e leave; do sleep 0.01; done' &
+				sh -c 'trap "" TERM; echo $$ >child; until test -e leave; do sleep 0.05; done' &
 				echo $$ >parent
-				until test -e end; do sleep 0.01; done
+				until test -e end; do sleep 0.05; done
 				exit 7`)
 			parent, child := p.pid(t, "parent"), p.pid(t, "child")
 			test.end(t, p)
@@ -86,9 +86,9 @@ func TestKillAfter(t *testing.T) {
 		name, after, command string
 		code                 int
 	}{
-		{"command", "100ms", `trap "" TERM; echo $$ >child; while :; do sleep 0.01; done`, 128 + int(syscall.SIGKILL)},
+		{"command", "100ms", `trap "" TERM; echo $$ >child; while :; do sleep 0.05; done`, 128 + int(syscall.SIGKILL)},
 		{"child", "1s", `
-			sh -c 'trap "" TERM; echo $$ >child; while :; do sleep 0.01; done' &
+			sh -c 'trap "" TERM; echo $$ >child; while :; do sleep 0.05; done' &
 			wait`, 128 + int(syscall.SIGTERM)},
 		{"stopped", "1h", `echo $$ >child; kill -STOP $$`, 128 + int(syscall.SIGTERM)},
 	} {
@@ -114,7 +114,7 @@ func TestHangUpKillsNobody(t *testing.T) {
 	p := start(t, newDatabase(t), "--kill-after=0", "job", "--", "sh", "-c", `
 		trap 'echo $$ >hup' HUP
 		echo $$ >parent
-		until test -e end; do sleep 0.01; done
+		until test -e end; do sleep 0.05; done
 		exit 5`)
 	p.pid(t, "parent")
 	p.signal(t, syscall.SIGHUP)
@@ -143,8 +143,7 @@ func waits(t *testing.T, db *sql.DB) {
 	until(t, "somebody waits for the lock", func() bool {
 		var n int
 		err := db.QueryRow(`select count(*) from pg_stat_activity where datname = current_database()
-			and application_name = 'withlock job' and query like '%advisory_lock(%' and pid not in
-			(select pid from pg_locks where locktype = 'advisory' and granted)`).Scan(&n)
+			and application_name = 'withlock job' and wait_event_type = 'Lock'`).Scan(&n)
 		return err == nil && n == 1
 	})
 }

@@ -102,7 +102,7 @@ func TestIgnoredSignals(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
 			p := startAs(t, newDatabase(t), "sh", "-c", fmt.Sprintf(`trap "" %d; exec "$0" "$@"`, int(s)))(
-				"job", "--", "sh", "-c", fmt.Sprintf(`echo $$ >parent; until test -e go; do sleep 0.01; done; kill -%d $$; touch after; until test -e end; do sleep 0.01; done; exit 3`, int(s)))
+				"job", "--", "sh", "-c", fmt.Sprintf(`echo $$ >parent; until test -e go; do sleep 0.05; done; kill -%d $$; touch after; until test -e end; do sleep 0.05; done; exit 3`, int(s)))
 			p.pid(t, "parent")
 			p.signal(t, s)
 			p.touch(t, "go")
@@ -154,7 +154,7 @@ func TestBrokenStderr(t *testing.T) {
 		}
 		cmd := exec.Command(self)
 		cmd.Args = []string{"withlock", "job", "--", "sh", "-c",
-			`exec 2>/dev/null; trap "sleep 0.3; touch clean; exit" TERM; echo $$ >parent; while :; do sleep 0.01; done`}
+			`exec 2>/dev/null; trap "sleep 0.3; touch clean; exit" TERM; echo $$ >parent; while :; do sleep 0.05; done`}
 		cmd.Stderr = w
 		p := startCommand(t, t.TempDir(), dsn, cmd)
 		p.pid(t, "parent")
@@ -213,7 +213,7 @@ func TestExecutableReplaced(t *testing.T) {
 	if err := os.WriteFile(file, content, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	holder := start(t, dsn, "job", "--", "sh", "-c", `echo $$ >parent; until test -e end; do sleep 0.01; done`)
+	holder := start(t, dsn, "job", "--", "sh", "-c", `echo $$ >parent; until test -e end; do sleep 0.05; done`)
 	holder.pid(t, "parent")
 	waiter := startCommand(t, dir, dsn, exec.Command(file, "job", "sh", "-c", "echo $$ >ran"))
 	waits(t, openDB(t, dsn))

@@ -14,7 +14,7 @@ import (
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
-	holder := start(t, dsn, "job", "--", "sh", "-c", `echo $$ >parent; until test -e end; do sleep 0.01; done`)
+	holder := start(t, dsn, "job", "--", "sh", "-c", `echo $$ >parent; until test -e end; do sleep 0.05; done`)
 	holder.pid(t, "parent")
 	waiter := start(t, dsn, "job", "true")
 	waits(t, openDB(t, dsn))
@@ -44,7 +44,7 @@ func TestOnLost(t *testing.T) {
 	db := openDB(t, dsn)
 	const onLost = `echo $$ >lost; echo "$WITHLOCK_NAME is lost"; touch told`
 	p := startLogged(t, dsn, "--on-lost", onLost, "job", "--", "sh", "-c",
-		`trap 'until test -e told; do sleep 0.01; done; exit 5' TERM; echo $$ >parent; while :; do sleep 0.01; done`)
+		`trap 'until test -e told; do sleep 0.05; done; exit 5' TERM; echo $$ >parent; while :; do sleep 0.05; done`)
 	p.pid(t, "parent")
 	terminate(t, db, backend(t, db))
 	p.ends(t, exitLost)

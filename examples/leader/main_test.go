@@ -88,7 +88,7 @@ func (p *process) ticks(t *testing.T) []int {
 // leader waits until one of processes ticks, and for the third tick of it.
 func leader(t *testing.T, processes []*process) int {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		for i, p := range processes {
 			if len(p.ticks(t)) >= 3 {
 				return i

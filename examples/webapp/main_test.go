@@ -22,6 +22,9 @@ import (
 // it is a test that fails anyway.
 const patience = 30 * time.Second
 
+// longestPause is between two looks at a state: the first come sooner.
+const longestPause = 30 * time.Millisecond
+
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 
 // service is the service on a database of the test's own, with account 1,
@@ -133,10 +136,12 @@ func send(t *testing.T, method, url, contentType, body string) reply {
 // until waits for a state.
 func until(t *testing.T, state string, reached func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(patience)
+	for pause := time.Millisecond; !reached(); pause = min(2*pause, longestPause) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after %v it is still not so that %s", patience, state)
 		}
+		time.Sleep(pause)
 	}
 }
 

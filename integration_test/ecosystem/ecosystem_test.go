@@ -42,6 +42,9 @@ func TestMain(m *testing.M) {
 // patience bounds every wait for a state.
 const patience = 30 * time.Second
 
+// longestPause is between two looks at a state: the first come sooner.
+const longestPause = 30 * time.Millisecond
+
 var isolations = []sql.IsolationLevel{sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSerializable}
 
 var (
@@ -120,10 +123,12 @@ func (s *setting) nothingLeft(t *testing.T) {
 
 func until(t *testing.T, state string, reached func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(patience)
+	for pause := time.Millisecond; !reached(); pause = min(2*pause, longestPause) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after %v it is still not so that %s", patience, state)
 		}
+		time.Sleep(pause)
 	}
 }
 

@@ -23,7 +23,7 @@ const patience = 20 * time.Second
 
 func until(tb testing.TB, what string, state func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(patience); !state(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !state(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			tb.Fatalf("after %v it is still not so that %s", patience, what)
 		}
@@ -162,7 +162,7 @@ var children = map[string]string{
 }
 
 // worker notes its pid as child, and ends by force only.
-const worker = `trap "" TERM HUP INT; echo $$ >child.new; mv child.new child; while :; do sleep 0.01; done`
+const worker = `trap "" TERM HUP INT; echo $$ >child.new; mv child.new child; while :; do sleep 0.05; done`
 
 func forEachChild(t *testing.T, test func(t *testing.T, text string)) {
 	onLinux(t)
@@ -248,7 +248,7 @@ func TestGuardKilled(t *testing.T) {
 
 // A guard that somebody has stopped goes on when the work is to end.
 func TestGuardStopped(t *testing.T) {
-	r := start(t, `echo $PPID >guard.new; mv guard.new guard; while :; do sleep 0.01; done`)
+	r := start(t, `echo $PPID >guard.new; mv guard.new guard; while :; do sleep 0.05; done`)
 	if err := syscall.Kill(r.pid(t, "guard"), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func TestGuardStopped(t *testing.T) {
 // it to clean up although its parent is gone.
 func TestStopGivesGrace(t *testing.T) {
 	onLinux(t)
-	r := start(t, `setsid sh -c 'trap "sleep 0.2; touch clean; exit" TERM; echo $$ >child; while :; do sleep 0.01; done' & wait`)
+	r := start(t, `setsid sh -c 'trap "sleep 0.2; touch clean; exit" TERM; echo $$ >child; while :; do sleep 0.05; done' & wait`)
 	child := r.pid(t, "child")
 	r.signal(t, syscall.SIGTERM)
 	r.ends(t, 128+int(syscall.SIGTERM))
@@ -313,7 +313,7 @@ func rounds(n int) int {
 // An orphan that stays in a session of the work keeps the work going.
 func TestOrphanStays(t *testing.T) {
 	onLinux(t)
-	r := start(t, `(timeout 1000 sh -c 'echo $$ >child; until test -e end; do sleep 0.01; done' &) ; exit 3`)
+	r := start(t, `(timeout 1000 sh -c 'echo $$ >child; until test -e end; do sleep 0.05; done' &) ; exit 3`)
 	child := r.pid(t, "child")
 	time.Sleep(100 * time.Millisecond) // what must not happen in this time is the end
 	if free(t, r.dir) || !alive(child) {
@@ -326,7 +326,7 @@ func TestOrphanStays(t *testing.T) {
 // Daemons that have ended are reaped while the command runs.
 func TestZombies(t *testing.T) {
 	onLinux(t)
-	r := start(t, `for i in 1 2 3 4 5 6 7 8 9 10; do (setsid true &); (true &); done; note parent; until test -e end; do sleep 0.01; done`)
+	r := start(t, `for i in 1 2 3 4 5 6 7 8 9 10; do (setsid true &); (true &); done; note parent; until test -e end; do sleep 0.05; done`)
 	r.pid(t, "parent")
 	until(t, "there is no zombie of the guard's", func() bool {
 		output, err := exec.Command("ps", "-A", "-o", "stat=,ppid=").Output()
@@ -373,7 +373,7 @@ func TestCallerKilledWhereNobodyReaps(t *testing.T) {
 	r := &run{dir: dir}
 	outer := exec.Command("unshare", "--pid", "--fork", "--mount-proc", "sh", "-c",
 		`"$0" caller lock /bin/sh -c 'timeout 1000 sh -c "touch in; sleep 1000" & (setsid sleep 1000 &) ; wait' & echo $! >caller
-		until test -e in; do sleep 0.01; done
+		until test -e in; do sleep 0.05; done
 		kill -9 $!; touch killed
 		exec sleep 5`, self)
 	outer.Dir = dir
@@ -401,7 +401,7 @@ func TestSignals(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGWINCH, syscall.SIGHUP, syscall.SIGCONT} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
-			r := start(t, fmt.Sprintf(`trap 'note got' %d; note parent; until test -e got; do sleep 0.01; done; exit 5`, int(s)))
+			r := start(t, fmt.Sprintf(`trap 'note got' %d; note parent; until test -e got; do sleep 0.05; done; exit 5`, int(s)))
 			r.pid(t, "parent")
 			r.signal(t, s)
 			r.pid(t, "got")
@@ -436,7 +436,7 @@ func TestExecutableRemoved(t *testing.T) {
 	if err := os.WriteFile(program, content, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	hold := command(t, dir, `note in; until test -e out; do sleep 0.01; done`)
+	hold := command(t, dir, `note in; until test -e out; do sleep 0.05; done`)
 	if err := hold.Start(); err != nil {
 		t.Fatal(err)
 	}
