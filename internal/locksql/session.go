@@ -28,7 +28,10 @@ type SessionWait struct {
 //
 // A session's lock whose wait ended in an error can be held all the same. So it
 // is the transaction's lock that is waited for, which a rollback frees in any
-// case. The session gets its lock at once then.
+// case. The session gets its lock at once then, by a statement of its own: before
+// that the server looks whether the wait has ended just as the lock was granted.
+// Within one statement it looks when both are granted, and the end of the wait would
+// leave the session its lock.
 //
 // All that is to be set is set before the wait, and goes with the subtransaction if
 // the wait ends: what is done after the grant keeps the caller waiting.
@@ -61,7 +64,7 @@ func (w *SessionWait) block() string {
 	b.WriteString("do $pgadvisory$ declare slot integer := case " + w.Obstacles + " end; begin " +
 		"if slot is null then begin " + settings +
 		"perform pg_catalog.set_config('pgadvisory.slot', '" + strconv.Itoa(w.One) + "', true); " +
-		"perform " + Call(XactLock, w.Shared, one) + ", " + Call(Lock, w.Shared, one) + "; return; " +
+		"perform " + Call(XactLock, w.Shared, one) + "; perform " + Call(Lock, w.Shared, one) + "; return; " +
 		"exception when lock_not_available then ")
 	if len(w.Keys) > 1 {
 		b.WriteString("slot := " + TakeFirst(w.Shared, w.Keys) + "; if slot is not null then " + settings + "end if; ")
