@@ -64,7 +64,7 @@ func fullPlan() plan {
 		growth:      []int{1, 10, 100, 1000, 10_000, allKeys},
 		allocRounds: 5,
 		allocTurns:  1000,
-		sessions:    sessionPlan{handOvers: 200, turns: timing{9, 300 * time.Millisecond}, timeouts: 1000, shareable: 10_000},
+		sessions:    sessionPlan{handOvers: 500, turns: timing{9, 300 * time.Millisecond}, timeouts: 1000, shareable: 10_000},
 	}
 }
 
@@ -79,7 +79,7 @@ func shortPlan() plan {
 	p.exec = timing{3, 200 * time.Millisecond}
 	p.growth = []int{1, 10, 100, 1000, 10_000}
 	p.allocRounds, p.allocTurns = 3, 300
-	p.sessions = sessionPlan{handOvers: 100, turns: timing{5, 200 * time.Millisecond}, timeouts: 200, shareable: 10_000}
+	p.sessions = sessionPlan{handOvers: 200, turns: timing{5, 200 * time.Millisecond}, timeouts: 200, shareable: 10_000}
 	return p
 }
 

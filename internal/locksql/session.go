@@ -28,10 +28,11 @@ type SessionWait struct {
 //
 // A session's lock whose wait ended in an error can be held all the same. So it
 // is the transaction's lock that is waited for, which a rollback frees in any
-// case. The session gets its lock at once then, by a statement of its own: before
-// that the server looks whether the wait has ended just as the lock was granted.
-// Within one statement it looks when both are granted, and the end of the wait would
-// leave the session its lock.
+// case. The session gets its lock at once then, in the second step of a loop: before
+// a step the server looks whether the wait has ended just as the lock was granted.
+// Within one step it would look when both are granted, and the end of the wait would
+// leave the session its lock. Both steps are one expression, which is planned before
+// the wait.
 //
 // All that is to be set is set before the wait, and goes with the subtransaction if
 // the wait ends: what is done after the grant keeps the caller waiting.
@@ -61,10 +62,11 @@ func (w *SessionWait) block() string {
 	}
 	one := w.Keys[w.One]
 	var b strings.Builder
-	b.WriteString("do $pgadvisory$ declare slot integer := case " + w.Obstacles + " end; begin " +
+	b.WriteString("do $pgadvisory$ declare slot integer := case " + w.Obstacles + " end; taken pg_catalog.text; begin " +
 		"if slot is null then begin " + settings +
 		"perform pg_catalog.set_config('pgadvisory.slot', '" + strconv.Itoa(w.One) + "', true); " +
-		"perform " + Call(XactLock, w.Shared, one) + "; perform " + Call(Lock, w.Shared, one) + "; return; " +
+		"for step in 1..2 loop taken := case when step operator(pg_catalog.=) 1 then " + Call(XactLock, w.Shared, one) + "::pg_catalog.text " +
+		"else " + Call(Lock, w.Shared, one) + "::pg_catalog.text end; end loop; return; " +
 		"exception when lock_not_available then ")
 	if len(w.Keys) > 1 {
 		b.WriteString("slot := " + TakeFirst(w.Shared, w.Keys) + "; if slot is not null then " + settings + "end if; ")
