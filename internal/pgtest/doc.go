@@ -16,5 +16,6 @@
 // scripts/pgbouncer fetch versions that the machine does not have.
 //
 // Servers are stopped and their data removed when the process that started
-// them ends, however it ends, be it by SIGKILL: see guard.sh.
+// them ends, however it ends, be it by SIGKILL: see guard.sh. The data are in
+// TMPDIR where that is set, else in memory where Linux has enough of it to spare.
 package pgtest

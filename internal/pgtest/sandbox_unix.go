@@ -133,9 +133,13 @@ func unprivileged() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// tempDir is where sandboxes go: the usual directory, unless the account
-// cannot work there (root's TMPDIR may well be private).
+// tempDir is where sandboxes go: TMPDIR where that is set, else into memory where
+// there is enough; else the usual directory, unless the account cannot work there
+// (root's TMPDIR may well be private).
 func tempDir(account *syscall.Credential) string {
+	if dir := memoryDir(); dir != "" && os.Getenv("TMPDIR") == "" && openToAll(dir) {
+		return dir
+	}
 	dir := os.TempDir()
 	if account == nil || openToAll(dir) {
 		return dir
