@@ -4,7 +4,11 @@
 
 # Most tests wait, for servers, limits and each other, so more of them run at
 # once than there are cores.
-TEST = go test -race -shuffle=on -p=4 -parallel=8
+TEST = go test -race -shuffle=on -p=4 -parallel=16
+
+# With the race detector each program waits for a second at its end, for races that
+# are just then found, and the tests start hundreds of programs.
+export GORACE ?= atexit_sleep_ms=50
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -42,6 +42,7 @@ func opaque(config *pgx.ConnConfig) {
 func TestSessionLoss(t *testing.T) {
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			server := pgtest.Dedicated(t)
 			dsn := server.Database(t)
 			other := openDB(t, dsn)
@@ -151,6 +152,7 @@ func TestSessionLossUnderRaw(t *testing.T) {
 func TestSessionBusyIsNoLoss(t *testing.T) {
 	for name, options := range map[string][]func(*pgx.ConnConfig){"socket": nil, "no socket": {opaque}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dsn := newDatabase(t)
 			db := openDB(t, dsn, options...)
 			ctx := pulse.With(t.Context(), 200*time.Millisecond)
@@ -224,8 +226,6 @@ func TestSessionRefusedQuestionIsNoLoss(t *testing.T) {
 // A proxy that swallows everything without closing is noticed within twice
 // the time between two questions.
 func TestSessionSwallowed(t *testing.T) {
-	dsn := newDatabase(t)
-	p, through := newRelay(t, dsn)
 	const interval = 2 * time.Second
 	for name, prepare := range map[string]func(*sessionlock.Lock){
 		"idle": func(*sessionlock.Lock) {},
@@ -236,7 +236,10 @@ func TestSessionSwallowed(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			db := openDB(t, dsn, through)
+			t.Parallel()
+			dsn := newDatabase(t)
+			p, through := newRelay(t, dsn)
+			db, other := openDB(t, dsn, through), openDB(t, dsn)
 			k := lockUnder(pulse.With(t.Context(), interval), t, sessionlock.New(db).With(quick), hashkey.Name("swallowed"))
 			prepare(k)
 			p.swallows.Store(true)
@@ -244,11 +247,10 @@ func TestSessionSwallowed(t *testing.T) {
 			p.swallows.Store(false)
 			wantError(t, k.Unlock(), sessionlock.ErrLost)
 			p.cut() // or the server would wait for DeadClient
+			becomesFree(t, other, hashkey.Name("swallowed"))
+			noTrace(t, other)
 		})
 	}
-	db := openDB(t, dsn)
-	becomesFree(t, db, hashkey.Name("swallowed"))
-	noTrace(t, db)
 }
 
 // A lock that the session no longer has is noticed by asking for it.

@@ -109,6 +109,7 @@ func serverLog(t *testing.T) (db *sql.DB, count func(text string) int) {
 // warning. A statement that was prepared by a wait which timed out is not prepared
 // again.
 func TestWaitsInTheLog(t *testing.T) {
+	t.Parallel()
 	db, count := serverLog(t)
 	other := openSame(t, db)
 	exec(t, db, `create table t (n int)`)
