@@ -43,7 +43,13 @@ func TestEndedWaitsLeaveNothing(t *testing.T) {
 	bound, cancel := context.WithTimeout(t.Context(), most)
 	defer cancel()
 	stop, holding := make(chan struct{}), make(chan error, 1)
-	go func() { holding <- holdAndRelease(bound, sessionlock.New(watcher), key, stop) }()
+	go func() {
+		err := error(nil)
+		for again := true; again; again = sqlState(err) == adminShutdown { // the holder waits, too
+			err = holdAndRelease(bound, sessionlock.New(watcher), key, stop)
+		}
+		holding <- err
+	}()
 
 	var ended, terminated, cut, granted atomic.Int64
 	over := func() bool {
