@@ -76,6 +76,7 @@ func TestBusy(t *testing.T) {
 		t.Errorf("error is %v, want ErrNotAcquired before ctx ends (%v)", err, ctx.Err())
 	}
 	release()
+	p = newInstance(t, migrations, sessionlock.Options{})
 	if done, err := p.Up(t.Context()); err != nil || len(done) != len(migrations) {
 		t.Errorf("once the lock is free: %d migrations, error %v", len(done), err)
 	}
