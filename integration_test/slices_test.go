@@ -174,7 +174,7 @@ func noOldSnapshots(t *testing.T, db, half *sql.DB) {
 	go func() {
 		halves <- parallel(5, func(int) error {
 			for !over.Load() {
-				if _, err := half.Exec(`select pg_sleep(0.5)`); err != nil {
+				if err := sleepInTx(half); err != nil {
 					return err
 				}
 			}
@@ -203,6 +203,17 @@ func noOldSnapshots(t *testing.T, db, half *sql.DB) {
 	if err := <-halves; err != nil {
 		t.Error(err)
 	}
+}
+
+// sleepInTx holds a snapshot for half a second, in a transaction that is begun and
+// ended by messages of their own, as those of the plain path are.
+func sleepInTx(db *sql.DB) error {
+	tx, err := db.Begin()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`select pg_sleep(0.5)`)
+	return errors.Join(err, tx.Rollback())
 }
 
 // VACUUM keeps a small table small while a candidate stands by.
