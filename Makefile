@@ -4,7 +4,7 @@
 
 # Most tests wait, for servers, limits and each other, so more of them run at
 # once than there are cores.
-TEST = go test -race -shuffle=on -p=4 -parallel=16
+TEST = go test -race -shuffle=on -p=4 -parallel=12
 
 # With the race detector each program waits for a second at its end, for races that
 # are just then found, and the tests start hundreds of programs.
