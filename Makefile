@@ -6,8 +6,8 @@
 # once than there are cores.
 TEST = go test -race -shuffle=on -p=4 -parallel=12
 
-# With the race detector each program waits for a second at its end, for races that
-# are just then found, and the tests start hundreds of programs.
+# With the race detector a program waits for a second at its end, for races that
+# are just then found, and the tests of each package are a program.
 export GORACE ?= atexit_sleep_ms=50
 
 help: ## list the targets
@@ -43,7 +43,7 @@ demo: setup ## run the example web application
 # What the benchmark program is told; "make bench BENCH=-short" writes nothing.
 BENCH ?= -docs ../../docs/benchmarks.md
 
-bench: setup ## measure against other ways to take turns, and write docs/benchmarks.md (ten minutes)
+bench: setup ## measure against other ways to take turns, and write docs/benchmarks.md (twelve minutes)
 	@go run -C integration_test/peers . $(BENCH)
 
 lint: ## gofmt, go vet, staticcheck, go fix, go mod tidy: report, change nothing

@@ -67,7 +67,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	o := options{plan: fullPlan()}
 	flags := flag.NewFlagSet("peers", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	short := flags.Bool("short", false, "measure less exactly, within two minutes instead of ten")
+	short := flags.Bool("short", false, "measure less exactly, within two minutes instead of twelve")
 	only := flags.String("only", "", "measure these parts only: "+strings.Join(parts, ","))
 	flags.StringVar(&o.docs, "docs", "", "write a Markdown file with tables here, and plots into a directory of its name")
 	flags.BoolVar(&o.background, "background", false, "take turns that do not compete with a context that cannot be cancelled")

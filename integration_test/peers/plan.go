@@ -46,7 +46,7 @@ const (
 	allKeys     = 100_000
 )
 
-// fullPlan takes ten minutes.
+// fullPlan takes twelve minutes.
 func fullPlan() plan {
 	return plan{
 		name:        "full",

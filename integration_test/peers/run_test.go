@@ -24,10 +24,10 @@ func tinyPlan() plan {
 		uncontended: moment,
 		undelayed:   1,
 		workers:     []int{1, 8},
-		hot:         timing{1, 50 * time.Millisecond},
+		hot:         timing{1, 150 * time.Millisecond},
 		goroutines:  []int{2, 30},
 		holds:       []time.Duration{0, hold},
-		crowd:       timing{1, 50 * time.Millisecond},
+		crowd:       timing{1, 300 * time.Millisecond}, // in which a probe gets through on a busy machine too
 		crowdOf:     30,
 		hotKeys:     []int{1, 5, 12},
 		exec:        moment,

@@ -2,7 +2,10 @@ package pgtest
 
 import "testing"
 
-var NewestFirst = newestFirst
+var (
+	NewestFirst = newestFirst
+	MemoryDir   = memoryDir
+)
 
 // RunChecks is Main for other tests than this program's, which ask for no
 // server.

@@ -5,8 +5,8 @@ import "syscall"
 const (
 	sharedMemory = "/dev/shm"
 	tmpfsMagic   = 0x01021994 // TMPFS_MAGIC of linux/magic.h
-	// memoryFree is what must be free there: the servers of all packages that are
-	// tested at the same time take 30 to 100 MB each.
+	// memoryFree is what must be free there: a server takes 30 to 100 MB, and there
+	// are a dozen at the same time.
 	memoryFree = 4 << 30
 )
 
