@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"errors"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -10,8 +11,8 @@ import (
 // A guard can be killed before it has told of the command, or of its end. The
 // caller ends what is left of the work all the same, and then returns.
 func TestGuardKilledBeforeItTells(t *testing.T) {
+	adoptNoOrphansLater(t)
 	adoptOrphans()
-	t.Cleanup(func() { _, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, 36, 0, 0) }) // as adoptOrphans, back
 	gone := forkShell(t, "exit")
 	if _, err := syscall.Wait4(gone, nil, 0, nil); err != nil {
 		t.Fatal(err)
@@ -51,4 +52,49 @@ func forkShell(t *testing.T, text string) (pid int) {
 		t.Fatal(err)
 	}
 	return pid
+}
+
+// A guard that somebody has stopped before it tells of the command goes on: until
+// then nobody can signal the work.
+func TestGuardStoppedAtItsPost(t *testing.T) {
+	adoptNoOrphansLater(t)
+	g, err := Post(Command{
+		Path: "/bin/sh", Args: []string{"sh", "-c", "exit 3"},
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(g.pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(g.pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("the guard: %v, %v", status, err)
+	}
+	work := make(chan *Work, 1)
+	go func() {
+		w, err := g.Start(os.Environ(), -1)
+		if err != nil {
+			t.Error(err)
+		}
+		work <- w
+	}()
+	select {
+	case w := <-work:
+		if w == nil {
+			return
+		}
+		if <-w.Done(); w.Status().ExitStatus() != 3 {
+			t.Errorf("the command ends with %v", w.Status())
+		}
+	case <-time.After(20 * time.Second):
+		g.Dismiss()
+		t.Fatal("the command does not start")
+	}
+}
+
+// adoptNoOrphansLater undoes adoptOrphans at the end of the test.
+func adoptNoOrphansLater(t *testing.T) {
+	t.Cleanup(func() { _, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, 36, 0, 0) })
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 )
 
 // Command is what Start executes.
@@ -87,12 +88,22 @@ func (g *Guard) Start(env []string, keep int) (*Work, error) {
 	g.link.sendStart(kind, env, keep)
 	started := make(chan error, 1)
 	go w.follow(started)
-	if err := <-started; err != nil {
-		<-w.done
-		return nil, err
+	for {
+		select {
+		case err := <-started:
+			if err != nil {
+				<-w.done
+				return nil, err
+			}
+			return w, nil
+		case <-time.After(100 * time.Millisecond): // more than a guard takes
+			w.wakeGuard()
+		}
 	}
-	return w, nil
 }
+
+// wakeGuard continues the guard, which somebody may have stopped.
+func (w *Work) wakeGuard() { _ = syscall.Kill(w.guard, syscall.SIGCONT) } // fails if it has ended
 
 // Done is closed when the work is over: no process of it is left.
 func (w *Work) Done() <-chan struct{} { return w.done }
@@ -119,7 +130,7 @@ func (w *Work) Signal(s syscall.Signal) {
 	switch s {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGKILL:
 		w.link.send(signalAll, int(s))
-		_ = syscall.Kill(w.guard, syscall.SIGCONT) // somebody may have stopped it
+		w.wakeGuard()
 	case syscall.SIGCONT:
 		w.terminal.give(w.pid) // the shell may have put the caller into the foreground
 		w.link.send(signalGroup, int(s))
