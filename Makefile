@@ -3,8 +3,12 @@
 .PHONY: help setup test stress faults soak matrix demo bench lint
 
 # Most tests wait, for servers, limits and each other, so more of them run at
-# once than there are cores.
-TEST = go test -race -shuffle=on -p=4 -parallel=12
+# once than there are cores. "make lint" vets.
+TEST = go test -race -shuffle=on -vet=off -p=4 -parallel=12
+
+# Nothing that is built depends on where the tree is, so all clones share what was
+# compiled in one of them.
+export GOFLAGS := $(GOFLAGS) -trimpath
 
 # With the race detector a program waits for a second at its end, for races that
 # are just then found, and the tests of each package are a program.

@@ -38,7 +38,7 @@ func TestEndedWaitsLeaveNothing(t *testing.T) {
 	key := hashkey.Name("k")
 	waits, cuts, most := int64(20_000), int64(2_000), 40*time.Minute
 	if testing.Short() {
-		waits, cuts, most = 200, 5, 2*patience
+		waits, cuts, most = 200, 2, 2*patience
 	}
 	bound, cancel := context.WithTimeout(t.Context(), most)
 	defer cancel()

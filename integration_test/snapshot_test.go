@@ -64,7 +64,8 @@ func alterDatabase(t *testing.T, dsn, setting, value string) {
 // readModifyWrite has a turn again after a serialization error if that is said.
 func readModifyWrite(t *testing.T, dsn string, o xactlock.Options, again bool) {
 	t.Helper()
-	const goroutines, turns = 8, 16
+	const goroutines = 8
+	turns := stress(40)
 	pools := []*sql.DB{openDB(t, dsn), openDB(t, dsn)}
 	for _, db := range pools {
 		db.SetMaxOpenConns(goroutines / 2)

@@ -47,6 +47,9 @@ func Start(tb testing.TB, cmd *exec.Cmd) *Terminal {
 	t := &Terminal{Cmd: cmd, master: master}
 	go t.read()
 	tb.Cleanup(func() {
+		if tb.Failed() {
+			tb.Logf("processes: %s", t.processes())
+		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		_ = master.Close() // hangs up
@@ -73,6 +76,16 @@ func (t *Terminal) read() {
 		t.output.Write(b[:n])
 		t.mu.Unlock()
 	}
+}
+
+// processes returns a table of those that run on the terminal.
+func (t *Terminal) processes() string {
+	table, err := exec.Command("ps", "-s", fmt.Sprint(t.Cmd.Process.Pid),
+		"-o", "pid,ppid,pgid,tpgid,stat,wchan:20,pending,blocked,ignored,caught,args").CombinedOutput()
+	if err != nil {
+		return err.Error()
+	}
+	return string(table)
 }
 
 // Output returns what was shown so far.
