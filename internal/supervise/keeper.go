@@ -15,6 +15,7 @@ import (
 type keeper struct {
 	command int // its pid, and the id of its process group
 	report  func(kind, value int)
+	goOns   int // orders to go on that were obeyed
 
 	ended  bool // the command was reaped
 	status syscall.WaitStatus
@@ -74,6 +75,9 @@ func (k *keeper) run(orders <-chan order) {
 
 func (k *keeper) obey(o order) {
 	s := syscall.Signal(o.value)
+	if o.goOn() {
+		k.goOns++
+	}
 	switch o.kind {
 	case signalAll:
 		if k.killing = k.killing || s == syscall.SIGKILL; !k.killing {
@@ -111,7 +115,7 @@ func (k *keeper) note(pid int, status syscall.WaitStatus) {
 	switch {
 	case status.Stopped():
 		if pid == k.command {
-			k.report(stopped, int(status.StopSignal()))
+			k.report(stopped, k.goOns<<8|int(status.StopSignal()))
 		}
 		return
 	case status.Continued():

@@ -27,13 +27,18 @@ const (
 	forked    = iota // pid: the command waits at its gate
 	running          // pid
 	failed           // errno: the command was not executed
-	stopped          // signal
+	stopped          // signal, and above its eight bits how many orders to go on were obeyed before
 	continued        // has no value
 	ended            // wait status
 	workOver         // has no value; the guard ends
 )
 
 type order struct{ kind, value int }
+
+// goOn reports whether the command goes on by an order, if it was stopped.
+func (o order) goOn() bool {
+	return o.kind == signalAll || o.kind == signalGroup && syscall.Signal(o.value) == syscall.SIGCONT
+}
 
 // link carries orders and reports between two processes. Its end is that of the
 // other process.

@@ -114,6 +114,51 @@ func TestSuspend(t *testing.T) {
 	}
 }
 
+// A stop that is told late, when the command is to go on again, stops nobody.
+func TestStopIsToldLate(t *testing.T) {
+	term, r := shell(t)
+	inFront := func(group int, want bool) {
+		t.Helper()
+		until(t, fmt.Sprintf("%d has the terminal: %t", group, want), func() bool { return (term.Foreground(t) == group) == want })
+	}
+	shell := term.Cmd.Process.Pid
+	term.Type(t, `sh -c '$caller "$ticks"; echo after'`+"\n")
+	r.goesOn(t)
+	command := r.pid(t, "parent")
+	guard := parent(t, command)
+	inFront(command, true)
+	term.Type(t, "\x1a")
+	term.Await(t, "Stopped", 1)
+	r.isStopped(t)
+	term.Type(t, "bg\n")
+	r.goesOn(t)
+	term.Type(t, "fg\n") // the job is running, and not told that it has the terminal
+	inFront(shell, false)
+	if err := syscall.Kill(guard, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the guard is stopped", func() bool { return strings.HasPrefix(state(guard), "T") })
+	term.Type(t, "\x1a")
+	term.Await(t, "Stopped", 2)
+	if err := syscall.Kill(-command, syscall.SIGTSTP); err != nil { // as the guard is about to do
+		t.Fatal(err)
+	}
+	r.isStopped(t)
+	term.Type(t, "fg\n")
+	inFront(command, true)
+	if err := syscall.Kill(guard, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	r.goesOn(t)
+	term.Type(t, "\x03")
+	until(t, "the work is over", func() bool { return free(t, r.dir) })
+	term.Type(t, "echo a''live\n")
+	term.Await(t, "alive", 1)
+	if output := term.Output(); strings.Count(output, "[1]+  Stopped") != 2 {
+		t.Errorf("terminal: %s", output)
+	}
+}
+
 // A command that somebody continues alone takes its caller along, which would not
 // notice otherwise that the lock is lost, nor that the work is over.
 func TestContinuedAlone(t *testing.T) {

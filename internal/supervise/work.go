@@ -5,6 +5,7 @@ package supervise
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -30,6 +31,7 @@ type Work struct {
 	link       *link
 	terminal   *terminal // nil where there is none
 	done       chan struct{}
+	goOns      atomic.Int32 // orders to go on that were sent
 
 	// Written before done is closed.
 	status      syscall.WaitStatus
@@ -129,16 +131,23 @@ func (w *Work) Interrupted() bool { return w.interrupted }
 func (w *Work) Signal(s syscall.Signal) {
 	switch s {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGKILL:
-		w.link.send(signalAll, int(s))
+		w.order(signalAll, s)
 		w.wakeGuard()
 	case syscall.SIGCONT:
 		w.terminal.give(w.pid) // the shell may have put the caller into the foreground
-		w.link.send(signalGroup, int(s))
+		w.order(signalGroup, s)
 	case syscall.SIGTSTP, syscall.SIGWINCH:
-		w.link.send(signalGroup, int(s))
+		w.order(signalGroup, s)
 	default:
-		w.link.send(signalCommand, int(s))
+		w.order(signalCommand, s)
 	}
+}
+
+func (w *Work) order(kind int, s syscall.Signal) {
+	if (order{kind, int(s)}).goOn() {
+		w.goOns.Add(1)
+	}
+	w.link.send(kind, int(s))
 }
 
 // follow receives the guard's reports until the work is over. It sends the
@@ -163,7 +172,10 @@ func (w *Work) follow(started chan<- error) {
 			over = true // there was none
 			started <- syscall.Errno(value)
 		case stopped:
-			w.stopped(syscall.Signal(value))
+			// Else the command goes on soon, and a stop would be one of the caller alone.
+			if value>>8 == int(w.goOns.Load()) {
+				w.stopped(syscall.Signal(value & 0xff))
+			}
 		case ended:
 			k.ended, k.status = true, syscall.WaitStatus(value)
 			w.interrupted = k.status.Signaled() && k.status.Signal() == syscall.SIGINT && w.terminal.isOf(w.pid)
