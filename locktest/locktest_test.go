@@ -142,7 +142,7 @@ func TestHoldWaits(t *testing.T) {
 // Hold says in whose hands the key is that it cannot get.
 func TestHoldSaysWho(t *testing.T) {
 	db, url, key := locktest.DB(t), locktest.URL(t), hashkey.Name("ours")
-	locktest.SetPatience(t, 100*time.Millisecond)
+	locktest.SetPatience(t, 2*time.Second)
 	lock, err := sessionlock.New(db).Lock(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)

@@ -45,24 +45,42 @@ type Handler struct {
 	Conn  Conn
 	Delay time.Duration // how long the server has for its answer; after it, the connection is cut
 
-	cut     time.Time
-	request *Request
+	cut   time.Time
+	over  chan struct{} // closed when the statement is over
+	asked chan struct{} // closed when there is no other cancel request to come
+	done  bool          // set before asked is closed: the server has done what it was asked, each time
 }
+
+// askAgain is how long after a cancel request the statement may go on until there is
+// another one. One that the server gets before the statement cancels nothing.
+const askAgain = time.Second
 
 // HandleCancel is ctxwatch.Handler's. It is called when the ctx of a statement
 // has ended.
 func (h *Handler) HandleCancel(context.Context) {
 	h.cut = time.Now().Add(h.Delay)
 	_ = h.Conn.Conn().SetDeadline(h.cut) // fails only on a closed connection
-	h.request = RequestCancel(h.Conn)
+	h.over, h.asked = make(chan struct{}), make(chan struct{})
+	go h.ask()
+}
+
+func (h *Handler) ask() {
+	defer close(h.asked)
+	for h.done = true; h.done && time.Now().Before(h.cut); {
+		h.done = RequestCancel(h.Conn).Done(hangUpAfter)
+		if ClosedWithin(h.over, askAgain) {
+			return
+		}
+	}
 }
 
 // HandleUnwatchAfterCancel is ctxwatch.Handler's. It is called when the statement
-// is over, and returns when the cancel request cannot reach the next one.
+// is over, and returns when no cancel request can reach the next one.
 func (h *Handler) HandleUnwatchAfterCancel() {
+	close(h.over)
 	switch {
 	case h.Conn.IsClosed():
-	case h.request.Done(time.Until(h.cut)):
+	case ClosedWithin(h.asked, time.Until(h.cut)) && h.done:
 		_ = h.Conn.Conn().SetDeadline(time.Time{}) // fails only on a closed connection
 	default: // pgx's Close would wait for this method
 		_ = h.Conn.Conn().Close()

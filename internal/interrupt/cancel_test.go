@@ -3,6 +3,7 @@ package interrupt_test
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,12 +16,14 @@ type slowServer struct {
 	fakeConn
 	answers      time.Duration
 	hungUp       time.Duration // after which the client has, 0 where the server was first
+	requests     atomic.Int32
 	socketClosed bool
 }
 
 func (c *slowServer) Conn() net.Conn { return closer{&c.socket, &c.socketClosed} }
 
 func (c *slowServer) CancelRequest(ctx context.Context) error {
+	c.requests.Add(1)
 	began := time.Now()
 	select {
 	case <-ctx.Done():
@@ -80,7 +83,7 @@ func TestHandler(t *testing.T) {
 		wantClosed     bool
 	}{
 		"answered":                   {answers: time.Second, lasts: time.Second},
-		"answered first":             {over: 2 * time.Second, answers: time.Second, lasts: 2 * time.Second},
+		"answered first":             {over: 1500 * time.Millisecond, answers: time.Second, lasts: 1500 * time.Millisecond},
 		"not answered":               {answers: time.Hour, lasts: 5 * time.Second, wantClosed: true},
 		"hung up first":              {over: 20 * time.Second, answers: time.Hour, lasts: 20 * time.Second, wantClosed: true},
 		"of a connection that ended": {answers: time.Hour, closed: true},
@@ -110,4 +113,20 @@ func TestHandler(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A cancel request that the server gets before the statement cancels nothing: there
+// is another one each second, until the statement is over.
+func TestHandlerAsksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := &slowServer{}
+		h := &interrupt.Handler{Conn: conn, Delay: 5 * time.Second}
+		h.HandleCancel(t.Context())
+		time.Sleep(2500 * time.Millisecond)
+		h.HandleUnwatchAfterCancel()
+		time.Sleep(time.Minute)
+		if n := conn.requests.Load(); n != 3 {
+			t.Errorf("%d requests in 2.5 s, want 3", n)
+		}
+	})
 }

@@ -83,7 +83,7 @@ func caller(lock string, args []string) int {
 		case s := <-signals:
 			work.Signal(s.(syscall.Signal))
 			if s == syscall.SIGTERM {
-				kill = time.After(500 * time.Millisecond)
+				kill = time.After(time.Second)
 			}
 		case <-kill:
 			work.Signal(syscall.SIGKILL)

@@ -260,7 +260,7 @@ func TestGuardStopped(t *testing.T) {
 // it to clean up although its parent is gone.
 func TestStopGivesGrace(t *testing.T) {
 	onLinux(t)
-	r := start(t, `setsid sh -c 'trap "sleep 0.2; touch clean; exit" TERM; echo $$ >child; while :; do sleep 0.05; done' & wait`)
+	r := start(t, `setsid sh -c 'trap "sleep 0.05; touch clean; exit" TERM; echo $$ >child; while :; do sleep 0.05; done' & wait`)
 	child := r.pid(t, "child")
 	r.signal(t, syscall.SIGTERM)
 	r.ends(t, 128+int(syscall.SIGTERM))
