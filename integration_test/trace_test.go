@@ -235,7 +235,7 @@ func TestTraceOfLock(t *testing.T) {
 	r := &recorder{t: t}
 	free, busy := hashkey.Name("free"), hashkey.Name("busy")
 	h := hold(t, xactlock.New(db), busy)
-	l := xactlock.New(db).With(xactlock.Options{Trace: r, Shared: true, Wait: 50 * time.Millisecond})
+	l := xactlock.New(db).With(xactlock.Options{Trace: r, Shared: true, Wait: 500 * time.Millisecond})
 	stale := begin(t, db, &sql.TxOptions{Isolation: sql.LevelSerializable})
 	for _, test := range []struct {
 		name    string

@@ -72,8 +72,9 @@ func TestSubtests(t *testing.T) {
 func TestWithdrawGivesUp(t *testing.T) {
 	db := locktest.DB(t)
 	release := locktest.Hold(t, locktest.URL(t), accounts.ID(42))
-	locker := xactlock.New(db).With(xactlock.Options{Wait: 50 * time.Millisecond})
-	if err := withdraw(t.Context(), locker, 42, 80); !errors.Is(err, xactlock.ErrNotAcquired) {
+	locker := xactlock.New(db)
+	hasty := locker.With(xactlock.Options{Wait: 50 * time.Millisecond})
+	if err := withdraw(t.Context(), hasty, 42, 80); !errors.Is(err, xactlock.ErrNotAcquired) {
 		t.Errorf("error is %v, want ErrNotAcquired", err)
 	}
 	release()
@@ -177,7 +178,7 @@ func TestStatusOf(t *testing.T) {
 
 // The real one, once.
 func TestPerAccount(t *testing.T) {
-	locker := xactlock.New(locktest.DB(t)).With(xactlock.Options{Wait: 50 * time.Millisecond})
+	locker := xactlock.New(locktest.DB(t)).With(xactlock.Options{Wait: time.Second})
 	locktest.Hold(t, locktest.URL(t), accounts.ID(42))
 	if got := statusOf(t.Context(), perAccount(locker), 42); got != 503 {
 		t.Errorf("the account that is busy: status %d, want 503", got)
