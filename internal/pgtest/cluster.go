@@ -85,7 +85,9 @@ func blankFor(ctx context.Context, bin string) (*cluster, error) {
 	blanks.mu.Lock()
 	defer blanks.mu.Unlock()
 	if c := blanks.byBin[bin]; c != nil {
-		return c, nil
+		if _, err := os.Stat(c.data()); err == nil {
+			return c, nil
+		} // else TMPDIR was that of a test which has ended, or somebody has tidied up
 	}
 	box, err := newSandbox()
 	if err != nil {

@@ -1,6 +1,9 @@
 package pgtest
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
 var (
 	NewestFirst = newestFirst
@@ -21,4 +24,19 @@ func HidePrograms(t *testing.T) {
 	servers, bouncers := serverDirs, bouncerDirs
 	serverDirs, bouncerDirs = nil, nil
 	t.Cleanup(func() { serverDirs, bouncerDirs = servers, bouncers })
+}
+
+// RemoveBlanks removes the directories that new clusters are copied from, as the end
+// of a test does where TMPDIR was its own.
+func RemoveBlanks(tb testing.TB) {
+	blanks.mu.Lock()
+	defer blanks.mu.Unlock()
+	if len(blanks.byBin) == 0 {
+		tb.Error("there is none")
+	}
+	for _, c := range blanks.byBin {
+		if err := os.RemoveAll(c.data()); err != nil {
+			tb.Error(err)
+		}
+	}
 }
