@@ -27,10 +27,10 @@ func tinyPlan() plan {
 		hot:         timing{1, 150 * time.Millisecond},
 		goroutines:  []int{2, 30},
 		holds:       []time.Duration{0, hold},
-		crowd:       timing{1, 300 * time.Millisecond}, // in which a probe gets through on a busy machine too
+		crowd:       timing{1, 500 * time.Millisecond}, // in which a probe gets through on a busy machine too
 		crowdOf:     30,
 		hotKeys:     []int{1, 5, 12},
-		exec:        moment,
+		exec:        timing{1, 300 * time.Millisecond}, // in which a WithTx does
 		growth:      []int{1, 20},
 		allocRounds: 1,
 		allocTurns:  10,
