@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -106,6 +107,53 @@ func TestCancelStatements(t *testing.T) {
 			noTrace(t, watcher, db)
 		})
 	}
+}
+
+// A cancel request that comes before the statement cancels nothing, and is made
+// again: the session goes on, with its lock.
+func TestCancelRequestComesFirst(t *testing.T) {
+	t.Parallel()
+	watcher := newDB(t)
+	var slow atomic.Bool
+	db := openDB(t, dsnOf(t, watcher), sessionlock.CancelStatements, func(config *pgx.ConnConfig) {
+		dial := config.DialFunc
+		config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil || slow.Load() { // that of a cancel request
+				return conn, err
+			}
+			return lateConn{conn, &slow}, nil
+		}
+	})
+	key := hashkey.Name("k")
+	err := sessionlock.New(db).WithLock(t.Context(), key, func(ctx context.Context, conn *sql.Conn) error {
+		slow.Store(true)
+		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+		if _, err := conn.ExecContext(short, `select pg_sleep(60)`); err == nil {
+			t.Error("the statement is executed")
+		}
+		slow.Store(false)
+		_, err := conn.ExecContext(ctx, `select 1`)
+		return err
+	})
+	if err != nil {
+		t.Errorf("the session is gone: %v", err)
+	}
+	noTrace(t, watcher, db)
+}
+
+// lateConn is a connection whose messages take half a second more while it is slow.
+type lateConn struct {
+	net.Conn
+	slow *atomic.Bool
+}
+
+func (c lateConn) Write(b []byte) (int, error) {
+	if c.slow.Load() {
+		time.Sleep(500 * time.Millisecond)
+	}
+	return c.Conn.Write(b)
 }
 
 // There are never more holders of session locks than slots, and a slot that is
