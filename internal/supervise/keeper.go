@@ -15,7 +15,7 @@ import (
 type keeper struct {
 	command int // its pid, and the id of its process group
 	report  func(kind, value int)
-	goOns   int // orders to go on that were obeyed
+	resumes int // orders to resume the command that were obeyed
 
 	ended  bool // the command was reaped
 	status syscall.WaitStatus
@@ -75,8 +75,8 @@ func (k *keeper) run(orders <-chan order) {
 
 func (k *keeper) obey(o order) {
 	s := syscall.Signal(o.value)
-	if o.goOn() {
-		k.goOns++
+	if o.resumes() {
+		k.resumes++
 	}
 	switch o.kind {
 	case signalAll:
@@ -115,7 +115,7 @@ func (k *keeper) note(pid int, status syscall.WaitStatus) {
 	switch {
 	case status.Stopped():
 		if pid == k.command {
-			k.report(stopped, k.goOns<<8|int(status.StopSignal()))
+			k.report(stopped, encodeStop(status.StopSignal(), k.resumes))
 		}
 		return
 	case status.Continued():

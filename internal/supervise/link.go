@@ -27,7 +27,7 @@ const (
 	forked    = iota // pid: the command waits at its gate
 	running          // pid
 	failed           // errno: the command was not executed
-	stopped          // signal, and above its eight bits how many orders to go on were obeyed before
+	stopped          // see encodeStop
 	continued        // has no value
 	ended            // wait status
 	workOver         // has no value; the guard ends
@@ -35,9 +35,17 @@ const (
 
 type order struct{ kind, value int }
 
-// goOn reports whether the command goes on by an order, if it was stopped.
-func (o order) goOn() bool {
+// resumes reports whether an order has the command go on, if it was stopped.
+func (o order) resumes() bool {
 	return o.kind == signalAll || o.kind == signalGroup && syscall.Signal(o.value) == syscall.SIGCONT
+}
+
+// encodeStop is the value of a report that the command was stopped: the signal, and
+// how many orders to resume it the guard had obeyed before.
+func encodeStop(s syscall.Signal, resumes int) (value int) { return resumes<<8 | int(s) }
+
+func decodeStop(value int) (s syscall.Signal, resumes int) {
+	return syscall.Signal(value & 0xff), value >> 8
 }
 
 // link carries orders and reports between two processes. Its end is that of the

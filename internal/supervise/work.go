@@ -31,7 +31,7 @@ type Work struct {
 	link       *link
 	terminal   *terminal // nil where there is none
 	done       chan struct{}
-	goOns      atomic.Int32 // orders to go on that were sent
+	resumes    atomic.Int32 // orders to resume the command that were sent
 
 	// Written before done is closed.
 	status      syscall.WaitStatus
@@ -98,7 +98,7 @@ func (g *Guard) Start(env []string, keep int) (*Work, error) {
 				return nil, err
 			}
 			return w, nil
-		case <-time.After(100 * time.Millisecond): // more than a guard takes
+		case <-time.After(100 * time.Millisecond): // longer than a guard takes to tell
 			w.wakeGuard()
 		}
 	}
@@ -144,8 +144,8 @@ func (w *Work) Signal(s syscall.Signal) {
 }
 
 func (w *Work) order(kind int, s syscall.Signal) {
-	if (order{kind, int(s)}).goOn() {
-		w.goOns.Add(1)
+	if (order{kind, int(s)}).resumes() {
+		w.resumes.Add(1)
 	}
 	w.link.send(kind, int(s))
 }
@@ -172,9 +172,9 @@ func (w *Work) follow(started chan<- error) {
 			over = true // there was none
 			started <- syscall.Errno(value)
 		case stopped:
-			// Else the command goes on soon, and a stop would be one of the caller alone.
-			if value>>8 == int(w.goOns.Load()) {
-				w.stopped(syscall.Signal(value & 0xff))
+			// An order to resume it may be on its way. Then the caller would stop alone.
+			if by, resumes := decodeStop(value); resumes == int(w.resumes.Load()) {
+				w.stopped(by)
 			}
 		case ended:
 			k.ended, k.status = true, syscall.WaitStatus(value)
