@@ -5,9 +5,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
@@ -233,6 +236,50 @@ func TestLockTableFull(t *testing.T) {
 		full(t, inTx(db, func(tx *sql.Tx) error { _, err := l.TryLock(t.Context(), tx, keys...); return err }))
 		noTrace(t, db)
 	})
+}
+
+// So it is where that happens between two slices of the wait.
+func TestSessionKilledBetweenSlices(t *testing.T) {
+	t.Parallel()
+	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
+		var armed atomic.Bool
+		pool := openDB(t, dsnOf(t, db), func(config *pgx.ConnConfig) {
+			dial := config.DialFunc
+			config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dial(ctx, network, address)
+				return &doomedConn{conn, func() {
+					if armed.CompareAndSwap(true, false) {
+						kill(t, db, number(t, db, `select pid from pg_stat_activity where application_name = 'doomed'`))
+					}
+				}}, err
+			}
+			config.RuntimeParams["application_name"] = "doomed"
+		})
+		holder := hold(t, xactlock.New(db), hashkey.Name("k"))
+		done := make(chan error, 1)
+		go func() {
+			done <- xactlock.New(pool).With(paths[pathOf(t)]).WithTx(t.Context(), hashkey.Name("k"), unreachable(t))
+		}()
+		until(t, "the call waits", func() bool { return waitingLocks(t, db) == 1 })
+		armed.Store(true)
+		if err := <-done; sqlState(err) != adminShutdown || errors.Is(err, xactlock.ErrNotAcquired) {
+			t.Errorf("got %v, want SQLSTATE %s", err, adminShutdown)
+		}
+		if err := holder.release(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// doomedConn does something before it sends a message.
+type doomedConn struct {
+	net.Conn
+	before func()
+}
+
+func (c *doomedConn) Write(b []byte) (int, error) {
+	c.before()
+	return c.Conn.Write(b)
 }
 
 // Rule 9: two holders ask for each other's lock. The server ends one of them.

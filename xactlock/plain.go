@@ -54,8 +54,11 @@ func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, 
 			return false, err
 		}
 	}
-	if c.waited {
-		c.rollback() // a transaction that goes on would hold up who waits for its end
+	if c.waited { // a transaction that goes on would hold up who waits for its end
+		if err := c.rollback(); err != nil && discardDead(c.conn) {
+			c.closed = true
+			return false, err
+		}
 	}
 	if c.tx == nil {
 		if err := c.begin(ctx); err != nil {
@@ -144,12 +147,14 @@ func (c *plainConn) level() sql.IsolationLevel {
 	return c.job.opts.Isolation
 }
 
-func (c *plainConn) rollback() {
-	if c.tx != nil {
-		defer func() { c.endTx(); c.tx = nil }()
-		defer time.AfterFunc(endingPatience, c.endTx).Stop() // ctx's end has not ended txCtx
-		_ = c.finish(c.tx.Rollback)                          // fails where the transaction is over
+// rollback ends the transaction, if there is one. It fails where it is over.
+func (c *plainConn) rollback() error {
+	if c.tx == nil {
+		return nil
 	}
+	defer func() { c.endTx(); c.tx = nil }()
+	defer time.AfterFunc(endingPatience, c.endTx).Stop() // ctx's end has not ended txCtx
+	return c.finish(c.tx.Rollback)
 }
 
 // Run is [txlock.Conn]'s.
@@ -311,7 +316,7 @@ func (c *plainConn) Release(context.Context) {
 	}
 	defer c.giveBack() // also if Rollback panics
 	if !c.stuck {
-		c.rollback()
+		_ = c.rollback() // the session is given back, or is gone
 	}
 }
 
@@ -354,10 +359,13 @@ func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted
 		if err == nil { // no transaction is open, and the server logs a ROLLBACK there
 			clean.Statements = clean.Statements[1:]
 		}
-		c.cleanUp(c.conn, func(ctx context.Context) error {
+		unclean := c.cleanUp(c.conn, func(ctx context.Context) error {
 			_, err := send(ctx, c.conn, clean)
 			return err
 		})
+		if err == nil && unclean != nil { // a wait would go on, on a session that is gone
+			c.closed, err = true, unclean
+		}
 	}
 	return granted, err
 }
@@ -365,7 +373,7 @@ func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted
 // unlockSession frees what lockSession took.
 func (c *plainConn) unlockSession(conn *sql.Conn) {
 	t := &c.job.transaction
-	c.cleanUp(conn, func(ctx context.Context) error {
+	_ = c.cleanUp(conn, func(ctx context.Context) error { // nobody waits for it any more
 		ok, err := verdict.Ask(ctx, execOn(conn), locksql.SessionVerdict(locksql.Unlock, t.Shared, t.Keys))
 		if err == nil && !ok {
 			err = errors.New("the session did not hold the lock")
@@ -376,14 +384,15 @@ func (c *plainConn) unlockSession(conn *sql.Conn) {
 
 // cleanUp runs clean, and closes the connection if that fails, rather than give
 // it back to the pool.
-func (c *plainConn) cleanUp(conn *sql.Conn, clean func(context.Context) error) {
+func (c *plainConn) cleanUp(conn *sql.Conn, clean func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), endingPatience)
 	defer cancel()
-	if clean(ctx) == nil {
-		return
+	err := clean(ctx)
+	if err != nil {
+		_ = conn.Raw(closeDriver)
+		pgsession.Forget(conn)
 	}
-	_ = conn.Raw(closeDriver)
-	pgsession.Forget(conn)
+	return err
 }
 
 // closeDriver closes the driver's connection, and with it the session.
