@@ -24,7 +24,8 @@
 // Elsewhere the first test that needs a server starts one, for all tests of its
 // process: on a free port of 127.0.0.1, in a temporary directory, without a
 // password. It is gone soon after the process has ended, also where the process
-// was killed. The programs are those of PGTEST_BIN, a directory with initdb and
+// was killed. What initdb makes is kept in the user's cache directory, for the next
+// server. The programs are those of PGTEST_BIN, a directory with initdb and
 // pg_ctl, or else those on PATH, or else the newest in the places where packages
 // put them. As root, who may not run PostgreSQL, the server runs under the
 // account postgres or nobody.

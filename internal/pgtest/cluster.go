@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 )
 
 // superuser is the role that initdb creates.
@@ -60,50 +59,13 @@ func openCluster(bin string) (*cluster, error) {
 }
 
 func (c *cluster) create(ctx context.Context, settings []string) error {
-	blank, err := blankFor(ctx, c.bin)
-	if err != nil {
-		return err
-	}
-	if err := c.run(ctx, "/bin/cp", "-a", blank.data(), c.data()); err != nil {
+	if err := c.initialize(ctx); err != nil {
 		return err
 	}
 	if err := c.configure(append(baseSettings, settings...)); err != nil {
 		return err
 	}
 	return c.firstStart(ctx)
-}
-
-// blanks are data directories that no server has run on, by the directory of the
-// programs: a copy of one takes a quarter of the time of an initdb. They go with
-// this process.
-var blanks struct {
-	mu    sync.Mutex
-	byBin map[string]*cluster // guarded by mu
-}
-
-func blankFor(ctx context.Context, bin string) (*cluster, error) {
-	blanks.mu.Lock()
-	defer blanks.mu.Unlock()
-	if c := blanks.byBin[bin]; c != nil {
-		if _, err := os.Stat(c.data()); err == nil {
-			return c, nil
-		} // else TMPDIR was that of a test which has ended, or somebody has tidied up
-	}
-	box, err := newSandbox()
-	if err != nil {
-		return nil, err
-	}
-	c := &cluster{sandbox: box, bin: bin}
-	err = c.run(ctx, "initdb", "-D", c.data(), "-U", superuser, "-A", "trust",
-		"-E", "UTF8", "--locale=C", "--no-sync", "--wal-segsize=1")
-	if err != nil {
-		return nil, errors.Join(err, c.close())
-	}
-	if blanks.byBin == nil {
-		blanks.byBin = make(map[string]*cluster)
-	}
-	blanks.byBin[bin] = c
-	return c, nil
 }
 
 // firstStart chooses the port. Between the choice and the server's bind

@@ -1,13 +1,11 @@
 package pgtest
 
-import (
-	"os"
-	"testing"
-)
+import "testing"
 
 var (
 	NewestFirst = newestFirst
 	MemoryDir   = memoryDir
+	FindServer  = findServer
 )
 
 // RunChecks is Main for other tests than this program's, which ask for no
@@ -24,19 +22,4 @@ func HidePrograms(t *testing.T) {
 	servers, bouncers := serverDirs, bouncerDirs
 	serverDirs, bouncerDirs = nil, nil
 	t.Cleanup(func() { serverDirs, bouncerDirs = servers, bouncers })
-}
-
-// RemoveBlanks removes the directories that new clusters are copied from, as the end
-// of a test does where TMPDIR was its own.
-func RemoveBlanks(tb testing.TB) {
-	blanks.mu.Lock()
-	defer blanks.mu.Unlock()
-	if len(blanks.byBin) == 0 {
-		tb.Error("there is none")
-	}
-	for _, c := range blanks.byBin {
-		if err := os.RemoveAll(c.data()); err != nil {
-			tb.Error(err)
-		}
-	}
 }

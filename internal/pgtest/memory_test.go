@@ -24,11 +24,3 @@ func TestWhereTheDataAre(t *testing.T) {
 		}
 	}
 }
-
-// A directory for one test's files does not outlive it, and what the next tests'
-// servers are copied from may be there.
-func TestTMPDIRIsGone(t *testing.T) {
-	pgtest.Dedicated(t)
-	pgtest.RemoveBlanks(t)
-	pgtest.Dedicated(t)
-}
