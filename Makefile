@@ -23,7 +23,7 @@ setup: ## install PostgreSQL, PgBouncer and a C compiler where missing
 test: setup ## run all tests of all modules, against real servers
 	@scripts/each-module $(TEST) -short -timeout=20m ./...
 
-stress: setup ## run the same tests, those under stress ten times as long, fuzz tests, and a minute of faults
+stress: setup ## run the same tests, those under stress for longer, fuzz tests, and a minute of faults
 	@scripts/each-module $(TEST) -timeout=60m ./...
 	@scripts/fuzz
 	@$(MAKE) --no-print-directory faults FOR=1m

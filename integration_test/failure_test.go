@@ -87,41 +87,39 @@ func TestSessionKilledDuringTheWait(t *testing.T) {
 func TestAnswerToCommitLost(t *testing.T) {
 	t.Parallel()
 	for _, hang := range []bool{false, true} {
-		t.Run(fmt.Sprintf("hang=%t", hang), func(t *testing.T) {
-			for path, o := range paths {
-				t.Run(path, func(t *testing.T) {
-					t.Parallel() // a connection that hangs is given five seconds
-					db := newDB(t)
-					exec(t, db, `create table t (n int)`)
-					p, through := newProxy(t, dsnOf(t, db))
-					pool := openDB(t, dsnOf(t, db), through)
-					ctx, cancel := context.WithCancel(t.Context())
-					defer cancel()
-					lost := &swallow{text: "commit", hang: hang, reached: make(chan struct{})}
-					go func() {
-						select {
-						case <-lost.reached:
-						case <-t.Context().Done():
-						}
-						cancel()
-					}()
-					var events []xactlock.Event
-					o.Observe = func(e xactlock.Event) { events = append(events, e) }
-					err := xactlock.New(pool).With(o).WithTx(ctx, hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-						p.swallow.Store(lost)
-						return insert(ctx, tx)
-					})
-					if !errors.Is(err, xactlock.ErrCommitUnknown) {
-						t.Errorf("got %v, want ErrCommitUnknown", err)
+		for path, o := range paths {
+			t.Run(fmt.Sprintf("hang=%t/%s", hang, path), func(t *testing.T) {
+				t.Parallel() // a connection that hangs is given five seconds
+				db := newDB(t)
+				exec(t, db, `create table t (n int)`)
+				p, through := newProxy(t, dsnOf(t, db))
+				pool := openDB(t, dsnOf(t, db), through)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				lost := &swallow{text: "commit", hang: hang, reached: make(chan struct{})}
+				go func() {
+					select {
+					case <-lost.reached:
+					case <-t.Context().Done():
 					}
-					if len(events) != 1 || events[0].Outcome != xactlock.Unknown {
-						t.Errorf("events are %v, want one with the outcome unknown", events)
-					}
-					until(t, "the server has committed", func() bool { return rows(t, db) == 1 })
-					noTrace(t, db, pool)
+					cancel()
+				}()
+				var events []xactlock.Event
+				o.Observe = func(e xactlock.Event) { events = append(events, e) }
+				err := xactlock.New(pool).With(o).WithTx(ctx, hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
+					p.swallow.Store(lost)
+					return insert(ctx, tx)
 				})
-			}
-		})
+				if !errors.Is(err, xactlock.ErrCommitUnknown) {
+					t.Errorf("got %v, want ErrCommitUnknown", err)
+				}
+				if len(events) != 1 || events[0].Outcome != xactlock.Unknown {
+					t.Errorf("events are %v, want one with the outcome unknown", events)
+				}
+				until(t, "the server has committed", func() bool { return rows(t, db) == 1 })
+				noTrace(t, db, pool)
+			})
+		}
 	}
 }
 

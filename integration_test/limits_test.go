@@ -212,6 +212,7 @@ func TestMaxHoldEndsASilentHolder(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 				o := paths[pathOf(t)]
 				o.MaxHold = maxHold

@@ -287,10 +287,10 @@ func dsnOf(tb testing.TB, db *sql.DB) string {
 }
 
 // stress returns how many times a stress test does something: in full, or with
-// -short a tenth of it.
+// -short a tenth of it, and 500 at most.
 func stress(n int) int {
 	if testing.Short() {
-		return n / 10
+		return min(n/10, 500)
 	}
 	return n
 }

@@ -1,6 +1,7 @@
 package pgtest_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,16 @@ func TestClustersFromTheCache(t *testing.T) {
 	}
 }
 
+// initdbOnce is an initdb that makes one cluster, and copies of it after that.
+const initdbOnce = `#!/bin/sh
+log='%s' made='%s' initdb='%s'
+echo >>"$log"
+data=$2
+shift 2
+[ -d "$made" ] || "$initdb" -D "$made" "$@" || exit
+cp -a "$made" "$data"
+`
+
 // countInitdb has the rest of the test use programs of which initdb writes a line into
 // a file for each of its runs, and returns the file's name.
 func countInitdb(t *testing.T) (log string) {
@@ -73,7 +84,7 @@ func countInitdb(t *testing.T) (log string) {
 	}
 	dir := publicDir(t)
 	log = filepath.Join(dir, "log")
-	initdb := "#!/bin/sh\necho >>'" + log + "'\nexec '" + filepath.Join(bin, "initdb") + "' \"$@\"\n"
+	initdb := fmt.Sprintf(initdbOnce, log, filepath.Join(dir, "made"), filepath.Join(bin, "initdb"))
 	for name, text := range map[string]string{"log": "", "initdb": initdb} {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, []byte(text), 0o777); err != nil {
