@@ -3,15 +3,11 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey/interop"
 	"github.com/pgadvisory/pgadvisory/internal/testneed"
@@ -20,7 +16,7 @@ import (
 // With --key advisory-lock, this withlock and the one of the npm package
 // exclude each other on a name.
 func TestNPM(t *testing.T) {
-	theirs := installNPM(t)
+	theirs := filepath.Join(testneed.AdvisoryLock(t), "node_modules", ".bin", "withlock")
 	const wait = `echo $$ >parent; until test -e end; do sleep 0.05; done`
 	t.Run("waits for the npm tool", func(t *testing.T) {
 		dsn := newDatabase(t)
@@ -75,25 +71,6 @@ func TestNPM(t *testing.T) {
 			start(t, "postgres://127.0.0.1:1/none", args...).ends(t, 0)
 		}
 	})
-}
-
-// installNPM installs the package and returns its program.
-func installNPM(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	_, nodeErr := exec.LookPath("node")
-	_, npmErr := exec.LookPath("npm")
-	if err := errors.Join(nodeErr, npmErr); err != nil {
-		testneed.Missing(t, err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	npm := exec.CommandContext(ctx, "npm", "install", "--prefix", dir, "--ignore-scripts", "--no-audit", "--no-fund",
-		"advisory-lock@2.0.0")
-	if output, err := npm.CombinedOutput(); err != nil {
-		testneed.Missing(t, fmt.Errorf("npm install: %w\n%s", err, output))
-	}
-	return filepath.Join(dir, "node_modules", ".bin", "withlock")
 }
 
 func startNPM(t *testing.T, program, dir string, args ...string) *exec.Cmd {

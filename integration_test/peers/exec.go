@@ -28,7 +28,7 @@ func (b *bench) measureExec(ctx context.Context) ([]oneStatement, error) {
 }
 
 func (b *bench) measureStatement(ctx context.Context, s *oneStatement) (err error) {
-	p := b.server.place(s.delay, execWorkers, execPool)
+	p := b.server.place(s.delay, b.execOf, execPool)
 	defer func() { err = errors.Join(err, p.close()) }()
 	rivals, err := enter(ctx, p, execField(), true)
 	if err != nil {
@@ -43,7 +43,7 @@ func (b *bench) measureStatement(ctx context.Context, s *oneStatement) (err erro
 	warmUp := timing{1, b.exec.slice}
 	for _, t := range []timing{warmUp, b.exec} {
 		s.series, err = alternate(t, rivals, func(r rival) (float64, error) {
-			return b.turnsPerSecond(ctx, r, execWorkers, t.slice, next)
+			return b.turnsPerSecond(ctx, r, b.execOf, t.slice, next)
 		})
 		if err != nil {
 			return err

@@ -20,6 +20,7 @@ type plan struct {
 	hotKeys []int // that the crowd wants
 
 	exec   timing
+	execOf int   // goroutines
 	growth []int // distinct keys, ascending
 
 	allocRounds, allocTurns int
@@ -61,6 +62,7 @@ func fullPlan() plan {
 		crowdOf:     crowdSize,
 		hotKeys:     []int{1, 5, 12},
 		exec:        timing{9, 300 * time.Millisecond},
+		execOf:      execWorkers,
 		growth:      []int{1, 10, 100, 1000, 10_000, allKeys},
 		allocRounds: 5,
 		allocTurns:  1000,

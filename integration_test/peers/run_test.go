@@ -24,13 +24,14 @@ func tinyPlan() plan {
 		uncontended: moment,
 		undelayed:   1,
 		workers:     []int{1, 8},
-		hot:         timing{1, 150 * time.Millisecond},
-		goroutines:  []int{2, 30},
+		hot:         timing{1, 60 * time.Millisecond},
+		goroutines:  []int{2, 8},
 		holds:       []time.Duration{0, hold},
 		crowd:       timing{1, 500 * time.Millisecond}, // in which a probe gets through on a busy machine too
 		crowdOf:     30,
 		hotKeys:     []int{1, 5, 12},
-		exec:        timing{1, 300 * time.Millisecond}, // in which a WithTx does
+		exec:        timing{1, 100 * time.Millisecond}, // in which a WithTx does
+		execOf:      4,
 		growth:      []int{1, 20},
 		allocRounds: 1,
 		allocTurns:  10,
