@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 // it has no advisory lock.
 func newDatabase(tb testing.TB) string {
 	tb.Helper()
-	return leakChecked(tb, pgtest.New(tb).Database(tb))
+	return leakChecked(tb, pgtest.New(tb).Scratch(tb))
 }
 
 func leakChecked(tb testing.TB, dsn string) string {

@@ -49,7 +49,7 @@ func eachStyle(t *testing.T, o xactlock.Options, test func(t *testing.T, s *serv
 
 func newServiceIn(t *testing.T, in style, o xactlock.Options) *service {
 	t.Helper()
-	p := newTestPools(t, pgtest.New(t).Database(t), in.name)
+	p := newTestPools(t, pgtest.New(t).Scratch(t), in.name)
 	db, locker := p.db, xactlock.New(p.db)
 	if err := createSchema(t.Context(), locker); err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ func TestHelp(t *testing.T) {
 }
 
 func TestFailuresNameTheirCause(t *testing.T) {
-	dsn := pgtest.New(t).Database(t)
+	dsn := pgtest.New(t).Scratch(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestFailuresNameTheirCause(t *testing.T) {
 }
 
 func TestShutdownFinishesTheRequestInFlight(t *testing.T) {
-	dsn := pgtest.New(t).Database(t)
+	dsn := pgtest.New(t).Scratch(t)
 	db := newTestDB(t, dsn)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

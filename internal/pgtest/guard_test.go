@@ -48,7 +48,7 @@ func TestNothingOutlivesTheProcess(t *testing.T) {
 // A server that is still being made is cleared up as well.
 func TestNothingOutlivesAKillDuringInitdb(t *testing.T) {
 	t.Parallel()
-	c := startChild(t)
+	c := startChild(t, "HOME=", "XDG_CACHE_HOME=") // where no cluster is kept
 	eventually(t, "initdb has begun", func() bool {
 		found, err := filepath.Glob(filepath.Join(c.dir, "pgtest-*", "data", "base"))
 		return err == nil && len(found) == 1
@@ -65,11 +65,11 @@ type childProcess struct {
 	dir    string // its TMPDIR
 }
 
-func startChild(t *testing.T) *childProcess {
+func startChild(t *testing.T, env ...string) *childProcess {
 	t.Helper()
 	dir := publicDir(t)
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childVariable+"=1", "TMPDIR="+dir)
+	cmd.Env = append(append(os.Environ(), childVariable+"=1", "TMPDIR="+dir), env...)
 	cmd.Stderr = t.Output()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
