@@ -115,13 +115,15 @@ func (b *bench) turnsPerSecond(ctx context.Context, r rival, workers int, slice 
 	return float64(turns.Load()) / elapsed.Seconds(), <-failed
 }
 
+// takeTurns takes turns until end, and one in any case.
 func (b *bench) takeTurns(ctx context.Context, r rival, t turn, end time.Time) (n int64, err error) {
 	ctx, cancel := b.turnContext(ctx)
 	defer cancel()
-	for time.Now().Before(end) && err == nil {
-		if err = r.turn(ctx, t); err == nil {
-			n++
+	for n == 0 || time.Now().Before(end) {
+		if err := r.turn(ctx, t); err != nil {
+			return n, err
 		}
+		n++
 	}
-	return n, err
+	return n, nil
 }

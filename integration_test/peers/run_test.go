@@ -17,20 +17,20 @@ import (
 
 // tinyPlan measures everything, and nothing well.
 func tinyPlan() plan {
-	moment := timing{1, 10 * time.Millisecond}
+	moment := timing{1, time.Millisecond}
 	return plan{
 		name:        "tiny",
 		delays:      []time.Duration{0, shortDelay},
 		uncontended: moment,
 		undelayed:   1,
 		workers:     []int{1, 8},
-		hot:         timing{1, 60 * time.Millisecond},
+		hot:         timing{1, 150 * time.Millisecond},
 		goroutines:  []int{2, 8},
 		holds:       []time.Duration{0, hold},
 		crowd:       timing{1, 500 * time.Millisecond}, // in which a probe gets through on a busy machine too
 		crowdOf:     30,
 		hotKeys:     []int{1, 5, 12},
-		exec:        timing{1, 100 * time.Millisecond}, // in which a WithTx does
+		exec:        moment,
 		execOf:      4,
 		growth:      []int{1, 20},
 		allocRounds: 1,
