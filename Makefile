@@ -4,7 +4,7 @@
 
 # Most tests wait, for servers, limits and each other, so more of them run at
 # once than there are cores. "make lint" vets.
-TEST = go test -race -shuffle=on -vet=off -p=4 -parallel=12
+TEST = go test -race -shuffle=on -vet=off -p=4 -parallel=16
 
 # Nothing that is built depends on where the tree is, so all clones share what was
 # compiled in one of them.
