@@ -10,48 +10,31 @@ import (
 	"path/filepath"
 )
 
-// initdbArgs make a cluster for tests.
-var initdbArgs = []string{"-U", superuser, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--wal-segsize=1"}
+// dataDir is where a cluster's data are in its sandbox.
+const dataDir = "data"
 
-// initialize makes the data directory, by initdb. That takes a second. So what it
-// has made is kept in the user's cache, as an archive, for the next cluster of
-// whichever process: to unpack it takes a tenth of that.
-func (c *cluster) initialize(ctx context.Context) error {
-	archive, err := c.archive()
-	if err != nil {
-		return c.initdb(ctx) // there is no such cache, or it is not known what to keep there
-	}
-	if c.unpack(ctx, archive) == nil {
-		return nil
-	}
-	if err := os.RemoveAll(c.data()); err != nil {
-		return err
-	}
-	if err := c.initdb(ctx); err != nil {
-		return err
-	}
-	_ = c.pack(ctx, archive) // without it, the next cluster takes a second too
-	return nil
+// A blank is an archive of what initdb makes, in the user's cache, for the next cluster
+// of whichever process. To unpack it takes a tenth of the time of an initdb.
+type blank struct {
+	box  *sandbox
+	file string
 }
 
-func (c *cluster) initdb(ctx context.Context) error {
-	return c.run(ctx, "initdb", append([]string{"-D", c.data()}, initdbArgs...)...)
-}
-
-// archive returns the name of the archive of what initdb makes. There is one for each
-// installation of PostgreSQL, and another one takes its place when that changes.
-func (c *cluster) archive() (string, error) {
+// blankFor returns the blank of what initdb in bin makes with args, for use in box. There
+// is one for each installation of PostgreSQL, and another one takes its place when that
+// changes.
+func blankFor(box *sandbox, bin string, args []string) (*blank, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	program := filepath.Join(c.bin, "postgres")
+	program := filepath.Join(bin, "postgres")
 	info, err := os.Stat(program)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	state := fmt.Sprint(info.Size(), info.ModTime().UnixNano(), initdbArgs)
-	return filepath.Join(cache, "pgadvisory", "blank-"+hash(program)+"-"+hash(state)+".tar"), nil
+	state := fmt.Sprint(info.Size(), info.ModTime().UnixNano(), args)
+	return &blank{box, filepath.Join(cache, "pgadvisory", "blank-"+hash(program)+"-"+hash(state)+".tar")}, nil
 }
 
 func hash(s string) string {
@@ -59,26 +42,26 @@ func hash(s string) string {
 	return fmt.Sprintf("%x", sum[:8])
 }
 
-// unpack makes the data directory of an archive. The account that does it need not be
-// one that may read the user's files.
-func (c *cluster) unpack(ctx context.Context, archive string) error {
-	f, err := os.Open(archive)
+// unpack makes the data directory. The account that does it may be one that cannot read
+// the user's files.
+func (b *blank) unpack(ctx context.Context) error {
+	f, err := os.Open(b.file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	tar := c.command(ctx, "tar", "-xpf", "-")
+	tar := b.box.command(ctx, "tar", "-xpf", "-")
 	tar.Stdin = f
 	if err := tar.Run(); err != nil {
 		return err
 	}
-	_, err = os.Stat(filepath.Join(c.data(), "PG_VERSION")) // of an empty archive, tar makes nothing
+	_, err = os.Stat(filepath.Join(b.box.dir, dataDir, "PG_VERSION")) // of an empty archive, tar makes nothing
 	return err
 }
 
 // pack makes the archive, whole or not at all, and removes what it replaces.
-func (c *cluster) pack(ctx context.Context, archive string) (err error) {
-	dir := filepath.Dir(archive)
+func (b *blank) pack(ctx context.Context) (err error) {
+	dir := filepath.Dir(b.file)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -91,19 +74,19 @@ func (c *cluster) pack(ctx context.Context, archive string) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if err := errors.Join(c.writeTar(ctx, f), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(b.write(ctx, f), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	installation := archive[:len(archive)-len("-"+hash("")+".tar")]
+	installation := b.file[:len(b.file)-len("-"+hash("")+".tar")]
 	old, _ := filepath.Glob(installation + "-*.tar") // fails only on a malformed pattern
 	for _, name := range old {
-		_ = os.Remove(name) // or somebody else has
+		_ = os.Remove(name) // or another process has
 	}
-	return os.Rename(f.Name(), archive)
+	return os.Rename(f.Name(), b.file)
 }
 
-func (c *cluster) writeTar(ctx context.Context, w io.Writer) error {
-	tar := c.command(ctx, "tar", "-cf", "-", filepath.Base(c.data()))
+func (b *blank) write(ctx context.Context, w io.Writer) error {
+	tar := b.box.command(ctx, "tar", "-cf", "-", dataDir)
 	tar.Stdout = w
 	return tar.Run()
 }

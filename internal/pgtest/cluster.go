@@ -27,6 +27,9 @@ var baseSettings = []string{
 	"autovacuum = off", // each of its workers begins a session
 }
 
+// initdbArgs make a cluster for tests.
+var initdbArgs = []string{"-U", superuser, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--wal-segsize=1"}
+
 // A cluster is a data directory and the server that may run on it.
 type cluster struct {
 	*sandbox
@@ -51,7 +54,7 @@ func newCluster(ctx context.Context, settings []string) (*cluster, error) {
 }
 
 func openCluster(bin string) (*cluster, error) {
-	box, err := newSandbox(filepath.Join(bin, "pg_ctl"), "-D", "data", "-m", "fast", "stop")
+	box, err := newSandbox(filepath.Join(bin, "pg_ctl"), "-D", dataDir, "-m", "fast", "stop")
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +69,29 @@ func (c *cluster) create(ctx context.Context, settings []string) error {
 		return err
 	}
 	return c.firstStart(ctx)
+}
+
+// initialize makes the data directory, from a blank or by initdb.
+func (c *cluster) initialize(ctx context.Context) error {
+	b, err := blankFor(c.sandbox, c.bin, initdbArgs)
+	if err != nil {
+		return c.initdb(ctx) // there is no cache, or it is not known what to keep there
+	}
+	if b.unpack(ctx) == nil {
+		return nil
+	}
+	if err := os.RemoveAll(c.data()); err != nil { // of a broken one
+		return err
+	}
+	if err := c.initdb(ctx); err != nil {
+		return err
+	}
+	_ = b.pack(ctx) // or the next cluster takes as long
+	return nil
+}
+
+func (c *cluster) initdb(ctx context.Context) error {
+	return c.run(ctx, "initdb", append([]string{"-D", c.data()}, initdbArgs...)...)
 }
 
 // firstStart chooses the port. Between the choice and the server's bind
@@ -112,7 +138,7 @@ func (c *cluster) run(ctx context.Context, program string, args ...string) error
 	return nil
 }
 
-func (c *cluster) data() string { return filepath.Join(c.dir, "data") }
+func (c *cluster) data() string { return filepath.Join(c.dir, dataDir) }
 
 func (c *cluster) dsn() string {
 	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/postgres?sslmode=disable", superuser, c.port)
