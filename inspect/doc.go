@@ -1,4 +1,4 @@
-// Package inspect tells who holds which advisory lock, and who waits for it.
+// Package inspect tells which sessions hold an advisory lock, and which wait for it.
 //
 //	locks, err := inspect.Of(ctx, db, hashkey.Name("nightly-report"))
 //

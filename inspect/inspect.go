@@ -18,7 +18,7 @@ type Queryer interface {
 // held or waited for. The same key in another database of the server is another
 // lock.
 //
-// They come in the order of [hashkey.Compare], and those of one key in the
+// They come in the order of [hashkey.Compare], and the locks of one key in the
 // order of [Of]. Where there are none the result is nil. An error is the
 // driver's, wrapped, and comes without any Lock.
 func Locks(ctx context.Context, db Queryer) ([]Lock, error) {
@@ -30,10 +30,10 @@ func Locks(ctx context.Context, db Queryer) ([]Lock, error) {
 	return locks, nil
 }
 
-// Of returns who holds, or waits for, any of keys in the database that db is
+// Of returns the holders of any of keys, and the waiters, in the database that db is
 // connected to. Holders come first, then waiters in the order of their arrival.
 // That is the order in which the server serves them, unless it lets one pass
-// that already holds a lock which somebody ahead of it wants.
+// that already holds a lock which a waiter ahead of it wants.
 //
 // The result has nothing for a key that is free, and is nil where all are.
 // Errors are as with [Locks].

@@ -27,8 +27,8 @@ type Lock struct {
 	State       string // "active", "idle in transaction", …
 	Query       string // what it runs, or ran last; the server cuts it
 
-	// Since is when the session's transaction began, or the session itself
-	// where it is in no transaction. The server does not record when a lock was
+	// Since is when the session's transaction began, or where it is in none, the
+	// session. The server does not record when a lock was
 	// granted: for one that a transaction took, it was after Since.
 	Since time.Time
 
@@ -37,13 +37,13 @@ type Lock struct {
 	WaitStart time.Time
 
 	// BlockedBy are the PIDs that this one waits for, in ascending order:
-	// holders, and waiters ahead of it, whose mode conflicts with its own. It is
-	// empty where Granted.
+	// holders, and waiters ahead of it, where their mode conflicts with its own. It
+	// is empty where Granted.
 	BlockedBy []int32
 }
 
-// byQueue orders holders before waiters, and both by time. A wait whose start
-// is unknown comes last, as it has only just begun.
+// byQueue orders holders before waiters, and both by time. A wait of unknown start
+// comes last, as it has only just begun.
 func byQueue(a, b Lock) int {
 	if a.Granted != b.Granted {
 		if a.Granted {

@@ -11,7 +11,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 )
 
-// databases are those of the tests that run, by the tests' names. Each is created
+// databases are the databases of the tests that run, by the tests' names. Each is created
 // by the first call of its function; later calls return the same.
 var databases struct {
 	mu     sync.Mutex
@@ -28,7 +28,7 @@ type database struct {
 // URL returns a connection string for the database of the test, which is empty
 // when the first call creates it. Every call of URL and [DB] in one test is about
 // the same database; a subtest is a test of its own, with another one. The
-// database is dropped at the end of the test, whoever is still connected to it.
+// database is dropped at the end of the test, also under open sessions.
 //
 // It is a URL that pgx and lib/pq read, unless DATABASE_URL is set in the form
 // "host=… user=…": then it has that form.

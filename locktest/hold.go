@@ -29,15 +29,15 @@ func openOwn(tb testing.TB, url string) *sql.DB {
 	return db
 }
 
-// Hold has somebody else hold key, in the database that url points to, until
-// release is called or the test ends: a session of its own, which has nothing to
-// do with the pools of the test. The key is held when Hold returns, and free when
+// Hold has another session hold key, in the database that url points to, until
+// release is called or the test ends. The session has nothing to do with the pools
+// of the test. The key is held when Hold returns, and free when
 // release does. release may be called more than once.
 //
 // Hold waits for a key that is held already. It fails the test if half a minute
-// is not enough, and says who has it.
+// is not enough, and names the holder.
 //
-// The session must be on the server itself: url is no pooler's.
+// url must lead to the server, and not to a pooler.
 func Hold(tb testing.TB, url string, key hashkey.Key) (release func()) {
 	tb.Helper()
 	db := openOwn(tb, url)
@@ -55,7 +55,7 @@ func Hold(tb testing.TB, url string, key hashkey.Key) (release func()) {
 	return release
 }
 
-// holders says who has key, for a message.
+// holders names the holders of key, for a message.
 func holders(db *sql.DB, key hashkey.Key) string {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -75,10 +75,10 @@ func holders(db *sql.DB, key hashkey.Key) string {
 // Lose has the holder of key lose its lock: it ends the sessions that hold key in
 // the database that url points to, as an administrator does with
 // pg_terminate_backend. They are gone when Lose returns, with everything that they
-// had locked, and others may hold the key. The holder's process is told by its
+// had locked, and the key is free. The holder's process is told by its
 // connection, and notices in its own time: see sessionlock's Options.Check.
 //
-// Lose fails the test if nobody holds key.
+// Lose fails the test if key is free.
 func Lose(tb testing.TB, url string, key hashkey.Key) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
@@ -92,7 +92,7 @@ func Lose(tb testing.TB, url string, key hashkey.Key) {
 		tb.Fatalf("locktest: nobody holds %v in this database, so nobody can lose it", key)
 	}
 	for _, pid := range pids {
-		// The result is false for a session that has just ended by itself.
+		// The result is false for a session that has just ended.
 		if _, err := db.ExecContext(ctx, `select pg_catalog.pg_terminate_backend($1)`, pid); err != nil {
 			tb.Fatalf("locktest: end the session that holds %v: %v", key, err)
 		}

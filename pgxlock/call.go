@@ -69,7 +69,7 @@ func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int,
 	return c.Run(ctx)
 }
 
-// run runs fn under the lock of key, or where keys is not nil of those.
+// run runs fn under the lock of key, or where keys is not nil under theirs.
 func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (err error) {
 	c, err := l.newCall(key, keys, try, fn)
 	ctx = c.Tell(ctx, l.listener(), op)

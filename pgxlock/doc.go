@@ -23,16 +23,18 @@
 // transactions, large objects, prepared statements. Three things are different:
 //
 //   - Commit and Rollback are refused or noted, and the call returns
-//     [ErrTxEnded]. Those of a nested transaction do what they do in pgx.
-//   - A statement whose ctx ends is cancelled on the server. pgx would close the
+//     [ErrTxEnded]. In a nested transaction they do what they do in pgx.
+//   - A statement is cancelled on the server when its ctx ends. pgx would close the
 //     connection, and free the lock while fn runs.
 //   - What fn leaves open, rows or a batch, is closed when fn returns, without the
-//     batch's callbacks, and the transaction is of no use after it. A nested transaction that fn has not ended
-//     is committed with fn's, or rolled back with it, as in pgx.
+//     batch's callbacks, and the transaction is of no use after it. A nested
+//     transaction that fn has not ended is committed with fn's, or rolled back with
+//     it, as in pgx.
 //
-// Statements on the connection itself, tx.Conn, are pgx's own: one whose ctx ends
-// closes the connection, and the call returns [ErrLost]. A pool whose config has
-// gone through CancelStatements of package sessionlock has them cancelled, too.
+// Statements on the connection, tx.Conn, are pgx's own: when the ctx of one ends,
+// pgx closes the connection, and the call returns [ErrLost]. In a pool with a config
+// that has gone through CancelStatements of package sessionlock they are cancelled,
+// too.
 //
 // # Tracing
 //

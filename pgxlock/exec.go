@@ -16,15 +16,15 @@ import (
 // server executes and for no round trip. A pgx.QueryExecMode or a
 // pgx.QueryRewriter may come first among args, as in pgx.
 //
-// If Exec returns nil, the statement's effects are committed. Its errors are
-// those of WithTx; where the statement itself failed, that is pgx's
-// error, and nothing is committed. If ctx ends while the answer is awaited,
+// If Exec returns nil, the statement's effects are committed. Its errors are as
+// with WithTx; where the statement failed, the error is pgx's, and nothing is
+// committed. If ctx ends while the answer is awaited,
 // the server is asked to cancel; the error is [ErrCommitUnknown], joined with
 // ctx's own, where it does not tell in time whether it has. A statement that
 // ends the transaction is reported as [ErrTxEnded], with what it did done.
 //
 // Of the Execs of one Locker for one key, at most 8 are under way, and no more
-// than half of the pool, first come, first served; the others wait in memory. An
+// than half of the pool, first come, first served; the rest wait in memory. An
 // Exec that finds the lock held for longer than half a second waits on, as WithTx
 // does, while no other is under way.
 //

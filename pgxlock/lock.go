@@ -20,7 +20,7 @@ import (
 //
 // When Lock returns nil, tx holds all keys, and whatever it reads from then on
 // is as fresh as they are. That cannot be had from a REPEATABLE READ or
-// SERIALIZABLE transaction, whose snapshot may be older than the lock: the
+// SERIALIZABLE transaction, as its snapshot may be older than the lock: the
 // error is [ErrStaleSnapshot], nothing was locked, and tx is as it was. The
 // same goes for [ErrStandby] and [ErrUnsupportedServer].
 //
@@ -37,10 +37,10 @@ func (l *Locker) Lock(ctx context.Context, tx pgx.Tx, keys ...hashkey.Key) error
 }
 
 // TryLock takes keys in tx, all or none, without waiting, and reports whether
-// it did. If it returns false and nil, somebody else has one of them or waits
+// it did. If it returns false and nil, another session has one of them or waits
 // for it, and tx holds what it held before and can be used on.
 //
-// Its errors are those of [Locker.Lock], less [ErrNotAcquired] as long as ctx
+// Its errors are as with [Locker.Lock], less [ErrNotAcquired] as long as ctx
 // has not ended.
 func (l *Locker) TryLock(ctx context.Context, tx pgx.Tx, keys ...hashkey.Key) (bool, error) {
 	return l.ownTx(tx, keys).TryLock(ctx)
@@ -82,7 +82,7 @@ func (l *Locker) ownTx(tx pgx.Tx, keys []hashkey.Key) *verdict.OwnTx {
 // it writes has it assigned an id, and another holder may have had the lock,
 // with a larger one, in between.
 //
-// It is not the xmin of the rows that fn writes: those are written inside a
+// It is not the xmin of the rows that fn writes: they are written inside a
 // savepoint, which has an id of its own.
 func Token(ctx context.Context, tx pgx.Tx) (uint64, error) {
 	if lockerr.IsNil(tx) {

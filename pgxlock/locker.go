@@ -37,7 +37,7 @@ func New(pool *pgxpool.Pool) *Locker {
 // them, start from [Locker.Options].
 func (l *Locker) With(o Options) *Locker {
 	if l == nil {
-		return new(Locker) // whose calls say so
+		return new(Locker) // its calls say so
 	}
 	with := &Locker{pool: l.pool, queue: l.queue, opts: o, settings: settings(&o), tell: newListener(&o)}
 	with.bad = with.settings.Validate(pkg)
@@ -55,7 +55,7 @@ func (l *Locker) Options() Options {
 	return l.opts
 }
 
-// listener returns who is told of calls; it may be nil.
+// listener returns the listener of l's calls; it may be nil.
 func (l *Locker) listener() *txlock.Listener {
 	if l == nil {
 		return nil

@@ -10,7 +10,7 @@ import (
 // pkg is the prefix of messages.
 const pkg = "pgxlock"
 
-// Options changes how a [Locker] locks. They are those of xactlock, so that a
+// Options changes how a [Locker] locks. They are xactlock's, so that a
 // program can have one value for both. Two of them are about database/sql, and say
 // nothing here that is not so already:
 //

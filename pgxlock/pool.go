@@ -35,8 +35,8 @@ type undated struct{ context.Context }
 
 func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-// Conn is [acquire.Pool]'s. A connection that is made for a caller whose ctx ends
-// meanwhile is made to its end, by pgxpool itself, for the next caller.
+// Conn is [acquire.Pool]'s. Where ctx ends while a connection is made, pgxpool makes
+// it to its end, for the next caller.
 func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 	pooled, err := p.Acquire(undated{ctx})
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
-// WithLocks returns storage with other locks: those of l, where the key is
-// certmagic's name in the namespace ns. It is for a storage whose own locks are none,
-// or leases that may run out under the work.
+// WithLocks returns storage with the locks of l, where the key is certmagic's name in
+// the namespace ns. It is for a storage that has no locks, or leases that may run out
+// under the work.
 //
 //	l := sessionlock.New(db).With(sessionlock.Options{Shareable: true})
 //	config.Storage = certmagiclock.WithLocks(storage, l, "certmagic")
@@ -27,7 +27,7 @@ import (
 // Options.DeadClient; there is no lease to renew.
 //
 // A lock that is lost is told by the unlock, with sessionlock.ErrLost, for
-// certmagic to log: whoever gets the lock looks first whether the work is done.
+// certmagic to log: the next holder looks first whether the work is done.
 func WithLocks(storage certmagic.Storage, l *sessionlock.Locker, ns hashkey.Namespace) certmagic.Storage {
 	return &locks{Storage: storage, sessions: l, ns: ns, held: make(map[string][]*sessionlock.Lock)}
 }

@@ -14,15 +14,15 @@ import (
 )
 
 // SkipIfHeldElsewhere returns a [cron.JobWrapper] that runs the job under the lock
-// of key, and skips a run while somebody else has the lock: another machine, or
-// this one's previous run.
+// of key, and skips a run while the lock is taken: by another machine, or by this
+// one's previous run.
 //
 //	l := sessionlock.New(db).With(sessionlock.Options{MinHold: 20 * time.Second})
 //	c := cron.New(cron.WithLogger(logger))
 //	job := cron.NewChain(cronlock.SkipIfHeldElsewhere(l, hashkey.Name("billing/invoices"), logger)).Then(invoices)
 //	c.AddJob("0 3 * * *", job)
 //
-// A machine whose clock is late comes when a short job is over, and would run it
+// A machine with a late clock comes when a short job is over, and would run it
 // again: hence the MinHold, longer than the clocks differ and shorter than the
 // time between two runs.
 //
@@ -32,7 +32,7 @@ import (
 // [cron.Recover] goes before this wrapper in the chain.
 //
 // cron gives a job no context. One that must stop when its lock is lost, or not
-// overlap at all, calls [sessionlock.Locker.TryWithLock] itself.
+// overlap at all, calls [sessionlock.Locker.TryWithLock] instead.
 func SkipIfHeldElsewhere(l *sessionlock.Locker, key hashkey.Key, logger cron.Logger) cron.JobWrapper {
 	return func(job cron.Job) cron.Job {
 		return cron.FuncJob(func() {

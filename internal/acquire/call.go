@@ -30,7 +30,7 @@ type Call struct {
 
 // Request is what is asked for.
 type Request struct {
-	Package string // whose call it is, for messages
+	Package string // of the call, for messages
 	Pool    Pool
 	Queue   *admission.Queue
 	Owner   any // the pool, as nested calls are told by it

@@ -40,7 +40,7 @@ var errBusy = errors.New("a panic inside a statement has left the connection bus
 
 // Tx is a transaction that holds locks, or is to.
 type Tx struct {
-	Package string // whose call it is, for messages
+	Package string // of the call, for messages
 	Session *pgsession.Session
 	Trace   bool // tell pgx's tracer of the messages that open and end the transaction
 	locksql.Transaction
@@ -189,8 +189,8 @@ func (t *Tx) unlock(ctx context.Context, all bool) {
 	}
 }
 
-// outcome returns what a message that commits has come to, of whose answer a and
-// err came back, and whose COMMIT is the statement with the index.
+// outcome returns what a message that commits has come to. a and err are its answer,
+// and COMMIT is the statement with the index.
 func (t *Tx) outcome(a pgsession.Answer, index int, err error) (txlock.Outcome, error) {
 	keys := t.Keys
 	fate := a.Fate(index, err)
@@ -209,7 +209,7 @@ func (t *Tx) outcome(a pgsession.Answer, index int, err error) (txlock.Outcome, 
 	return txlock.Failed, fmt.Errorf("%s: %s: commit: %w", t.Package, lockerr.Keys(keys), err)
 }
 
-// lost is the error of a call whose session was ended before COMMIT.
+// lost is the error of a call that lost its session before COMMIT.
 func lost(keys []hashkey.Key, err error) error {
 	return fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, lockerr.Keys(keys), err)
 }
@@ -275,7 +275,7 @@ func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index in
 			return failed(o, err)
 		}
 		return txlock.Executed{Outcome: o, Tag: a.Results[index].Tag}
-	case len(a.Results) == index: // the statement itself
+	case len(a.Results) == index: // the caller's statement failed
 		return failed(txlock.RolledBack, err)
 	case waitCtx.Err() == nil && lockerr.WaitEnded(err) && !lockerr.AtDeadline(waitCtx):
 		return txlock.Executed{Busy: true}

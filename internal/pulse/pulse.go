@@ -12,9 +12,8 @@ const Default = 10 * time.Second
 
 type contextKey struct{}
 
-// With returns a ctx under which locks are taken that are asked for more
-// often: for withlock, whose server may give up a silent client soon, and for
-// tests.
+// With returns a ctx under which locks are taken that are asked for more often: for
+// withlock, where the server may give up a silent client soon, and for tests.
 func With(ctx context.Context, interval time.Duration) context.Context {
 	return context.WithValue(ctx, contextKey{}, interval)
 }

@@ -14,7 +14,7 @@ import (
 
 // OwnTx takes locks in a transaction of the caller's own.
 type OwnTx struct {
-	Package    string // whose call it is, for messages
+	Package    string // of the call, for messages
 	Exec       Exec   // in the transaction
 	Apart      bool   // the transaction takes one statement at a time
 	Keys       []hashkey.Key
@@ -39,7 +39,7 @@ func (o *OwnTx) TryLock(ctx context.Context) (bool, error) {
 	return o.told(ctx, "TryLock", o.tryLock)
 }
 
-// told tells of a call while it runs, also of one whose transaction panics.
+// told tells of a call while it runs, also where its transaction panics.
 func (o *OwnTx) told(ctx context.Context, op string, call func(context.Context) (bool, error)) (ok bool, err error) {
 	c := txlock.Call{Plain: true, Outcome: txlock.Failed}
 	c.Keys, c.Shared = o.Keys, o.Shared
@@ -81,7 +81,7 @@ func (o *OwnTx) tryLock(ctx context.Context) (bool, error) {
 }
 
 // tryAll asks for several keys by a statement that may lock some of them and
-// refuse, and frees those then.
+// refuse, and frees them then.
 func (o *OwnTx) tryAll(ctx context.Context) (ok bool, err error) {
 	if _, err := o.Exec(ctx, locksql.BeforeTry); err != nil {
 		return false, err
