@@ -109,7 +109,7 @@ func (l *Locker) ask(ctx context.Context, call *acquire.Call, key hashkey.Key, r
 }
 
 // askShareable waits for a Shareable lock: first until no other lock of this
-// Locker is in the way, then as others do.
+// Locker is in the way, then as any lock does.
 func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashkey.Key, r request) (k *Lock, err error) {
 	lease := max(l.opts.deadClient(), time.Second)
 	r.pulse = min(r.pulse, lease/3)

@@ -9,7 +9,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 )
 
-// CancelStatements has pgx ask the server to cancel a statement whose ctx ends,
+// CancelStatements has pgx ask the server to cancel a statement when its ctx ends,
 // rather than close the connection, and a lock that it holds with it. It is for
 // the config of a pool from which locks are taken, before the pool is made:
 //

@@ -44,8 +44,8 @@ type count struct {
 	left  int // times that a failed try may have left it besides
 
 	// inTurn is when it was last granted while no other session waited for it. The
-	// server grants a session what it has once more, whoever waits, and to look for
-	// those is not cheap.
+	// server grants a session what it has once more, past all waiters, and to look
+	// for them is not cheap.
 	inTurn time.Time
 }
 
@@ -56,8 +56,8 @@ func newCommon() *common {
 // conn is nil: the session is not one lock's own.
 func (c *common) conn() *sql.Conn { return nil }
 
-// use calls f while nothing else uses the session. Whoever uses it makes the other
-// locks wait, so f's ctx ends after unlockPatience, whatever ctx says.
+// use calls f while nothing else uses the session. f makes the other locks of the
+// session wait, so its ctx ends after unlockPatience, whatever ctx says.
 func (c *common) use(ctx context.Context, f func(ctx context.Context) error) error {
 	select {
 	case c.busy <- struct{}{}:
@@ -76,7 +76,7 @@ func (c *common) useOf(session *pgsession.Session, f func(ctx context.Context) e
 	select {
 	case c.busy <- struct{}{}:
 		defer func() { <-c.busy }()
-	case <-session.PG().CleanupDone(): // somebody may be waiting for another one
+	case <-session.PG().CleanupDone(): // a call may be waiting for another one
 		return errDead
 	}
 	if c.session != session || session.Closed() {
@@ -149,7 +149,7 @@ func (c *common) open(ctx context.Context, p *pool) error {
 	}
 	c.pinned, c.session, c.held = own.(*conn).conn, own.(*conn).session, make(map[hashkey.Key]count)
 	if !c.session.Usable() {
-		c.session.Discard() // somebody left a transaction open in the pool
+		c.session.Discard() // a caller left a transaction open in the pool
 		c.lose(errDead)
 		return driver.ErrBadConn
 	}
@@ -192,7 +192,7 @@ func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
 	case err != nil && c.session.Closed():
 		return false, err
 	case err != nil && n.locks == 0:
-		// Somebody has cancelled it, perhaps just after the grant.
+		// It was cancelled, perhaps just after the grant.
 		forsake(ctx, c.session, p.opts.Shared, p.key)
 		return false, err
 	case err != nil: // it is shared, and the server does not say how often the session has it

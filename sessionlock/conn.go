@@ -67,8 +67,8 @@ func (p *pool) on(sqlConn *sql.Conn) (*conn, error) {
 // OpenConnections is [acquire.Pool]'s.
 func (p *pool) OpenConnections() int { return p.conns.Open() }
 
-// checkServer returns why the locks of the server exclude nobody, as far as it
-// has said so itself when the session began.
+// checkServer returns why the locks of the server exclude no session, as far as the
+// server said so when the session began.
 //
 // Whether it is a hot standby is left to the message that locks: a client that
 // has sent nothing since a promotion has not heard of it, and would refuse what
@@ -84,7 +84,7 @@ func checkServer(s *pgsession.Session) error {
 type conn struct {
 	*pool
 	conn    *sql.Conn
-	callers bool // the connection is the caller's, who closes it
+	callers bool // the connection is the caller's, and not to be closed
 	session *pgsession.Session
 	granted hashkey.Key // what the session holds, if it holds it
 	holds   bool
@@ -117,7 +117,7 @@ func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err e
 func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err error) {
 	s, o := c.session, c.opts
 	if !s.Usable() {
-		s.Discard() // somebody left a transaction open in the pool
+		s.Discard() // a caller left a transaction open in the pool
 		return false, errDead
 	}
 	if c.callers {

@@ -11,14 +11,14 @@
 // The lock is pg_advisory_lock. The session that takes it is pinned: one
 // connection of the pool belongs to the lock until it is given back, and the
 // unlock goes to that same connection. Whatever happens in between, the lock
-// does not get into the pool: a session whose state is not certain is closed.
+// does not get into the pool: a session in an uncertain state is closed.
 //
 // What fits into a transaction is better done with
-// [github.com/pgadvisory/pgadvisory/xactlock], whose lock cannot get lost
+// [github.com/pgadvisory/pgadvisory/xactlock]: its lock cannot get lost
 // without the work being rolled back. A session lock can: the server ends the
 // session, or the network does, and the work goes on. This package notices
 // (see [Lock.Lost]) and says so, but it cannot undo, and between the loss and
-// the notice somebody else may hold the lock. Work that must not overlap
+// the notice the next holder may have the lock. Work that must not overlap
 // carries the fencing token of its lock, [Lock.Token], to wherever it writes,
 // and is refused there once a larger one was seen.
 //
@@ -45,7 +45,7 @@
 // Having lost the leadership it cancels fn's ctx, with [ErrLost] as the cause,
 // and waits for fn to return. Only then is it a candidate again, so that fn
 // never runs twice in one process. A fn that does not return keeps its process
-// out of the election, not the others.
+// out of the election, and no other.
 //
 // What ends a leadership, and when the next one begins:
 //
@@ -53,7 +53,7 @@
 //     server hands the lock to the next in its queue.
 //   - The process is killed: at once, too. Its kernel closes the socket, and
 //     the server ends the session.
-//   - Somebody ends the session (pg_terminate_backend), or a proxy cuts the
+//   - An administrator ends the session (pg_terminate_backend), or a proxy cuts the
 //     connection: at once. The old leader notices within Check.
 //   - The server restarts or fails over: as soon as a candidate reaches it, at
 //     most five seconds after it accepts connections. The old leader notices

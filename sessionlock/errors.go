@@ -16,8 +16,8 @@ var (
 	// it is joined with ctx's own error or context.DeadlineExceeded.
 	ErrNotAcquired = lockerr.ErrNotAcquired
 
-	// ErrLost: the session is gone, or no longer has the lock, and somebody
-	// else may hold it by now. It is also the cause with which the contexts
+	// ErrLost: the session is gone, or no longer has the lock, and the next
+	// holder may have it by now. It is also the cause with which the contexts
 	// of WithLock and Lead end.
 	ErrLost = lockerr.ErrLost
 
@@ -30,12 +30,12 @@ var (
 
 	// ErrPooler: the connection goes through a pooler, which may give the
 	// session that holds the lock to another client. Nothing was locked.
-	// Connect to the server itself, or see Options.Pooler; xactlock works
+	// Connect to the server, or see Options.Pooler; xactlock works
 	// through any pooler.
 	ErrPooler = lockerr.ErrPooler
 
 	// ErrNested: the call was made with the ctx of a callback that holds the
-	// same lock on the same pool, and would wait for itself. In WithSlot's
+	// same lock on the same pool, and would wait for its own end. In WithSlot's
 	// callback that is any call for its key, whichever slot the callback has.
 	ErrNested = lockerr.ErrNested
 
@@ -46,8 +46,8 @@ var (
 	// locks nothing, as CockroachDB does.
 	ErrUnsupportedServer = lockerr.ErrUnsupportedServer
 
-	// ErrStandby: the server is a hot standby, whose advisory locks exclude
-	// nobody on the primary.
+	// ErrStandby: the server is a hot standby. Its advisory locks exclude no
+	// session of the primary.
 	ErrStandby = lockerr.ErrStandby
 
 	// ErrDriver: the pool's driver is not pgx's stdlib, nor a wrapper of it with

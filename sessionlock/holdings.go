@@ -11,8 +11,8 @@ import (
 // another's way. They live as long as the session, and are for its user.
 type holdings struct {
 	pooled  bool                 // a lock goes back to the pool with the session
-	callers map[hashkey.Key]bool // those of LockConn
-	saved   []setting            // the settings as they were before the first of those
+	callers map[hashkey.Key]bool // of LockConn
+	saved   []setting            // the settings as they were before the first of callers
 }
 
 const holdingsKey = "pgadvisory/sessionlock"

@@ -71,7 +71,7 @@ func (k *Lock) Key() hashkey.Key { return k.key }
 // it; most work is better done through the pool. It is the same connection
 // each time, and takes one statement at a time.
 //
-// pgx closes a connection under a statement whose ctx ends, and the lock goes
+// pgx closes the connection when the ctx of a statement ends, and the lock goes
 // with it, unless the pool was made with [CancelStatements]. Bound a statement
 // with statement_timeout, or give it a ctx that does not end.
 //
@@ -85,7 +85,7 @@ func (k *Lock) Conn() *sql.Conn { return k.home.conn() }
 // can be noticed, and at Unlock. Err then tells which.
 //
 // A session that ended, for whatever reason, is noticed within Options.Check.
-// One whose network swallows everything, and one that lives on without the
+// One behind a network that swallows everything, and one that lives on without the
 // lock, is noticed within twenty seconds: the server is asked every ten. While
 // a statement runs on Conn or rows are open nothing can be asked, and the
 // statement's own error or the rows' may have to come first.
@@ -128,7 +128,7 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 
 func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 	err = k.home.use(ctx, func(bounded context.Context) error {
-		if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now somebody else may have the session
+		if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now another caller may have the session
 			return err
 		}
 		if k.session.PG().IsBusy() {
@@ -151,7 +151,7 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 // its settings as they were. It takes one message, and if the server does not
 // answer about five seconds; a statement that is running on Conn gets four to
 // end before that, and is cancelled then. On the session of Shareable locks it
-// first waits for those that ask something there before it. Unlock is idempotent:
+// first waits for the locks that ask something there before it. Unlock is idempotent:
 // every call returns what the first one did, when that is done.
 //
 // In no case is the lock left in the pool. nil means that it was held until
@@ -209,7 +209,7 @@ func (k *Lock) lose(loss error) {
 }
 
 // cut ends the lock of a callback that has outstayed MaxHold and Grace. Of a lock
-// that was unlocked before, the session is somebody else's.
+// that was unlocked before, the session is another caller's.
 func (k *Lock) cut() {
 	k.lose(errOutstayed)
 	if errors.Is(k.Err(), ErrLost) {

@@ -38,7 +38,7 @@ func New(db *sql.DB) *Locker {
 // options of l; l itself does not change.
 func (l *Locker) With(o Options) *Locker {
 	if l == nil {
-		return new(Locker) // whose calls say so
+		return new(Locker) // its calls say so
 	}
 	with := *l
 	with.opts, with.bad = o, o.validate()

@@ -41,7 +41,7 @@ func ask(slot string, settings []setting) string {
 		"from asked left join " + table(settings) + " on asked.slot operator(pg_catalog.>=) 0 and " + known
 }
 
-// obstacles are where a lock would exclude nobody, or would stay behind in a
+// obstacles are where a lock would exclude no session, or would stay behind in a
 // pooler: the pid that the client was told is then not that of the session. They
 // are asked for in the statement that locks, because a pooler may send the next
 // one elsewhere, and a standby may be promoted.
@@ -120,9 +120,9 @@ const besides = ", pg_catalog.pg_advisory_unlock_all()"
 // unlockMessage gives the lock back, and more if that is [besides], and the settings
 // their defaults, and shows what those are.
 //
-// It is one statement, whose expressions the server evaluates one after the other.
-// What it does after the unlock is in the way of whoever gets the lock, where both
-// share a processor.
+// It is one statement, and the server evaluates its expressions one after the other.
+// What it does after the unlock is in the way of the next holder, where both share a
+// processor.
 func unlockMessage(shared bool, key hashkey.Key, more string, saved []setting) locksql.Message {
 	m := locksql.One(locksql.Question(locksql.Unlock, shared, key))
 	m.Statements[0].SQL += more + reset(saved)
@@ -131,7 +131,7 @@ func unlockMessage(shared bool, key hashkey.Key, more string, saved []setting) l
 }
 
 // unlock gives the lock back, and the settings the values that were saved, which
-// takes a second message where those are not the defaults. It reports whether the
+// takes a second message where they are not the defaults. It reports whether the
 // lock was held.
 func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, saved []setting) (held bool, err error) {
 	return leave(ctx, s, unlockMessage(shared, key, besides, saved), saved)
@@ -184,7 +184,7 @@ func forsake(ctx context.Context, s *pgsession.Session, shared bool, keys ...has
 	}
 }
 
-// toLeave returns the ctx of a message that frees locks of a call whose own ctx may
+// toLeave returns the ctx of a message that frees locks of a call: the call's own may
 // have ended.
 func toLeave(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), unlockPatience)

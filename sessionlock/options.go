@@ -28,8 +28,8 @@ type Options struct {
 	Poll time.Duration
 
 	// MinHold keeps the lock taken for so long after the grant, however soon it
-	// is unlocked: for a short job that several machines, whose clocks differ,
-	// start at one time, and that must run once. Unlock returns at once, and
+	// is unlocked: for a short job that several machines start at one time, by
+	// clocks that differ, and that must run once. Unlock returns at once, and
 	// the process gives the lock back later; if the process or the session ends
 	// before, the lock is free then. On a connection of the caller's own, see
 	// [Locker.LockConn], Unlock returns when MinHold is over.
@@ -39,8 +39,9 @@ type Options struct {
 	// Lead ends MaxHold after the grant, with the cause [ErrMaxHold]. If the
 	// callback has not returned Grace later, the session is ended, which frees
 	// the lock, and the call returns [ErrLost], or Lead campaigns again; so one
-	// that obeys its ctx has Grace to stop before anybody else can hold the lock. A Shareable lock is
-	// given back then, without the others of its session. 0 means no bound.
+	// that obeys its ctx has Grace to stop before the next holder can have the
+	// lock. A Shareable lock is given back then, and the other locks of its
+	// session stay. 0 means no bound.
 	MaxHold time.Duration
 
 	// Grace is how long after MaxHold the session is ended. 0 means a second.
@@ -76,20 +77,20 @@ type Options struct {
 	// that one process can hold thousands. Its [Lock.Conn] is nil. If the session
 	// is gone, all of them are lost.
 	//
-	// A call whose ctx ends while the session is asked for the lock returns; the
+	// If ctx ends while the session is asked for the lock, the call returns; the
 	// question goes on, and what it gets is given back. A session that does not
 	// answer it within five seconds is ended.
 	//
 	// Within the process they exclude each other as the locks of different
-	// sessions do, first come, first served. A shared one beside others of its key
-	// lets another process that waits for the key go first, if those go on for half
+	// sessions do, first come, first served. A shared one beside more of its key
+	// lets another process that waits for the key go first, if they go on for half
 	// a second. A lock that had to be waited for keeps the connection on which it
 	// was waited for: such locks and waiters take at most half of the pool. With a
 	// pool of one connection, which may be that of the session, a call asks twice a
 	// second instead, as with Poll.
 	//
-	// Check and DeadClient are those of the lock that is the first on the
-	// session. WithSlot does not look at Shareable.
+	// Check and DeadClient are as the lock that is the first on the session has
+	// them. WithSlot does not look at Shareable.
 	Shareable bool
 
 	// Observe, if not nil, is told what becomes of locks: see [Event]. It may be

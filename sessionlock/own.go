@@ -20,15 +20,15 @@ import (
 // when that is over. A call that waits keeps conn, too. Options.Shareable is not
 // looked at.
 //
-// conn may have several keys locked, and the settings of the Options are then those
-// of the latest until the last is given back. Of a key that it has locked already,
+// conn may have several keys locked, and has the settings of the latest one's Options
+// then, until the last is given back. Of a key that it has locked already,
 // whichever Locker was asked, LockConn is an error, as it is on the connection of
 // another lock, [Lock.Conn], which goes back to the pool with that.
 func (l *Locker) LockConn(ctx context.Context, conn *sql.Conn, key hashkey.Key) (*Lock, error) {
 	return l.lockConn(ctx, conn, key, false)
 }
 
-// TryLockConn is [Locker.LockConn] for a lock that is free: if somebody else holds
+// TryLockConn is [Locker.LockConn] for a lock that is free: if another session holds
 // it or waits for it, the error is [ErrNotAcquired] at once.
 func (l *Locker) TryLockConn(ctx context.Context, conn *sql.Conn, key hashkey.Key) (*Lock, error) {
 	return l.lockConn(ctx, conn, key, true)

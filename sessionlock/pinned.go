@@ -19,12 +19,12 @@ type pinned struct {
 	own     *conn
 	freed   chan struct{} // closed when the lock is given back, which ends the watch
 	watched chan struct{} // closed when the watch is over
-	leave   func()        // what a Shareable lock has besides is given up by it; nil for others
+	leave   func()        // what a Shareable lock has besides is given up by it; nil for another lock
 }
 
 // pin returns the lock that c holds, and begins to watch it. pulse is how often
 // the server is asked. leave is called when the lock is free; a lock that has one
-// shows its connection to nobody.
+// shows its connection to no caller.
 func pin(c *conn, pulse time.Duration, leave func()) *Lock {
 	p := &pinned{own: c, freed: make(chan struct{}), watched: make(chan struct{}), leave: leave}
 	k := newLock(p, c.pool, c.granted, c.session)
@@ -214,8 +214,8 @@ func (p *pinned) look(k *Lock, ask bool, timeout time.Duration) error {
 		return nil
 	})
 	if err != nil {
-		// Whoever has got the connection from the pool has a lock that nobody
-		// will ever give back.
+		// The caller that gets the connection from the pool has a lock that is
+		// never given back.
 		k.session.Cut()
 		return errConnClosed
 	}
@@ -240,8 +240,8 @@ func (p *pinned) ask(k *Lock, timeout time.Duration) error {
 }
 
 // silence returns the error of a question that was not answered. That the
-// question was refused is an answer: whoever cancels statements, or may not
-// read pg_locks, has a session all the same.
+// question was refused is an answer: where statements are cancelled, or pg_locks may
+// not be read, there is a session all the same.
 func silence(ctx context.Context, s *pgsession.Session, err error) error {
 	switch {
 	case err != nil && ctx.Err() != nil:

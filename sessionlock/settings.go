@@ -11,8 +11,8 @@ import (
 // setting is a server setting and its value, as SHOW shows it.
 type setting struct{ name, value string }
 
-// pinnedSettings returns the settings of a session while it holds a lock. Those that
-// the server does not know are passed over.
+// pinnedSettings returns the settings of a session while it holds a lock. What the
+// server does not know is passed over.
 //
 // An idle client is asked for a sign of life after half of dead, then three
 // times more until dead is over; what was sent to it and not acknowledged ends
@@ -65,7 +65,7 @@ func table(settings []setting) string {
 }
 
 // reset returns expressions, each after a comma, that give saved settings their
-// defaults back and are what those are. A setting that only had its default must not
+// defaults back, and are the defaults. A setting that only had its default must not
 // look as if the session had set it: it would miss the next change of the default.
 func reset(saved []setting) string {
 	var all strings.Builder

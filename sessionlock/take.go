@@ -17,7 +17,7 @@ import (
 // Where the server has answered, the connection goes back to the pool.
 //
 // Of all goroutines that wait for one key through one Locker, one waits on the
-// server, with a connection, for half a second at a time; the others wait in
+// server, with a connection, for half a second at a time; the rest wait in
 // memory, first come, first served. All waiters together leave half of the pool
 // alone.
 //
@@ -26,7 +26,7 @@ func (l *Locker) Lock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 	return l.acquire(ctx, key, l.request(ctx, false))
 }
 
-// TryLock is [Locker.Lock] for a lock that is free: if somebody else holds it
+// TryLock is [Locker.Lock] for a lock that is free: if another session holds it
 // or waits for it, the error is [ErrNotAcquired] at once.
 func (l *Locker) TryLock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 	return l.acquire(ctx, key, l.request(ctx, true))
@@ -36,21 +36,21 @@ func (l *Locker) TryLock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 // it back.
 //
 // fn's ctx is the caller's, and also ends when the lock is lost; its cause is
-// then [ErrLost]. fn should stop its work as soon as it can: somebody else may
+// then [ErrLost]. fn should stop its work as soon as it can: the next holder may
 // have begun. Its conn is the session that holds the lock, for fn's statements
 // if it has any; fn must neither close it nor leave a transaction or rows
-// open. A statement on conn whose ctx ends takes the lock with it, unless pgx
-// is configured otherwise: see [Lock.Conn].
+// open. When the ctx of a statement on conn ends, the lock goes with it, unless
+// pgx is configured otherwise: see [Lock.Conn].
 //
 // WithLock returns fn's error, unchanged where the lock was held to the end.
 // Otherwise the error is ErrLost, joined with fn's where there is one. If fn
 // panics or ends its goroutine, the lock is given back too. fn has not run if
-// the error is one of those of [Locker.Lock].
+// the error is one of [Locker.Lock]'s.
 func (l *Locker) WithLock(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	return l.with(ctx, key, fn, l.request(ctx, false))
 }
 
-// TryWithLock is [Locker.WithLock] for a lock that is free: if somebody else
+// TryWithLock is [Locker.WithLock] for a lock that is free: if another session
 // holds it or waits for it, fn does not run, and the error is [ErrNotAcquired]
 // at once.
 func (l *Locker) TryWithLock(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error) error {
@@ -65,9 +65,9 @@ func (l *Locker) TryWithLock(ctx context.Context, key hashkey.Key, fn func(ctx c
 // A free slot is found in one message. A call that finds none waits for one of
 // them, half a second at a time, and then looks at all of them. So it is granted
 // within half a second of the release of any slot; callers of one Locker take
-// turns, first come, first served, and those of several processes do not.
+// turns, first come, first served, and callers of several processes do not.
 //
-// A call with fn's ctx on the same pool, for a slot of key or for key itself, is
+// A call with fn's ctx on the same pool, for a slot of key or for key, is
 // refused with [ErrNested]: it could wait for fn.
 func (l *Locker) WithSlot(ctx context.Context, key hashkey.Key, n int, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	return l.withSlot(ctx, key, n, fn, false)

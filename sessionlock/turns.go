@@ -9,14 +9,14 @@ import (
 )
 
 // turns excludes the locks of one session from each other, as the server does
-// for those of different sessions: first come, first served, and shared ones at
+// for locks of different sessions: first come, first served, and shared ones at
 // the same time. The zero turns is ready for use.
 type turns struct {
 	mu   sync.Mutex
-	keys map[hashkey.Key]*turn // guarded by mu; a key that nobody wants is not there
+	keys map[hashkey.Key]*turn // guarded by mu; a key that no call wants is not there
 }
 
-// turn is who has one key, and who wants it.
+// turn is the holders of one key, and the calls that want it.
 type turn struct {
 	shared    int  // holders that share it
 	exclusive bool // one that does not
@@ -107,7 +107,7 @@ func (t *turns) leave(key hashkey.Key, k *turn, shared bool) {
 	t.next(key, k)
 }
 
-// next gives the key to those whose turn it is.
+// next gives the key to the calls that are next.
 func (t *turns) next(key hashkey.Key, k *turn) {
 	for k.waiting.Len() > 0 {
 		front := k.waiting.Front()

@@ -32,12 +32,12 @@ import (
 // and the connection is back in the pool or closed.
 //
 // The transaction's now() is the time of the call, before any wait; use
-// clock_timestamp() for times that must follow those of earlier holders.
+// clock_timestamp() for times that must come after an earlier holder's.
 func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
 	return l.run(ctx, "WithTx", key, nil, false, fn)
 }
 
-// TryWithTx is [Locker.WithTx] for a lock that is free: if somebody else holds
+// TryWithTx is [Locker.WithTx] for a lock that is free: if another session holds
 // it, or waits for it on the server, TryWithTx returns [ErrNotAcquired] at
 // once and fn has not run. It waits for a connection of the pool, as long as
 // ctx and Options.Wait allow.
@@ -67,7 +67,7 @@ func (l *Locker) TryWithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) 
 // A free slot is found in one message. A call that finds none waits for one of
 // them, half a second at a time, and then looks at all of them. So it is granted
 // within half a second of the release of any slot; callers of one Locker take
-// turns, first come, first served, and those of several processes do not.
+// turns, first come, first served, and callers of several processes do not.
 //
 // At REPEATABLE READ and SERIALIZABLE it needs pgx and no Options.Plain.
 func (l *Locker) WithSlot(ctx context.Context, key hashkey.Key, n int, fn Func) error {

@@ -21,7 +21,7 @@ import (
 // sent.
 var ErrSimpleProtocol = errors.New("the statement goes by the simple query protocol")
 
-// copyFromClient recognises a COPY whose rows the client is to send. The server
+// copyFromClient recognises a COPY of rows that the client is to send. The server
 // would wait for them, and take COMMIT for one.
 var copyFromClient = regexp.MustCompile(`(?is)^\s*copy\b.*\bfrom\s+stdin\b`)
 
@@ -62,7 +62,7 @@ func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.M
 		return a, 0, false, ErrSimpleProtocol
 	}
 	if s.InTransaction() {
-		s.Rollback(ctx, ending) // or COMMIT would be that of whoever left it open in the pool
+		s.Rollback(ctx, ending) // or COMMIT would be of what a caller left open in the pool
 	}
 	ctx, end := s.Trace(ctx, q)
 	defer func() { end(a.tag(index), err) }()
@@ -228,7 +228,7 @@ func (s *Session) forget(sql string) {
 	d := s.statements[sql]
 	delete(s.statements, sql)
 	if d != nil && d.name != "" && s.Usable() {
-		// An error leaves a statement that nobody uses, or a closed connection.
+		// An error leaves a statement without a user, or a closed connection.
 		_ = s.deallocate(d.name)
 	}
 }

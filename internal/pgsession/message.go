@@ -20,7 +20,7 @@ import (
 type Answer struct {
 	Results    []Result
 	statements []locksql.Statement
-	cutShort   int // 1 + the index of the statement whose wait for a standby was cancelled
+	cutShort   int // 1 + the index of the statement that was cancelled while it waited for a standby
 }
 
 // Result is the answer to one statement.
@@ -96,8 +96,8 @@ func (a Answer) Fate(i int, err error) Fate {
 	return Unknown
 }
 
-// byServer reports whether PostgreSQL itself has written err, which then names
-// the routine that did. What a pooler says by itself, such as PgBouncer's "server
+// byServer reports whether PostgreSQL has written err, which then names the routine
+// that did. What a pooler says on its own account, such as PgBouncer's "server
 // conn crashed?", has no such field, and comes ahead of answers that it has lost.
 func byServer(err *pgconn.PgError) bool { return err.Routine != "" }
 
@@ -123,7 +123,7 @@ var (
 // Open sends m, which begins a transaction in place of one that may be open. If
 // err is not nil or the lock is not granted, the transaction may be open.
 //
-// The message goes as prepared statements if it is made for that and pgx itself
+// The message goes as prepared statements if it is made for that and pgx, too,
 // prepares statements on the connection, that is in its default QueryExecMode:
 // a program that uses a pooler which does not know prepared statements sets
 // another. Where they are lost or in the way all the same (DEALLOCATE ALL, or

@@ -10,7 +10,7 @@ import (
 // is not for a connection that hides its socket.
 //
 // It may be called whatever else is done with the connection. EPOLLRDHUP is there even
-// if the other side sent something before it hung up, which nobody has read
+// if the other side sent something before it hung up, which was not read
 // yet. Reading with MSG_PEEK, the portable way, would not see beyond that.
 func (s *Session) PeerClosed() (closed, known bool) {
 	socket, ok := socketOf(s.pg.Conn())

@@ -111,8 +111,8 @@ func (s *Session) InTransaction() bool { return !s.pg.IsClosed() && s.pg.TxStatu
 // refused sends nothing. The next call connects.
 const maxStandbyAge = time.Second
 
-// CheckServer returns why the locks of the server exclude nobody, as far as the
-// server has said so itself, when the session began or with a later answer. It
+// CheckServer returns why the locks of the server exclude no session, as far as the
+// server has said so, when the session began or with a later answer. It
 // sends nothing.
 func (s *Session) CheckServer() error {
 	switch {
@@ -146,8 +146,8 @@ func (s *Session) Discard() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	if s.pg.IsBusy() {
-		// The server would not notice soon, during a statement, that nobody
-		// waits for it. Without an answer it is left to end by itself.
+		// The server would not notice soon, during a statement, that the client
+		// has gone. Without an answer the statement is left to end.
 		interrupt.RequestCancel(s.pg).Done(closeTimeout)
 	}
 	conn := s.pg.Conn()
@@ -163,7 +163,7 @@ func (s *Session) Discard() {
 // Interrupt asks the server to cancel what the session executes. It may be
 // called at any time.
 func (s *Session) Interrupt() {
-	interrupt.RequestCancel(s.pg).Done(closeTimeout) // without an answer the statement is left to end by itself
+	interrupt.RequestCancel(s.pg).Done(closeTimeout) // without an answer the statement is left to end
 }
 
 // Cut closes the socket under the session's user. It may be called at any time.

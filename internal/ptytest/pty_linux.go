@@ -78,7 +78,7 @@ func (t *Terminal) read() {
 	}
 }
 
-// processes returns a table of those that run on the terminal.
+// processes returns a table of the processes on the terminal.
 func (t *Terminal) processes() string {
 	table, err := exec.Command("ps", "-s", fmt.Sprint(t.Cmd.Process.Pid),
 		"-o", "pid,ppid,pgid,tpgid,stat,wchan:20,pending,blocked,ignored,caught,args").CombinedOutput()
