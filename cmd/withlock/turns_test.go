@@ -15,7 +15,7 @@ func TestTurns(t *testing.T) {
 	t.Parallel()
 	rounds, copies := 50, 4
 	if testing.Short() {
-		rounds = 10
+		rounds = 5
 	}
 	dsn := newDatabase(t)
 	dir := t.TempDir()
