@@ -27,9 +27,13 @@ func TestClustersFromTheCache(t *testing.T) {
 		}
 		return files
 	}
-	truncate := func(size int64) {
+	truncate := func(tenths int64) {
 		for _, file := range cached() {
-			if err := os.Truncate(file, size); err != nil {
+			info, err := os.Stat(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(file, info.Size()*tenths/10); err != nil {
 				t.Error(err)
 			}
 		}
@@ -41,9 +45,10 @@ func TestClustersFromTheCache(t *testing.T) {
 	}{
 		{"first", func() {}, 1},
 		{"second", func() {}, 1},
-		{"broken", func() { truncate(1 << 20) }, 2},
+		{"broken", func() { truncate(9) }, 2},
 		{"empty", func() { truncate(0) }, 3},
-		{"no cache", func() { t.Setenv("HOME", "") }, 4},
+		{"upgraded", func() { upgrade(t) }, 4},
+		{"no cache", func() { t.Setenv("HOME", "") }, 5},
 	} {
 		step.before()
 		conn := connect(t, pgtest.Dedicated(t).DSN())
@@ -60,6 +65,19 @@ func TestClustersFromTheCache(t *testing.T) {
 		if files := cached(); len(files) != 1 {
 			t.Errorf("%s: the cache holds %v, want one file", step.name, files)
 		}
+	}
+}
+
+// upgrade changes the program that tells installations apart, which runs from where
+// the links of countInitdb lead.
+func upgrade(t *testing.T) {
+	t.Helper()
+	program := filepath.Join(os.Getenv("PGTEST_BIN"), "postgres")
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, nil, 0o755); err != nil {
+		t.Fatal(err)
 	}
 }
 
