@@ -371,27 +371,25 @@ func TestLeadSaysWhy(t *testing.T) {
 		t.Error("a closed pool is no error")
 	}
 	away := openUnchecked(t, "postgres://nobody@127.0.0.1:1/none?sslmode=disable")
-	var told []error
-	l := sessionlock.New(away).With(sessionlock.Options{Observe: func(e sessionlock.Event) {
-		if e.Kind == sessionlock.Failed {
-			told = append(told, e.Err)
-		}
-	}})
-	var err error
 	network := (*net.OpError)(nil)
-	for range 5 { // ctx may end before a dial is answered, and then there is nothing to say
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if err = l.Lead(ctx, hashkey.Name("k"), func(context.Context) error { return nil }); errors.As(err, &network) {
-			break
-		}
-	}
-	if !errors.Is(err, context.DeadlineExceeded) || len(told) == 0 {
-		t.Errorf("got %v after %d campaigns that failed", err, len(told))
-	}
-	for _, err := range append(told, err) {
-		if !errors.As(err, &network) {
-			t.Errorf("got %v, want one that says that the connection was refused", err)
+	for name, end := range map[string]sessionlock.EventKind{
+		"as a campaign has failed": sessionlock.Failed,
+		"as the next one begins":   sessionlock.Waiting,
+	} {
+		ctx, cancel := context.WithCancel(bounded(t))
+		failed := false
+		l := sessionlock.New(away).With(sessionlock.Options{Observe: func(e sessionlock.Event) {
+			if e.Kind == sessionlock.Failed && ctx.Err() == nil && !errors.As(e.Err, &network) {
+				t.Errorf("%s: told %v, want an error that says that the connection was refused", name, e.Err)
+			}
+			failed = failed || e.Kind == sessionlock.Failed
+			if e.Kind == end && failed {
+				cancel()
+			}
+		}})
+		err := l.Lead(ctx, hashkey.Name("k"), func(context.Context) error { return nil })
+		if !errors.Is(err, sessionlock.ErrNotAcquired) || !errors.Is(err, context.Canceled) || !errors.As(err, &network) {
+			t.Errorf("%s: got %v, want ErrNotAcquired with ctx's error and that the connection was refused", name, err)
 		}
 	}
 }

@@ -67,9 +67,12 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 			if !k.wasLost() {
 				return err
 			}
-		case ctx.Err() != nil && failure != nil:
-			return campaignOver(ctx, key, failure)
-		case ctx.Err() != nil || !worthwhile(err):
+		case ctx.Err() != nil && errors.Is(err, ErrNotAcquired): // ctx has cut the campaign
+			if failure != nil {
+				return campaignOver(ctx, key, failure)
+			}
+			return err
+		case !worthwhile(err):
 			return err
 		default:
 			failure = err
