@@ -33,7 +33,7 @@ func New(pool *pgxpool.Pool) *Locker {
 }
 
 // With returns a Locker with the options o, on the same pool and with the same
-// queue. o replaces all options of l; l itself does not change. To change one of
+// queue. o replaces all options of l; l does not change. To change one of
 // them, start from [Locker.Options].
 func (l *Locker) With(o Options) *Locker {
 	if l == nil {

@@ -171,7 +171,7 @@ func (k *Lock) unlockOnce() error {
 	switch {
 	case rest <= 0 || errors.Is(k.Err(), ErrLost):
 		return k.release()
-	case k.callers: // who may give the connection to anybody from now on
+	case k.callers: // the caller may use the connection for anything from now on
 		return k.releaseAfter(rest)
 	}
 	go func() { _ = k.releaseAfter(rest) }() // Observe is told

@@ -35,7 +35,7 @@ func New(db *sql.DB) *Locker {
 }
 
 // With returns a Locker with the options o on the same pool. o replaces all
-// options of l; l itself does not change.
+// options of l; l does not change.
 func (l *Locker) With(o Options) *Locker {
 	if l == nil {
 		return new(Locker) // its calls say so

@@ -72,7 +72,7 @@ func (p *pinned) free(k *Lock) error {
 	over()
 	<-p.watched
 	if errors.Is(rawErr, sql.ErrConnDone) {
-		k.session.Cut() // whoever has the connection from the pool now has the lock
+		k.session.Cut() // the next user of the connection would have the lock
 		return k.lostBy(errConnClosed)
 	}
 	returned := p.giveBack(err != nil)

@@ -70,7 +70,7 @@ func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int,
 	return c.Run(ctx)
 }
 
-// run runs fn under the lock of key, or where keys is not nil of those.
+// run runs fn under the lock of key, or where keys is not nil under all of keys.
 func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (err error) {
 	c, err := l.newCall(key, keys, try, fn)
 	ctx = c.Tell(ctx, l.listener(), op)

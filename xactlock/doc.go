@@ -30,7 +30,7 @@
 //
 // A test that looks for leaked goroutines with goleak finds one of this
 // package, once it has been used: database/sql's connectionOpener, which every
-// *sql.DB has, for the one database that this package keeps for itself.
+// *sql.DB has, for the one database that this package keeps.
 // A panic inside a statement of fn can leave another, in a method of
 // database/sql that waits for a lock which the panic left taken.
 package xactlock

@@ -56,8 +56,8 @@ var (
 	// locks nothing, as CockroachDB does.
 	ErrUnsupportedServer = lockerr.ErrUnsupportedServer
 
-	// ErrStandby: the server is a hot standby, whose advisory locks exclude
-	// nobody on the primary.
+	// ErrStandby: the server is a hot standby. Its advisory locks exclude no
+	// session on the primary.
 	ErrStandby = lockerr.ErrStandby
 
 	// ErrDriver: the pool's driver is not pgx's stdlib, nor a wrapper of it

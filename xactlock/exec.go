@@ -16,8 +16,8 @@ import (
 // has the statement prepared), so that the lock is held for as long as the
 // server executes and for no round trip.
 //
-// If Exec returns nil, the statement's effects are committed. Its errors are
-// those of WithTx; where the statement itself failed, that is the driver's
+// If Exec returns nil, the statement's effects are committed. It returns the
+// errors of WithTx; where the statement itself failed, that is the driver's
 // error, and nothing is committed. If ctx ends while the answer is awaited,
 // the server is asked to cancel; the error is [ErrCommitUnknown], joined with
 // ctx's own, where it does not tell in time whether it has. A statement that
@@ -25,7 +25,7 @@ import (
 //
 // Of the Execs of one Locker for one key, at most 8 are under way, and no more
 // than half of the pool (of a pool without a limit, 4), first come, first
-// served; the others wait in memory. An Exec that finds the lock held for longer
+// served; the rest wait in memory. An Exec that finds the lock held for longer
 // than half a second waits on, as WithTx does, while no other is under way.
 //
 // The statement runs at READ COMMITTED, where it sees all that earlier holders

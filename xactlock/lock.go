@@ -27,7 +27,7 @@ type Tx interface {
 //
 // When Lock returns nil, tx holds all keys, and whatever it reads from then on
 // is as fresh as they are. That cannot be had from a REPEATABLE READ or
-// SERIALIZABLE transaction, whose snapshot may be older than the lock: the
+// SERIALIZABLE transaction: its snapshot may be older than the lock. The
 // error is [ErrStaleSnapshot], nothing was locked, and tx is as it was. The
 // same goes for [ErrStandby] and [ErrUnsupportedServer].
 //
@@ -46,10 +46,10 @@ func (l *Locker) Lock(ctx context.Context, tx Tx, keys ...hashkey.Key) error {
 }
 
 // TryLock takes keys in tx, all or none, without waiting, and reports whether
-// it did. If it returns false and nil, somebody else has one of them or waits
+// it did. If it returns false and nil, another session has one of them or waits
 // for it, and tx holds what it held before and can be used on.
 //
-// Its errors are those of [Locker.Lock], less [ErrNotAcquired] as long as ctx
+// It returns the errors of [Locker.Lock], less [ErrNotAcquired] as long as ctx
 // has not ended.
 func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool, error) {
 	return l.ownTx(tx, keys).TryLock(ctx)
@@ -92,7 +92,7 @@ func (l *Locker) ownTx(tx Tx, keys []hashkey.Key) *verdict.OwnTx {
 // nothing, or have not committed, and may give one of them to a later holder.
 // A token of package sessionlock outlives a crash.
 //
-// It is not the xmin of the rows that fn writes: those are written inside a
+// It is not the xmin of the rows that fn writes: fn writes inside a
 // savepoint, which has an id of its own.
 func Token(ctx context.Context, tx interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row

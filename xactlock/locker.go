@@ -33,11 +33,11 @@ func New(db *sql.DB) *Locker {
 }
 
 // With returns a Locker with the options o, on the same pool and with the same
-// queue. o replaces all options of l; l itself does not change. To change one of
+// queue. o replaces all options of l; l does not change. To change one of
 // them, start from [Locker.Options].
 func (l *Locker) With(o Options) *Locker {
 	if l == nil {
-		return new(Locker) // whose calls say so
+		return new(Locker) // its calls say so
 	}
 	with := &Locker{db: l.db, conns: l.conns, queue: l.queue, opts: o, settings: o.settings(), tell: newListener(&o)}
 	with.bad = with.settings.Validate("xactlock")
@@ -52,7 +52,7 @@ func (l *Locker) Options() Options {
 	return l.opts
 }
 
-// listener returns who is told of calls; it may be nil.
+// listener returns what is told of calls, or nil.
 func (l *Locker) listener() *txlock.Listener {
 	if l == nil {
 		return nil

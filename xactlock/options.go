@@ -14,7 +14,7 @@ import (
 // have, is an error on first use that names the field.
 //
 // [Locker.Lock] and [Locker.TryLock] obey Shared, Wait, Poll and Trace; the other
-// fields are for whoever begins the transaction.
+// fields are for the call that begins the transaction.
 type Options struct {
 	// Shared takes the lock in share mode: any number of shared holders at
 	// once, and no exclusive one.
@@ -42,19 +42,18 @@ type Options struct {
 	// grant. If fn has not returned Grace later, its session is ended, which
 	// frees the lock, and the call returns [ErrLost]; so an fn that obeys its
 	// ctx has Grace to stop before anybody else can hold the lock. If the whole
-	// process hangs, the server ends the session by itself a tenth of a second
-	// later, if it was silent all the time, and from PostgreSQL 17 in any case
-	// (unless a statement of fn has failed, after which the server counts only
-	// silence). MaxHold takes the place of the role's
-	// idle_in_transaction_session_timeout and transaction_timeout. 0 means that
-	// only those apply.
+	// process hangs, the server ends the session a tenth of a second later, if
+	// it was silent all the time, and from PostgreSQL 17 in any case (unless a
+	// statement of fn has failed, after which the server counts only silence).
+	// MaxHold takes the place of the role's idle_in_transaction_session_timeout
+	// and transaction_timeout. 0 means that only those apply.
 	MaxHold time.Duration
 
 	// Grace is how long after MaxHold the session is ended. 0 means a second.
 	Grace time.Duration
 
 	// MaxWaiters is how many goroutines may wait on the server for one key,
-	// each with a connection of the pool; the others wait in memory, first
+	// each with a connection of the pool; the rest wait in memory, first
 	// come, first served. 0 means 1, which is enough to hand a lock over
 	// without a pause. Lockers made by With queue together as long as they
 	// agree on it.

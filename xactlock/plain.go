@@ -54,7 +54,7 @@ func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, 
 			return false, err
 		}
 	}
-	if c.waited { // a transaction that goes on would hold up who waits for its end
+	if c.waited { // a transaction that goes on would hold up sessions that wait for its end
 		if err := c.rollback(); err != nil && discardDead(c.conn) {
 			c.closed = true
 			return false, err
@@ -95,7 +95,7 @@ func (c *plainConn) message(o acquire.Opening) locksql.Message {
 }
 
 // beginPatience is how long BEGIN may take once ctx has ended. It waits for no
-// lock, and a driver may close the connection under a message whose ctx ends.
+// lock, and a driver may close the connection when a message's ctx ends.
 const beginPatience = time.Second
 
 // begin begins the transaction. Its context must not end under a running fn, but
@@ -243,7 +243,7 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 	return committed(keys, err)
 }
 
-// committed returns the outcome of a transaction whose Commit has returned err.
+// committed returns the outcome of a transaction where Commit has returned err.
 func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 	switch {
 	case err == nil:
@@ -373,7 +373,7 @@ func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted
 // unlockSession frees what lockSession took.
 func (c *plainConn) unlockSession(conn *sql.Conn) {
 	t := &c.job.transaction
-	_ = c.cleanUp(conn, func(ctx context.Context) error { // nobody waits for it any more
+	_ = c.cleanUp(conn, func(ctx context.Context) error { // the call does not wait for it any more
 		ok, err := verdict.Ask(ctx, execOn(conn), locksql.SessionVerdict(locksql.Unlock, t.Shared, t.Keys))
 		if err == nil && !ok {
 			err = errors.New("the session did not hold the lock")

@@ -6,7 +6,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
-// newListener returns who is told of calls with the options o, or nil.
+// newListener returns what is told of calls with the options o, or nil.
 func newListener(o *Options) *txlock.Listener {
 	observe, t := o.Observe, o.Trace
 	if observe == nil && t == nil {

@@ -42,7 +42,7 @@ type Request struct {
 	Try        bool
 	Wait, Poll time.Duration // as in the options
 	MaxWaiters int
-	Persists   bool // a waiter whose session is ended waits on another connection
+	Persists   bool // a waiter that loses its session waits on another connection
 }
 
 // Report is what became of it.

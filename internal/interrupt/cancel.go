@@ -7,7 +7,7 @@ import (
 
 // hangUpAfter is how long the connection of a cancel request is kept open for
 // the server to close it: for longer than PgBouncer keeps a request that it
-// cannot pass on (cancel_wait_timeout, ten seconds), and as long as pgx itself
+// cannot pass on (cancel_wait_timeout, ten seconds), and as long as pgx
 // does when it closes a connection.
 const hangUpAfter = 15 * time.Second
 
@@ -31,7 +31,7 @@ func RequestCancel(conn Conn) *Request {
 		ctx, cancel := context.WithTimeout(context.Background(), hangUpAfter)
 		defer cancel()
 		err := conn.CancelRequest(ctx)
-		r.done = err == nil && ctx.Err() == nil // pgx keeps it to itself if nothing came back
+		r.done = err == nil && ctx.Err() == nil // pgx does not say so if nothing came back
 	}()
 	return r
 }

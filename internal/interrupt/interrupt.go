@@ -1,6 +1,6 @@
-// Package interrupt ends messages on the wire whose context has ended.
+// Package interrupt ends a message on the wire when the message's context ends.
 //
-// pgx, left to itself, closes the connection at that moment. That would free a
+// pgx alone closes the connection at that moment. That would free a
 // lock under its holder, and cost the pool a connection for each wait that
 // reaches its deadline.
 package interrupt

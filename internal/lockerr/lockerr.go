@@ -111,8 +111,8 @@ var endings = [...]string{
 		" (return nil to commit, an error to roll back)",
 }
 
-// TxEnded is the error of a call whose transaction, which holds keys, fn has ended,
-// or tried to. It says what to do instead.
+// TxEnded is the error where fn has ended, or tried to end, the call's transaction,
+// which holds keys. It says what to do instead.
 func TxEnded(keys []hashkey.Key, by Ending) error {
 	return fmt.Errorf("%w: %s: %s", ErrTxEnded, Keys(keys), endings[by])
 }
@@ -146,7 +146,7 @@ func AcquireError(ctx context.Context, pkg string, keys []hashkey.Key, err error
 
 // Ended returns ctx's error, joined with ctx's cause where that says more, or
 // nil while ctx has not ended. A dial, a read or the server, which was given
-// ctx's deadline, can notice it a moment before ctx itself does, so Ended waits
+// ctx's deadline, can notice it a moment before ctx does, so Ended waits
 // for ctx once the deadline has passed.
 func Ended(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil {
@@ -189,8 +189,8 @@ func notAcquired(keys []hashkey.Key, why, err error) error {
 // reached lock_timeout.
 func IsLockTimeout(err error) bool { return SQLState(err) == codeLockTimeout }
 
-// AtDeadline reports whether ctx's deadline has come, a moment before ctx itself
-// may have noticed.
+// AtDeadline reports whether ctx's deadline has come, which ctx may
+// notice a moment later.
 func AtDeadline(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && !time.Now().Before(deadline)

@@ -16,7 +16,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
-// Kind is the package whose lock a callback holds.
+// Kind is the kind of lock that a callback holds.
 type Kind uint8
 
 // The kinds of lock.
@@ -77,8 +77,8 @@ func (c *Context) End(cause error) { c.ending().end(cause) }
 // Release ends the marking, when the callback has returned.
 func (c *Context) Release() { c.released.Store(true) }
 
-// Caller returns the caller's context where ctx is a callback's, and ctx itself
-// where it is not. A statement need not be ended for a session that is gone, so
+// Caller returns the caller's context where ctx is a callback's, and otherwise
+// ctx. A statement need not be ended for a session that is gone, so
 // the caller's is the one to watch.
 func Caller(ctx context.Context) context.Context {
 	if c, ok := ctx.(*Context); ok {

@@ -216,7 +216,7 @@ func (s *Session) describe(mode pgx.QueryExecMode, sql string) (*description, er
 // nameOfCallers returns the name of a caller's prepared statement, which says what its
 // text is. Behind a pooler that does not know prepared statements, one that another
 // client has prepared can be in its place: it is the same one then. No two texts have
-// one name, whoever writes them.
+// one name, also where an attacker writes them.
 func nameOfCallers(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "pgadvisory_" + hex.EncodeToString(sum[:20])

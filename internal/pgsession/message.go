@@ -143,8 +143,8 @@ func (s *Session) Open(ctx context.Context, p interrupt.Policy, m locksql.Messag
 }
 
 // Follow is Send for a message whose statements the last message of Open has
-// prepared, if it was one of prepared statements: nobody can have taken them away
-// since but the user of the transaction, and then it is not to be called.
+// prepared, if it was one of prepared statements: only the user of the
+// transaction can have taken them away since, and then it is not to be called.
 func (s *Session) Follow(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
 	if s.follows && m.Prepare {
 		return s.sendPrepared(ctx, p, m)
@@ -178,9 +178,10 @@ func (s *Session) Send(ctx context.Context, p interrupt.Policy, m locksql.Messag
 
 // sendPrepared sends m as prepared statements, which are prepared in the very
 // message that first needs them. What follows it is prepared first: a server
-// session that has the statements of m then has those as well, whoever prepared
-// them. Only the rollback of an open transaction comes ahead: the server parses
-// nothing else in one that has failed.
+// session that has the statements of m then has what follows as well, also
+// where another client of a pooler has prepared them. Only the rollback of an
+// open transaction comes ahead: the server parses nothing else in one that has
+// failed.
 func (s *Session) sendPrepared(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
 	defer interrupt.Start(ctx, s.pg, p).Stop()
 	var parsing []string
@@ -231,8 +232,8 @@ func (s *Session) writeBound(bind pgproto3.Bind) {
 }
 
 // nameOf returns the name of a prepared statement, which says what its text is:
-// it does not matter then who has prepared it. It is the text, or where that is
-// too long (NAMEDATALEN) a hash of it.
+// it does not matter then which client has prepared it. It is the text, or
+// where that is too long (NAMEDATALEN) a hash of it.
 func nameOf(st locksql.Statement) string {
 	const longest = 63
 	switch {

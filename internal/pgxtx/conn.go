@@ -8,7 +8,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/txguard"
 )
 
-// conn is the connection that a Tx and those nested in it run on.
+// conn is the connection that a Tx runs on, and each Tx nested in it.
 type conn struct {
 	txguard.Guard
 	pgx        *pgx.Conn

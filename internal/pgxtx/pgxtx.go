@@ -1,7 +1,7 @@
 // Package pgxtx makes a pgx.Tx of a transaction that is already open on a
 // connection in our hands. Ending the transaction is left to the package's user,
-// and a statement whose ctx ends is cancelled on the server, where pgx alone
-// would close the connection.
+// and when a statement's ctx ends, the server is asked to cancel the statement,
+// where pgx alone would close the connection.
 package pgxtx
 
 import (
@@ -171,5 +171,5 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	return r
 }
 
-// Conn is pgx.Tx's: the connection itself.
+// Conn is pgx.Tx's: the connection that the guard stands before.
 func (tx *Tx) Conn() *pgx.Conn { return tx.c.expose() }

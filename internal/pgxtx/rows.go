@@ -13,7 +13,7 @@ import (
 )
 
 // rows is what a query returned. Its statement runs, and is watched over, until it
-// is closed. Those of a batch are watched over with the batch.
+// is closed. The rows of a batch are watched over with the batch.
 type rows struct {
 	pgx.Rows // nil if the query could not be sent
 	conn     *conn
@@ -135,7 +135,7 @@ func (r *rows) CloseLocked() error {
 	err := r.Rows.Err()
 	r.conn.Note(err)
 	if err == nil && r.conn.Over() {
-		err = pgx.ErrTxClosed // whoever still reads them has not come to their end
+		err = pgx.ErrTxClosed // fn may still read them, and has not come to their end
 	}
 	r.fail(lockerr.Because(r.ctx, err))
 	return r.err

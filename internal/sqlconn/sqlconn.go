@@ -27,17 +27,17 @@ const (
 	enough = 5 * time.Second
 	// dialPatience bounds a dial that outlives its caller.
 	dialPatience = 30 * time.Second
-	// dialAlone is how long such a dial keeps others from dialing: one that takes
-	// longer may hang where another does not.
+	// dialAlone is how long such a dial is the only one: one that takes longer may
+	// hang where the next does not.
 	dialAlone = time.Second
 	// pingPatience is how long a connection that was idle may be tried once its
 	// caller's ctx has ended.
 	pingPatience = time.Second
 )
 
-// Conn is db.Conn. But a connection that is made for a caller whose ctx ends
-// soon is made to its end, for the next caller: else callers with less time
-// than a dial takes would never get one, and would keep the server busy. There is
+// Conn is db.Conn. But where the caller's ctx ends soon, the connection is made
+// to its end, for the next caller: else callers with less time than a dial takes
+// would never get one, and would keep the server busy. There is
 // one such dial at a time, and one more for each second that it lasts. And an idle
 // connection is not closed because ctx ends while the driver tries whether it is
 // alive.

@@ -166,8 +166,8 @@ func (st *stmt) CloseLocked() error {
 // rows is what a query returned, of whatever driver. Its statement runs, and is
 // watched over, until it is closed.
 //
-// It has all optional methods of driver.Rows. For those that the driver's rows
-// do not have, it answers what database/sql assumes then.
+// It has all optional methods of driver.Rows. Where the driver's rows lack
+// one, it answers what database/sql assumes then.
 type rows struct {
 	driver.Rows
 	conn   *conn

@@ -1,10 +1,10 @@
 // Package sqltx makes a *sql.Tx of a transaction that is already open on a
 // connection in our hands. Ending the transaction is left to the package's user,
-// and a statement whose ctx ends is cancelled on the server, where database/sql
-// and the driver alone would cut the connection.
+// and when a statement's ctx ends, the server is asked to cancel the statement,
+// where database/sql and the driver alone would cut the connection.
 //
 // A *sql.Tx can only be made by a BeginTx that runs on some *sql.DB. So there is
-// one for the whole process, made on first use, whose connections are shells:
+// one for the whole process, made on first use. Its connections are shells:
 // they become the connection that they find in BeginTx's ctx. Their BeginTx sends
 // nothing, and their Close closes nothing. That database keeps a few shells,
 // empty, since database/sql spends more on a new one than on all the rest. It
@@ -63,7 +63,7 @@ func (t *Tx) End() {
 // Guard returns what stands between fn and the connection.
 func (t *Tx) Guard() *txguard.Guard { return &t.conn.Guard }
 
-// database returns the database whose connections are carried by ctx.
+// database returns the database that finds its connections in ctx.
 var database = sync.OnceValue(func() *sql.DB {
 	const spareShells = 64
 	db := sql.OpenDB(connector{})

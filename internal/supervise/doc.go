@@ -2,23 +2,23 @@
 // has started.
 //
 // The work is the command and every process that descends from it, whatever
-// group or session it is in, as long as its parents live. A process whose
-// parent has ended (an orphan) stays in the work while it is in a session of
-// the work. An orphan in a session of its own is a daemon that has left on
-// purpose: it is let go, whenever it calls setsid.
+// group or session it is in, as long as its parents live. An orphan (its parent
+// has ended) stays in the work while it is in a session of the work. An orphan
+// in a session of its own is a daemon that has left on purpose: it is let go,
+// whenever it calls setsid.
 //
 // Two processes see to that:
 //
 //	caller ── guard ── command ── …
 //
 // The guard is the command's parent, and orphans become its children
-// (PR_SET_CHILD_SUBREAPER). So it finds the work as the tree below itself, and
-// reaps all of it. It is posted before the command is to begin. The caller sends
-// it orders, and it sends reports. If the caller is killed, the guard kills the
-// work, and only then closes the descriptor that it keeps for the caller (see
-// Guard.Start). If the guard is
-// killed, the kernel kills the command, the rest of the work becomes the
-// caller's children, and the caller kills them in the same way.
+// (PR_SET_CHILD_SUBREAPER). So the work is the tree below the guard, which
+// reaps all of it. It is posted before the command is to begin. The caller
+// sends it orders, and it sends reports. If the caller is killed, the guard
+// kills the work, and only then closes the descriptor that it keeps for the
+// caller (see Guard.Start). If the guard is killed, the kernel kills the
+// command, the rest of the work becomes the caller's children, and the caller
+// kills them in the same way.
 //
 // To stop is to signal all of the work. From then on a process of the work that
 // becomes an orphan in a session that the work already had does not leave.

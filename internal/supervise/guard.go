@@ -48,7 +48,7 @@ func guard(linkFD int, path string, args []string) {
 }
 
 // report tells the caller. If the command goes on so does a caller that was stopped
-// with it: nobody else would notice that the lock is lost.
+// with it: the lock could be lost, and only the caller would notice.
 func (g *starter) report(kind, value int) {
 	if parent := os.Getppid(); kind == continued && isStopped(parent) {
 		_ = syscall.Kill(parent, syscall.SIGCONT) // fails if it has ended
@@ -105,7 +105,7 @@ func (g *starter) start(gated bool) bool {
 
 // fork makes a process that waits at a gate: it becomes the command when it is
 // told that the terminal is its own. A command that looks at the terminal first
-// thing must not find itself in the background.
+// thing must be in the foreground.
 func (g *starter) fork(attr *syscall.ProcAttr) (pid int, err error) {
 	ours, theirs, err := newLink()
 	if err != nil {

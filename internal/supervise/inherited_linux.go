@@ -17,7 +17,7 @@ import (
 // The system forgets that when the Go runtime installs its handlers, which it
 // does before any other code runs. The runtime remembers it, in an array of an
 // entry for each signal, and tells of SIGHUP and SIGINT only. The array is found
-// by a mark: a real-time signal that is used by nothing gets a handler whose
+// by a mark: a real-time signal that is used by nothing gets a handler. Its
 // address is a random number, which the runtime puts into the array when it
 // installs its own. Where the mark is not found, no more than the runtime tells
 // is known.
@@ -27,7 +27,7 @@ import (
 func inheritedIgnored() (ignored signalSet) {
 	const signalMarked = 40
 	const size = int(unsafe.Sizeof(uintptr(0)))
-	// The runtime's variables have the random number itself. 0 and 1 would mean the
+	// The runtime's variables have the random number as it is. 0 and 1 would mean the
 	// default, and to ignore.
 	address := uintptr(^rand.Uint64() | 2)
 	signal.Ignore(syscall.Signal(signalMarked)) // else the runtime's handler is there already

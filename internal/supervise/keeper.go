@@ -28,7 +28,7 @@ type keeper struct {
 
 	sessions map[int]bool // the sessions that the work has had since it was told to stop
 	killing  bool
-	all      bool // nobody has left
+	all      bool // no process has left the work
 }
 
 func newKeeper(command int, report func(kind, value int)) *keeper {
@@ -92,7 +92,7 @@ func (k *keeper) obey(o order) {
 	}
 }
 
-// reap reaps the children that have ended, those that have left included. It
+// reap reaps the children that have ended, also where they have left the work. It
 // reports whether this process has no children.
 func (k *keeper) reap() (none bool) {
 	for {
@@ -248,7 +248,7 @@ func (k *keeper) signalGroup(s syscall.Signal) {
 	}
 }
 
-// groupGone reports whether nobody is left in a process group. A member that
+// groupGone reports whether a process group is empty. A member that
 // may not be signalled is a member.
 func groupGone(group int) bool {
 	return errors.Is(syscall.Kill(-group, 0), syscall.ESRCH)

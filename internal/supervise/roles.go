@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// The program starts itself in more roles, which its first argument tells. The
-// arguments after it are the ignored signals, a descriptor, a file, and the
-// arguments to execute it with.
+// The program starts its own executable in more roles, which the first argument
+// tells. The arguments after it are the ignored signals, a descriptor, a file,
+// and the arguments to execute it with.
 const (
 	roleGuard = "--internal-guard"
 	roleGate  = "--internal-gate"

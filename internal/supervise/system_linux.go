@@ -26,9 +26,9 @@ func executable() (string, error) {
 	return os.Executable()
 }
 
-// commandAttributes are those of a process that leads a group of its own and
-// that the kernel kills if the guard ends. What the command has started then
-// is the caller's to kill.
+// commandAttributes has a process lead a group of its own, and the kernel kill
+// it if the guard ends. What the command has started then is the caller's to
+// kill.
 func commandAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -14,7 +14,7 @@ const continuedToo = 0
 
 func executable() (string, error) { return os.Executable() }
 
-// commandAttributes are those of a process that leads a group of its own.
+// commandAttributes has a process lead a group of its own.
 func commandAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 // adoptOrphans does nothing: init reaps orphans.

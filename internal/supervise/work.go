@@ -60,7 +60,7 @@ func Post(c Command) (*Guard, error) {
 	return &Guard{c, pid, ours}, nil
 }
 
-// Dismiss ends a guard whose command is not to be executed.
+// Dismiss ends the guard. The command is not executed.
 func (g *Guard) Dismiss() {
 	g.link.close()
 	_ = syscall.Kill(g.pid, syscall.SIGKILL) // it may be stopped; it has no children yet
@@ -104,7 +104,7 @@ func (g *Guard) Start(env []string, keep int) (*Work, error) {
 	}
 }
 
-// wakeGuard continues the guard, which somebody may have stopped.
+// wakeGuard continues the guard, which may have been stopped.
 func (w *Work) wakeGuard() { _ = syscall.Kill(w.guard, syscall.SIGCONT) } // fails if it has ended
 
 // Done is closed when the work is over: no process of it is left.
@@ -196,8 +196,8 @@ func (w *Work) follow(started chan<- error) {
 
 // bury reaps the guard, and ends the work if the guard has not. Then the kernel
 // has killed the command, and which of its children had left is not to be known
-// any more: all are killed. There may be a command that the guard has not told of,
-// or one whose end it has not told of.
+// any more: all are killed. There may be a command, or the end of one, that the
+// guard has not told of.
 func (w *Work) bury(k *keeper, over bool) {
 	k.command, k.all = w.pid, true
 	for {
@@ -224,10 +224,10 @@ func (w *Work) bury(k *keeper, over bool) {
 
 // stopped is called when the command was stopped.
 //
-// If it wants the terminal and may have it, it gets it. Otherwise a shell whose
-// job the caller is must see it stop too. The command goes on when the caller
-// does: Signal is told of the SIGCONT. Where no shell could continue the caller
-// the command goes on at once.
+// If it wants the terminal and may have it, it gets it. Otherwise the caller
+// may be the job of a shell, which must see it stop too. The command goes on
+// when the caller does: Signal is told of the SIGCONT. Where no shell could
+// continue the caller the command goes on at once.
 func (w *Work) stopped(by syscall.Signal) {
 	front := w.terminal.isOf(w.pid)
 	switch by {

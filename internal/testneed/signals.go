@@ -7,8 +7,8 @@ import (
 )
 
 // Signals lets the processes that the tests start have the default actions of
-// these signals, where whoever started the tests has them ignored, as nohup does,
-// and a shell for what runs in the background: a process inherits that.
+// these signals, where the parent of the tests has them ignored, as nohup has, and
+// a shell for what runs in the background: a process inherits that.
 //
 // It is for TestMain.
 func Signals() {

@@ -1,6 +1,6 @@
 // Package txguard stands between fn and the connection that carries fn's
-// transaction. It watches over each statement, so that one whose ctx ends is
-// cancelled on the server, where the driver alone would cut the connection. It
+// transaction. It watches over each statement: when the statement's ctx ends,
+// the server is asked to cancel it, where the driver alone would cut the connection. It
 // notes what statements do to the transaction. And once the call is over, it keeps
 // everything that fn has left from the connection.
 package txguard
@@ -52,8 +52,8 @@ type Guard struct {
 }
 
 // Make returns a Guard for the transaction that is open on session, and holds
-// keys. Statements whose ctx ends are dealt with by policy, and those that come
-// when the call is over get the error closed.
+// keys. policy is for a statement when its ctx ends. A statement that
+// comes when the call is over gets the error closed.
 func Make(session Session, policy interrupt.Policy, keys []hashkey.Key, closed error) Guard {
 	return Guard{session: session, policy: policy, keys: keys, closed: closed}
 }
@@ -117,7 +117,7 @@ func (g *Guard) Note(err error) {
 	}
 }
 
-// Lock waits for the use of the connection to end, and keeps others from it until
+// Lock waits for the use of the connection to end, and keeps it unused until
 // Unlock.
 func (g *Guard) Lock() { g.mu.Lock() }
 
@@ -170,8 +170,7 @@ func (g *Guard) Ended() error {
 	return lockerr.TxEnded(g.keys, by)
 }
 
-// Expose notes that fn has got hold of the connection itself, and may use it at any
-// time.
+// Expose notes that fn has the driver's connection, and may use it at any time.
 func (g *Guard) Expose() { g.exposed.Store(true) }
 
 // Read notes the text of a statement that is to be sent.

@@ -103,7 +103,7 @@ type worked struct {
 // why returns the error to report with another one: fn's, or that of fn's ctx.
 func (w *worked) why() error { return cmp.Or(w.err, w.ctxErr) }
 
-// ended returns the error of a call whose fn has ended the transaction, as
+// ended returns the error of the call where fn has ended the transaction, as
 // refusal says. A loss is no ErrLost then, which says that nothing is committed.
 func (w *worked) ended(refusal error) error {
 	why := w.why()
@@ -140,7 +140,7 @@ func (c *Call) work(ctx context.Context, conn Conn) (w worked) {
 	return w
 }
 
-// lost is the error of a call whose session is gone, and whose fn returned err.
+// lost is the error of a call where the session is gone and fn returned err.
 func lost(keys []hashkey.Key, err error) error {
 	if err == nil || err == lockerr.ErrLost { // the cause of ctx's end
 		return fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(keys))

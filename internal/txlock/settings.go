@@ -12,7 +12,7 @@ import (
 )
 
 // Settings is what the options of a package say about a call's transaction and
-// its locks. The fields are those of xactlock.Options.
+// its locks. Each field is the one of xactlock.Options that has its name.
 type Settings struct {
 	Shared         bool
 	Wait, Poll     time.Duration
@@ -77,8 +77,8 @@ func (s *Settings) longest() time.Duration {
 }
 
 // atServer is longest as the server is told. It comes a little later there, for a
-// process that is stopped: where the process ends the session itself, it knows that
-// it did before another holder can tell it.
+// process that is stopped: a process that ends the session knows that it did
+// before the next holder can tell it.
 func (s *Settings) atServer() time.Duration {
 	const later = 100 * time.Millisecond
 	if s.MaxHold == 0 {

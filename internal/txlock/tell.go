@@ -18,7 +18,7 @@ type Report struct {
 	Err                  error // what the call returns; nil where it panics
 }
 
-// Listener is told of calls. A nil Listener is nobody.
+// Listener is told of calls. A nil Listener is told of none.
 type Listener struct {
 	Observe func(r Report) // told of the end; may be nil
 

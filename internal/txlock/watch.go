@@ -64,7 +64,7 @@ func (w *watch) stop(look bool) (lost bool) {
 	w.watchers.remove(w)
 	w.watchers = nil
 
-	w.mu.Lock() // waits for who looks at the session, or ends it
+	w.mu.Lock() // waits for a look at the session, or its end, that is under way
 	defer w.mu.Unlock()
 	if look && w.conn != nil && w.conn.Lost() {
 		w.lost = true
