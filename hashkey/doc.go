@@ -25,7 +25,7 @@
 // # No key is invalid
 //
 // The zero Key and Name("") are locks like any other, and no call refuses them.
-// All callers whose number or name was left out share that one lock. A program
+// All callers that left the number or the name out share that one lock. A program
 // for which an empty name is a mistake has to check it.
 //
 // # Collisions
@@ -42,7 +42,7 @@
 // With a 32-bit hash, as many helpers use, 1,000,000 names are certain to
 // collide, and 10,000 do so 1 time in 86.
 //
-// xxHash is not a cryptographic hash: whoever may choose names freely can
+// xxHash is not a cryptographic hash: a user that chooses names freely can
 // find two that collide, and so make one wait for the other. Where that
 // matters, hash names with a keyed hash first, or use [Int64] with numbers of
 // your own.

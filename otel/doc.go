@@ -19,8 +19,8 @@
 // has one span, "lock exec". The namespace of the keys, where they have one, is
 // part of the name: "lock wait accounts".
 //
-// A span whose call failed has the status Error and an error.type. A try that was
-// refused has not failed.
+// The span of a call that failed has the status Error and an error.type. A try
+// that was refused has not failed.
 //
 // # Metrics
 //

@@ -150,7 +150,7 @@ func (t *Telemetry) end(ctx context.Context, e end) {
 	span.End()
 }
 
-// attributes are those of spans.
+// attributes returns the attributes of a span.
 func (t *Telemetry) attributes(op string, keys []hashkey.Key) []attribute.KeyValue {
 	all := common(op, keys)
 	if t.names {
@@ -190,7 +190,7 @@ func namespaces(keys []hashkey.Key) string {
 	return strings.Join(slices.Compact(all), ",")
 }
 
-// name is the name of a span, whose values are few.
+// name returns the name of a span, which has few values.
 func name(what string, keys []hashkey.Key) string {
 	if ns := namespaces(keys); ns != "" {
 		return what + " " + ns

@@ -29,7 +29,7 @@ import (
 //
 // logger, which may be a *slog.Logger, is told of errors, because gocron logs none:
 // a server that cannot be reached, a lock that was lost while the job ran. The job
-// itself is not told; gocron has no way to. nil means slog.Default.
+// is not told; gocron has no way to. nil means slog.Default.
 func NewLocker(l *sessionlock.Locker, ns hashkey.Namespace, logger gocron.Logger) gocron.Locker {
 	return locker{logged(l, orDefault(logger)), ns}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
 
-// applicationPrefix and the NAME are what withlock calls itself on the server.
+// applicationPrefix and the NAME are withlock's application_name on the server.
 const applicationPrefix = "withlock "
 
 // applicationName returns the name under which the server shows a session.

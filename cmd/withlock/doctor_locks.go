@@ -301,7 +301,7 @@ func (d *doctor) untilWaited(ctx context.Context) error {
 	return nil
 }
 
-// pgLocksAre tells what the role may see of the locks of others.
+// pgLocksAre tells what the role may see of other roles' locks.
 func (d *doctor) pgLocksAre(ctx context.Context) error {
 	const subject = "pg_locks"
 	if d.xactErr != nil {

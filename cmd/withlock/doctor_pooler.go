@@ -42,7 +42,7 @@ func (d *doctor) poolerIs(ctx context.Context) error {
 // either case a few rounds are enough.
 const turns = 8
 
-// takeTurns reports whether the sessions are those that greeted the clients, and
+// takeTurns reports whether the sessions are the ones that greeted the clients, and
 // whether one was given to the other client. It returns the server's words if
 // there can be no transaction.
 func (d *doctor) takeTurns(ctx context.Context) (direct, moved bool, words string, err error) {

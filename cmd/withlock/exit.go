@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Exit codes of withlock's own. Those below 126 are from sysexits.h, the other
+// Exit codes of withlock's own. Codes below 126 are from sysexits.h, the other
 // two are what a shell returns.
 const (
 	exitUsage         = 64
@@ -46,8 +46,8 @@ func noDatabase(format string, args ...any) *failure {
 	return failuref(exitNoDatabase, format, args...)
 }
 
-// say writes a line of withlock's own. stdout belongs to the command. That a
-// pipe is full, which nobody reads, holds the program up for a moment only.
+// say writes a line of withlock's own. stdout belongs to the command. A
+// pipe that is full, and not read, holds the program up for a moment only.
 func say(stderr *os.File, format string, args ...any) {
 	written := make(chan struct{})
 	go func() {
@@ -60,7 +60,7 @@ func say(stderr *os.File, format string, args ...any) {
 	}
 }
 
-// surviveBrokenPipes makes a write to a pipe that nobody reads an error. By
+// surviveBrokenPipes makes a write to a pipe without a reader an error. By
 // default a Go program dies of it, if the pipe is stdout or stderr.
 func surviveBrokenPipes() {
 	if !signal.Ignored(syscall.SIGPIPE) {

@@ -247,8 +247,8 @@ const maxSlots = 1000
 // shellCommand returns the command that executes shell text, as cron would.
 func shellCommand(text string) []string { return []string{"/bin/sh", "-c", text} }
 
-// validateDoctor checks the command line of a doctor: of all flags only those
-// that say how to connect mean anything.
+// validateDoctor checks the command line of a doctor: of all flags only the
+// ones that say how to connect mean anything.
 func (o *options) validateDoctor(fs *flag.FlagSet) (err error) {
 	if o.name != "" || len(o.command) > 0 {
 		return usageError("--doctor takes no NAME and no COMMAND")

@@ -24,13 +24,13 @@ type hold struct {
 // Unlock is that of the lock, or gives the slot back.
 func (h *hold) Unlock() error { return h.giveBack() }
 
-// lockOptions are those of every lock of the program.
+// lockOptions returns the options of every lock of the program.
 func (p *program) lockOptions() sessionlock.Options {
 	return sessionlock.Options{Shared: p.shared, Check: check, DeadClient: p.deadClient, Pooler: p.pooler}
 }
 
-// pulsed returns a ctx under which a lock is taken whose loss is noticed before
-// the server gives the lock of a vanished client to another one.
+// pulsed returns a ctx to take a lock with. A loss of the lock is noticed before
+// the server gives the lock of a vanished client to the next one.
 func (p *program) pulsed(ctx context.Context) context.Context {
 	if p.deadClient == 0 {
 		return ctx

@@ -17,7 +17,7 @@ import (
 	"github.com/pgadvisory/pgadvisory/inspect"
 )
 
-// showList prints the locks of the database, or those of NAME: once, or each
+// showList prints the locks of the database, or the locks of NAME: once, or each
 // second until a signal ends it.
 func (p *program) showList(ctx context.Context) error {
 	locks, err := p.look(ctx)

@@ -15,16 +15,15 @@ import (
 )
 
 // pgx takes a parameter that it does not know for a setting of the server's,
-// which the server refuses. Of those that are libpq's, meaningless are the ones
-// that say nothing to a program which has one connection and looks after it
-// itself.
+// which the server refuses. Of libpq's parameters, meaningless are the ones that
+// say nothing to a program which has one connection and looks after it.
 var meaningless = []string{
 	"client_encoding", "fallback_application_name", "gssdelegation", "gsslib", "hostaddr", // see atAddress
 	"keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout",
 	"load_balance_hosts", "sslcompression", "sslkeylogfile",
 }
 
-// unable are those of libpq's that promise what this program cannot keep, with
+// unable are libpq's parameters that promise what this program cannot keep, with
 // the values that promise nothing.
 var unable = map[string][]string{
 	"gssencmode":       {"disable", "prefer"},
@@ -37,7 +36,7 @@ var unable = map[string][]string{
 }
 
 // foreign are the parameters that other tools have added to PostgreSQL's URLs,
-// and whose they are.
+// each with the name of its tool.
 var foreign = map[string]string{
 	"connection_limit": "Prisma", "pgbouncer": "Prisma", "pool_timeout": "Prisma", "schema": "Prisma",
 	"socket_timeout": "Prisma", "sslaccept": "Prisma", "sslidentity": "Prisma", "statement_cache_size": "Prisma and asyncpg",
@@ -50,7 +49,7 @@ var foreign = map[string]string{
 	"binary_parameters": "lib/pq", "uselibpqcompat": "node-postgres",
 }
 
-// variables are those of libpq's that pgx does not read.
+// variables are libpq's environment variables that pgx does not read.
 var variables = map[string]string{
 	"gssencmode": "PGGSSENCMODE", "requirepeer": "PGREQUIREPEER", "sslcrl": "PGSSLCRL", "sslcrldir": "PGSSLCRLDIR",
 	"ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION", "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",

@@ -14,7 +14,7 @@ type node struct {
 
 // tree orders locks, which come in the order of inspect.Locks, so that what
 // waits for a lock stands below its holders, and one level deeper. What such a
-// waiter holds itself stands below it, with those that wait for that.
+// waiter holds stands below the waiter, with the waiters for that.
 func tree(locks []inspect.Lock) []node {
 	f := &forest{keys: map[string][]inspect.Lock{}, held: map[int32][]string{}, done: map[string]bool{}}
 	waits := map[int32]bool{}

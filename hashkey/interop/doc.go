@@ -7,7 +7,7 @@
 // integers are [hashkey.Pair].
 //
 // Nothing here is better than [hashkey.Name]; most of it is worse, as 32 bits
-// collide soon. It is for locks that somebody else takes too, and for moving
+// collide soon. It is for locks that another system takes too, and for moving
 // away from them: hold both keys until every process does, then only the new
 // one. See docs/keys.md.
 //
@@ -15,5 +15,5 @@
 //
 // Names are taken to be UTF-8, as most of these systems convert to it before
 // they hash. What is not valid UTF-8 cannot be a name in most of them, so its
-// key here is nobody's lock over there.
+// key here is no lock over there.
 package interop

@@ -1,8 +1,8 @@
 // Package admission decides which calls may use a connection of a pool to wait
-// for a lock. The others wait in memory, without one.
+// for a lock. The rest wait in memory, without one.
 //
 // For each key there is a line. Its heads, and no other call, may ask the server
-// and wait there; the others wait in memory, first come, first served. A head
+// and wait there; the rest wait in memory, first come, first served. A head
 // leaves the line when it is granted the lock, so that the next one queues on
 // the server while the holder still works, and the hand-over from one to the
 // other costs no round trip. It also makes processes take turns: each has one
@@ -316,7 +316,7 @@ func (t *Ticket) Reserve(ctx context.Context) bool {
 }
 
 // Asked is called after each question and each slice of a wait, whatever came of
-// it. Then it is another's turn.
+// it. Then it is the next call's turn.
 func (t *Ticket) Asked() {
 	if t.seat.asking {
 		t.seat.asking = false
@@ -324,8 +324,8 @@ func (t *Ticket) Asked() {
 	}
 }
 
-// Waited is called after a slice of a wait on the server that brought nothing. A
-// call that others wait for gives up its seat.
+// Waited is called after a slice of a wait on the server that brought nothing. If
+// other calls wait for a seat, the call gives up its own.
 func (t *Ticket) Waited() {
 	if t.queue == nil {
 		return
