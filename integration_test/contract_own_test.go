@@ -3,9 +3,11 @@ package integration_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -67,6 +69,36 @@ func ruleOwnTransaction(t *testing.T, s *stage) {
 		t.Error("no keys are no error")
 	}
 	goesOn(t, third)
+}
+
+// A transaction that a statement has ended holds nothing, and is not said to.
+func ruleOwnTransactionEnded(t *testing.T, s *stage) {
+	if s.oneSnapshot() {
+		return // the level is the caller's here
+	}
+	for _, end := range []string{"commit", "rollback"} {
+		tx := s.begun(t, "read committed")
+		if err := tx.Exec(t.Context(), end); err != nil {
+			t.Fatal(err)
+		}
+		for _, keys := range [][]hashkey.Key{{key}, {key, hashkey.Int64(1)}} {
+			isOver(t, end, s.l.Lock(t.Context(), tx, keys...))
+			ok, err := s.l.TryLock(t.Context(), tx, keys...)
+			if isOver(t, end, err); ok {
+				t.Errorf("after %s: locked all the same", end)
+			}
+		}
+		_ = tx.Rollback(t.Context()) // some drivers say that there is none
+	}
+}
+
+// isOver checks that err says that the transaction is over, and names the key.
+func isOver(t *testing.T, end string, err error) {
+	t.Helper()
+	const noActiveSQLTransaction = "25P01"
+	if lockerr.SQLState(err) != noActiveSQLTransaction || !strings.Contains(err.Error(), "tx is over") || !strings.Contains(err.Error(), key.String()) {
+		t.Errorf("after %s: got %v, want an error that says that tx is over", end, err)
+	}
 }
 
 // Lock waits, and a deadline ends the wait with the connection whole.

@@ -43,6 +43,7 @@ var rules = map[string]func(t *testing.T, s *stage){
 	"many keys":             ruleManyKeys,
 	"own transaction":       ruleOwnTransaction,
 	"own transaction waits": ruleOwnTransactionWaits,
+	"own transaction ended": ruleOwnTransactionEnded,
 	"stale snapshot":        ruleStaleSnapshot,
 	"token":                 ruleToken,
 	"slots":                 ruleSlots,

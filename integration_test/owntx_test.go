@@ -294,6 +294,14 @@ func TestLockInAUselessTransaction(t *testing.T) {
 			if err := lock(over); !errors.Is(err, sql.ErrTxDone) {
 				t.Errorf("after Rollback: %v, want sql.ErrTxDone", err)
 			}
+			if name == "Token" {
+				return // which locks nothing
+			}
+			ended := begin(t, db, nil)
+			_, _ = ended.Exec(`commit`)
+			if err := lock(ended); !errors.As(err, &driver) || driver.Code != "25P01" {
+				t.Errorf("after COMMIT as text: %v, want SQLSTATE 25P01", err)
+			}
 		})
 	}
 	noTrace(t, db)

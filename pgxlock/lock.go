@@ -22,7 +22,8 @@ import (
 // is as fresh as they are. That cannot be had from a REPEATABLE READ or
 // SERIALIZABLE transaction, as its snapshot may be older than the lock: the
 // error is [ErrStaleSnapshot], nothing was locked, and tx is as it was. The
-// same goes for [ErrStandby] and [ErrUnsupportedServer].
+// same goes for [ErrStandby] and [ErrUnsupportedServer]. Where a statement has
+// ended tx, nothing is locked, and the error has SQLSTATE 25P01.
 //
 // A statement that fails later frees keys there and then, unless it fails
 // inside a savepoint that came after Lock (tx.Begin): PostgreSQL frees what a

@@ -55,6 +55,9 @@ func (m *Message) end(whens, condition string, params []Param, savepointFollows 
 func TryIn(shared bool, keys []hashkey.Key, own bool) Message {
 	var m Message
 	whens, noObstacle := obstacles(own)
+	if !own {
+		m.inTransaction()
+	}
 	if len(keys) == 1 {
 		condition, params := allOf(TryXactLock, shared, keys)
 		return m.end(whens, condition, params, own)
@@ -77,12 +80,14 @@ func TryIn(shared bool, keys []hashkey.Key, own bool) Message {
 func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, own bool) Message {
 	var m Message
 	whens, noObstacle := obstacles(own)
-	m.add("SELECT", setAside)
 	if own {
+		m.add("SELECT", setAside)
 		m.quietly(shared, keys, limit, noObstacle)
 		m.add("SELECT", putBack)
 		return m.end(whens, quietlyGranted, nil, own)
 	}
+	m.inTransaction()
+	m.add("SELECT", setAside)
 	m.addWith([]Param{{Number: Milliseconds(limit)}}, "select "+
 		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "+
 		"pg_catalog.set_config('lock_timeout', $1, true)")

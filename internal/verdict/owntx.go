@@ -3,6 +3,7 @@ package verdict
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -111,8 +112,12 @@ func (o *OwnTx) poll(ctx context.Context) error {
 
 // acquired returns the error of an attempt.
 func (o *OwnTx) acquired(ctx context.Context, err error) error {
-	if err == nil {
+	const noActiveSQLTransaction = "25P01"
+	switch {
+	case err == nil:
 		return nil
+	case lockerr.SQLState(err) == noActiveSQLTransaction:
+		err = fmt.Errorf("tx is over, a statement has ended it: %w", err)
 	}
 	return lockerr.AcquireError(ctx, o.Package, o.Keys, err)
 }
