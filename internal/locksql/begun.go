@@ -20,24 +20,12 @@ func TryAllIn(shared bool, keys []hashkey.Key) Message {
 	return m.end(whens, condition, params, false)
 }
 
-const (
-	trySavepoint = "savepoint pgadvisory_try"
-	tryRelease   = "release savepoint pgadvisory_try"
-)
-
 // Around TryAllIn.
 var (
 	BeforeTry = One(Statement{SQL: trySavepoint})
 	UndoTry   = One(Statement{SQL: "rollback to " + trySavepoint})
 	AfterTry  = One(Statement{SQL: tryRelease})
 )
-
-// inTransaction adds what fails, with SQLSTATE 25P01, where no transaction is
-// open: a lock would be granted there, and be free when the message ends.
-func (m *Message) inTransaction() {
-	m.add("SAVEPOINT", trySavepoint)
-	m.add("RELEASE", tryRelease)
-}
 
 // TryBegun asks for key in a transaction that the caller has begun for the
 // library, at a level that is not known, without waiting. The savepoint follows.

@@ -50,6 +50,18 @@ func (m *Message) end(whens, condition string, params []Param, savepointFollows 
 	return *m
 }
 
+const (
+	trySavepoint = "savepoint pgadvisory_try"
+	tryRelease   = "release savepoint pgadvisory_try"
+)
+
+// inTransaction adds what fails, with SQLSTATE 25P01, where no transaction is
+// open: a lock would be granted there, and be free when the message ends.
+func (m *Message) inTransaction() {
+	m.add("SAVEPOINT", trySavepoint)
+	m.add("RELEASE", tryRelease)
+}
+
 // TryIn asks for keys in an open transaction, without waiting: all or none of
 // them. The savepoint follows in a transaction of the library's own.
 func TryIn(shared bool, keys []hashkey.Key, own bool) Message {
@@ -80,14 +92,15 @@ func TryIn(shared bool, keys []hashkey.Key, own bool) Message {
 func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, own bool) Message {
 	var m Message
 	whens, noObstacle := obstacles(own)
+	if !own {
+		m.inTransaction()
+	}
+	m.add("SELECT", setAside)
 	if own {
-		m.add("SELECT", setAside)
 		m.quietly(shared, keys, limit, noObstacle)
 		m.add("SELECT", putBack)
 		return m.end(whens, quietlyGranted, nil, own)
 	}
-	m.inTransaction()
-	m.add("SELECT", setAside)
 	m.addWith([]Param{{Number: Milliseconds(limit)}}, "select "+
 		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "+
 		"pg_catalog.set_config('lock_timeout', $1, true)")
