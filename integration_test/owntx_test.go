@@ -269,6 +269,11 @@ func TestEmbeddedTransaction(t *testing.T) {
 	}
 }
 
+// apart is a transaction that takes one statement at a time, as gorm's does.
+type apart struct{ *sql.Tx }
+
+func (apart) GetDBConn() (*sql.DB, error) { return nil, errExpected }
+
 // A transaction that has failed, or is over, locks nothing; the reason is the
 // driver's.
 func TestLockInAUselessTransaction(t *testing.T) {
@@ -280,6 +285,10 @@ func TestLockInAUselessTransaction(t *testing.T) {
 		"TryLock": func(tx *sql.Tx) error { _, err := l.TryLock(t.Context(), tx, someKeys...); return err },
 		"one key": func(tx *sql.Tx) error { _, err := l.TryLock(t.Context(), tx, someKeys[0]); return err },
 		"Token":   func(tx *sql.Tx) error { _, err := xactlock.Token(t.Context(), tx); return err },
+
+		"Lock, apart":    func(tx *sql.Tx) error { return l.Lock(t.Context(), apart{tx}, someKeys...) },
+		"TryLock, apart": func(tx *sql.Tx) error { _, err := l.TryLock(t.Context(), apart{tx}, someKeys...); return err },
+		"one key, apart": func(tx *sql.Tx) error { _, err := l.TryLock(t.Context(), apart{tx}, someKeys[0]); return err },
 	}
 	for name, lock := range ways {
 		t.Run(name, func(t *testing.T) {
