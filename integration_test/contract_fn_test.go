@@ -263,6 +263,62 @@ func ruleLeavesRows(t *testing.T, s *stage) {
 	})
 }
 
+// Rows that fn leaves open, under a ctx that it made of its own, do no harm: they
+// are closed before that ctx ends.
+func ruleRowsEndLast(t *testing.T, s *stage) {
+	for _, o := range []xactlock.Options{{}, {MaxHold: time.Hour}} {
+		s.keepsConnections(t, func() {
+			err := s.with(o).WithTx(t.Context(), key, func(ctx context.Context, tx transaction) error {
+				_, err := tx.Query(context.WithValue(ctx, ownKey{}, 1), `select repeat('x', 9000), pg_sleep(0.01) from generate_series(1, 30)`)
+				return err
+			})
+			if err != nil {
+				t.Errorf("MaxHold %v: %v", o.MaxHold, err)
+			}
+		})
+	}
+}
+
+type ownKey struct{}
+
+// fn's ctx does not outlive the call, however fn ended.
+func ruleContextEndsWithTheCall(t *testing.T, s *stage) {
+	for how, end := range map[string]func() error{
+		"returns nil":      func() error { return nil },
+		"returns an error": func() error { return errExpected },
+		"panics":           func() error { panic(errExpected) },
+	} {
+		var asked, derived, unasked context.Context
+		for _, kept := range []*context.Context{&asked, &unasked} {
+			func() {
+				defer func() { _ = recover() }()
+				_ = s.l.WithTx(t.Context(), key, func(ctx context.Context, _ transaction) error {
+					*kept = ctx
+					if kept == &asked {
+						var cancel context.CancelFunc
+						derived, cancel = context.WithCancel(ctx)
+						t.Cleanup(cancel)
+					}
+					if err := ctx.Err(); err != nil {
+						t.Errorf("while the lock is held the ctx has ended: %v", err)
+					}
+					return end()
+				})
+			}()
+		}
+		for name, ctx := range map[string]context.Context{"its ctx": asked, "its ctx, asked for its end too late": unasked, "a derived one": derived} {
+			select {
+			case <-ctx.Done():
+			case <-time.After(patience):
+				t.Fatalf("fn %s: %s goes on", how, name)
+			}
+			if ctx.Err() != context.Canceled || context.Cause(ctx) != context.Canceled {
+				t.Errorf("fn %s: %s: %v, because of %v", how, name, ctx.Err(), context.Cause(ctx))
+			}
+		}
+	}
+}
+
 // The lock outlives ctx: it is held until fn returns, and nothing is committed.
 func ruleContextEnds(t *testing.T, s *stage) {
 	s.keepsConnections(t, func() {
@@ -441,7 +497,10 @@ func ruleNested(t *testing.T, s *stage) {
 	if err != nil {
 		t.Error(err)
 	}
-	if err := s.l.WithTx(kept, key, idle); err != nil {
+	if err := s.l.WithTx(context.WithoutCancel(kept), key, idle); err != nil {
 		t.Errorf("with the ctx of an fn that has returned: %v", err)
+	}
+	if err := s.l.WithTx(kept, key, idle); errors.Is(err, xactlock.ErrNested) || !errors.Is(err, context.Canceled) {
+		t.Errorf("with the ctx of an fn that has returned, which has ended: %v", err)
 	}
 }

@@ -27,6 +27,8 @@ var rules = map[string]func(t *testing.T, s *stage){
 	"ends its transaction":  ruleEndsItsTransaction,
 	"ends and fails":        ruleEndsAndFails,
 	"leaves rows":           ruleLeavesRows,
+	"rows end last":         ruleRowsEndLast,
+	"ctx ends with it":      ruleContextEndsWithTheCall,
 	"ctx ends":              ruleContextEnds,
 	"under a statement":     ruleContextEndsUnderAStatement,
 	"session is gone":       ruleSessionGone,

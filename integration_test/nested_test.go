@@ -111,8 +111,11 @@ func TestNotNested(t *testing.T) {
 			_ = l.WithTx(t.Context(), hashkey.Name("k"), keep(func(context.Context, *sql.Tx) error { panic(errExpected) }))
 		}()
 		for _, ctx := range kept {
-			if err := l.WithTx(ctx, hashkey.Name("k"), nothing); err != nil {
+			if err := l.WithTx(context.WithoutCancel(ctx), hashkey.Name("k"), nothing); err != nil {
 				t.Errorf("with a ctx whose fn has returned: %v", err)
+			}
+			if err := l.WithTx(ctx, hashkey.Name("k"), nothing); !errors.Is(err, context.Canceled) {
+				t.Errorf("with a ctx whose fn has returned, and which has ended: %v", err)
 			}
 		}
 		if len(kept) != 3 {

@@ -16,9 +16,11 @@ import (
 )
 
 // Func is what runs while the lock is held. Its ctx is the caller's, marked so
-// that a nested call on the same pool is refused rather than waiting for ever,
-// and ended by Options.MaxHold. Its tx is a transaction that holds the lock,
-// for reads and writes only: ending it is WithTx's business.
+// that a nested call on the same pool is refused rather than waiting for ever.
+// It also ends by Options.MaxHold, when the lock is lost (its cause is [ErrLost]
+// then), and when the call is over: what Func has left running with it does not
+// go on without the lock. Its tx is a transaction that holds the lock, for reads
+// and writes only: ending it is WithTx's business.
 type Func = func(ctx context.Context, tx pgx.Tx) error
 
 // pool is the *pgxpool.Pool as one call uses it: a [acquire.Pool].

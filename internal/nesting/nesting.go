@@ -9,7 +9,6 @@ package nesting
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"sync/atomic"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -26,8 +25,8 @@ const (
 )
 
 // Context is a callback's context. It is the caller's, and ends before that by
-// End. It stops marking when Release is called, so that a context kept longer
-// than the callback ran refuses nothing.
+// End, or by Release, when the call is over. From then on it marks nothing: what
+// the callback has left running with it is refused nothing for that.
 type Context struct {
 	context.Context     // the caller's
 	pool            any // a *sql.DB or a *pgxpool.Pool
@@ -54,19 +53,14 @@ func With(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) *Context
 	return &Context{Context: ctx, pool: pool, keys: keys, kind: kind}
 }
 
-// ending returns c.own, and makes it where it is missing. The callback's program
-// may keep c for longer than the callback runs, and c ends with the caller's
-// context then. So the caller's context knows of it for as long as the program has c.
+// ending returns c.own, and makes it where it is missing.
 func (c *Context) ending() *ending {
 	if e := c.own.Load(); e != nil {
 		return e
 	}
 	ctx, end := context.WithCancelCause(c.Context)
-	switch {
-	case !c.own.CompareAndSwap(nil, &ending{ctx, end}):
+	if !c.own.CompareAndSwap(nil, &ending{ctx, end}) || c.released.Load() {
 		end(nil)
-	case c.Context.Done() != nil:
-		runtime.AddCleanup(c, func(end context.CancelCauseFunc) { end(nil) }, end)
 	}
 	return c.own.Load()
 }
@@ -74,8 +68,13 @@ func (c *Context) ending() *ending {
 // End ends the context, with a cause.
 func (c *Context) End(cause error) { c.ending().end(cause) }
 
-// Release ends the marking, when the callback has returned.
-func (c *Context) Release() { c.released.Store(true) }
+// Release ends the context, and the marking, when the call is over.
+func (c *Context) Release() {
+	c.released.Store(true)
+	if e := c.own.Load(); e != nil {
+		e.end(nil)
+	}
+}
 
 // Caller returns the caller's context where ctx is a callback's, and otherwise
 // ctx. A statement need not be ended for a session that is gone, so
@@ -92,8 +91,8 @@ func (c *Context) Done() <-chan struct{} { return c.ending().Done() }
 
 // Err is context.Context's.
 func (c *Context) Err() error {
-	if e := c.own.Load(); e != nil {
-		return e.Err()
+	if c.own.Load() != nil || c.released.Load() {
+		return c.ending().Err()
 	}
 	return c.Context.Err()
 }

@@ -3,11 +3,9 @@ package nesting_test
 import (
 	"context"
 	"errors"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
@@ -86,20 +84,33 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// After Release the context goes on as the caller's.
+// Release ends the context, whether or not it was asked for its end before.
 func TestRelease(t *testing.T) {
-	caller, cancel := context.WithCancel(t.Context())
-	c := nesting.With(caller, nesting.Session, nil, nil)
-	done := c.Done()
-	c.Release()
-	if c.Err() != nil {
-		t.Errorf("got %v", c.Err())
+	for _, asked := range []bool{false, true} {
+		c := nesting.With(t.Context(), nesting.Session, nil, nil)
+		if asked && c.Done() == nil {
+			t.Error("no channel")
+		}
+		c.Release()
+		if c.Err() != context.Canceled {
+			t.Errorf("asked before %t: got %v", asked, c.Err())
+		}
+		<-c.Done()
 	}
-	cancel()
-	<-done
 }
 
-// A context that is gone leaves nothing with the caller's.
+// It also ends the context that is asked for its end just then.
+func TestReleaseBesideDone(t *testing.T) {
+	for range 1000 {
+		c := nesting.With(t.Context(), nesting.Session, nil, nil)
+		asked := make(chan (<-chan struct{}))
+		go func() { asked <- c.Done() }()
+		c.Release()
+		<-<-asked
+	}
+}
+
+// A context whose call is over leaves nothing with the caller's.
 func TestLeavesNothing(t *testing.T) {
 	caller := &counting{Context: t.Context(), done: make(chan struct{})}
 	for range 1000 {
@@ -107,9 +118,8 @@ func TestLeavesNothing(t *testing.T) {
 		c.Done()
 		c.Release()
 	}
-	for caller.children.Load() > 100 {
-		runtime.GC()
-		time.Sleep(time.Millisecond)
+	if n := caller.children.Load(); n > 0 {
+		t.Errorf("%d are left", n)
 	}
 }
 

@@ -54,15 +54,30 @@ func (c *Call) run(ctx context.Context) error {
 		c.Outcome = OutcomeBefore(err)
 		return err
 	}
+	fnCtx, end := c.fnContext(ctx)
+	defer end() // later than Release: rows that fn has left open may end with it
 	defer conn.Release(ctx)
 	c.Outcome = RolledBack
 	c.tellGranted()
-	return c.hold(ctx, conn.(Conn))
+	return c.hold(ctx, fnCtx, conn.(Conn))
+}
+
+// fnContext returns the ctx of fn, and the function that ends it.
+func (c *Call) fnContext(ctx context.Context) (_ *nesting.Context, end func()) {
+	cancel := func() {}
+	if c.MaxHold > 0 {
+		ctx, cancel = context.WithTimeoutCause(ctx, c.MaxHold, lockerr.ErrMaxHold)
+	}
+	fnCtx := nesting.With(ctx, nesting.Transaction, c.Owner, c.Keys)
+	return fnCtx, func() {
+		fnCtx.Release()
+		cancel()
+	}
 }
 
 // hold runs fn, now that the transaction on conn holds the lock, and ends the
 // transaction. A panic in fn passes through it, to conn.Release.
-func (c *Call) hold(ctx context.Context, conn Conn) (err error) {
+func (c *Call) hold(ctx context.Context, fnCtx *nesting.Context, conn Conn) (err error) {
 	returned := false
 	defer func() {
 		if !returned {
@@ -71,7 +86,7 @@ func (c *Call) hold(ctx context.Context, conn Conn) (err error) {
 			}
 		}
 	}()
-	w := c.work(ctx, conn)
+	w := c.work(fnCtx, conn)
 	returned = true
 	outcome, refusal := conn.Refuse(ctx)
 	switch {
@@ -121,20 +136,13 @@ func (w *worked) ended(refusal error) error {
 	return refusal
 }
 
-// work runs fn.
-func (c *Call) work(ctx context.Context, conn Conn) (w worked) {
-	if c.MaxHold > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, c.MaxHold, lockerr.ErrMaxHold)
-		defer cancel()
-	}
-	fnCtx := nesting.With(ctx, nesting.Transaction, c.Owner, c.Keys)
-	defer fnCtx.Release()
-	c.watch.start(c.Watchers, conn, fnCtx, c.Longest)
+// work runs fn with ctx.
+func (c *Call) work(ctx *nesting.Context, conn Conn) (w worked) {
+	c.watch.start(c.Watchers, conn, ctx, c.Longest)
 	defer c.watch.stop(false) // fn may panic
-	w.err = conn.Run(fnCtx)
-	if ctx.Err() != nil {
-		w.ctxErr = lockerr.Ended(ctx)
+	w.err = conn.Run(ctx)
+	if own := nesting.Caller(ctx); own.Err() != nil {
+		w.ctxErr = lockerr.Ended(own)
 	}
 	w.lost = c.watch.stop(w.err == nil && time.Since(c.Granted) >= watchEvery)
 	return w
