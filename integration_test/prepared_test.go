@@ -243,7 +243,7 @@ func TestPreparedInPlaceOfAFailedTransaction(t *testing.T) {
 	tx := &pgtx.Tx{
 		Package:     "integration_test",
 		Session:     pgsession.Of(conn),
-		Transaction: locksql.Transaction{Keys: []hashkey.Key{hashkey.Name("k")}, Level: locksql.ReadCommitted},
+		Transaction: &locksql.Transaction{Keys: []hashkey.Key{hashkey.Name("k")}, Level: locksql.ReadCommitted},
 	}
 	if granted, err := tx.Open(t.Context(), acquire.Opening{}); !granted || err != nil {
 		t.Fatalf("Open: %v, %v", granted, err)

@@ -45,7 +45,7 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 		return nil, err
 	}
 	c := &conn{fn: p.fn, pooled: pooled, pgx: pooled.Conn()}
-	c.Tx = pgtx.Tx{Package: pkg, Session: pgsession.Of(c.pgx), Transaction: p.transaction, Trace: true}
+	c.Tx = pgtx.Tx{Package: pkg, Session: pgsession.Of(c.pgx), Transaction: &p.transaction, Trace: true}
 	if p.query != nil {
 		return &execConn{c, p.query}, nil
 	}

@@ -81,7 +81,7 @@ func (o *Options) waitMessage(keys []hashkey.Key, one int, pid uint32, settings 
 // is granted, or refused, and the settings as they were; or why none can be. An
 // answer that is not understood ends the session, which may have the lock.
 func verdict(s *pgsession.Session, answer pgsession.Answer) (before []setting, slot int, err error) {
-	rows := answer.Rows()
+	rows := answer.Rows
 	slot, err = slotIn(rows)
 	switch {
 	case err != nil:
@@ -149,7 +149,7 @@ func leave(ctx context.Context, s *pgsession.Session, m locksql.Message, saved [
 	if err != nil {
 		return false, err
 	}
-	rows := answer.Rows()
+	rows := answer.Rows
 	if len(rows) != 1 || len(rows[0]) < 1+len(saved) {
 		s.Discard()
 		return false, errAnswer
@@ -203,7 +203,7 @@ func yes(answer pgsession.Answer) bool { return first(answer) == "t" }
 
 // first returns the first value of an answer, or "".
 func first(answer pgsession.Answer) string {
-	rows := answer.Rows()
+	rows := answer.Rows
 	if len(rows) == 0 {
 		return ""
 	}

@@ -180,7 +180,7 @@ func (c *plainConn) Cut() {
 // savepoint is then released, in a message of its own: where the session is gone,
 // it is so before COMMIT is sent.
 func (c *plainConn) Refuse(ctx context.Context) (txlock.Outcome, error) {
-	t := pgtx.Tx{Package: "xactlock", Session: c.session, Transaction: c.job.transaction}
+	t := pgtx.Tx{Package: "xactlock", Session: c.session, Transaction: &c.job.transaction}
 	outcome, err := txlock.RolledBack, error(nil)
 	if t.Session != nil {
 		_ = c.conn.Raw(func(any) error { // fails where the connection is closed, which is seen below

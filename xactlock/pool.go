@@ -38,7 +38,7 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 	if !p.opts.Plain {
 		if s != nil {
 			c := &pgxConn{job: &p.job, conn: conn, pooled: pooled.(driver.Conn)}
-			c.Tx = pgtx.Tx{Package: "xactlock", Session: s, Transaction: p.transaction}
+			c.Tx = pgtx.Tx{Package: "xactlock", Session: s, Transaction: &p.transaction}
 			if p.query != nil {
 				return &execConn{c}, nil
 			}

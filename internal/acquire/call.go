@@ -19,7 +19,6 @@ type Call struct {
 	Request
 	Report
 
-	began         time.Time
 	ticket        admission.Ticket
 	direct        bool          // the lock is known to be wanted: take a seat before asking
 	slices        int           // how many waits on the server there were
@@ -36,17 +35,18 @@ type Request struct {
 	Owner   any // the pool, as nested calls are told by it
 	Kind    nesting.Kind
 
-	Keys       []hashkey.Key // sorted, without duplicates, at least one
 	Shared     bool
-	Slots      int // >0: any of so many slots of the one key
 	Try        bool
+	Persists   bool          // a waiter that loses its session waits on another connection
+	Keys       []hashkey.Key // sorted, without duplicates, at least one
+	Slots      int           // >0: any of so many slots of the one key
 	Wait, Poll time.Duration // as in the options
 	MaxWaiters int
-	Persists   bool // a waiter that loses its session waits on another connection
 }
 
 // Report is what became of it.
 type Report struct {
+	Began          time.Time     // by Begin, if not before
 	Queued, Waited time.Duration // in this process; in all
 	Contended      bool
 	Granted        time.Time // zero if the lock was not
@@ -60,14 +60,14 @@ const Slice = 500 * time.Millisecond
 // Begin begins the report, and returns the ctx of the wait, which Request.Wait
 // bounds. It refuses a call that would wait for the call it is nested in.
 func (c *Call) Begin(ctx context.Context) (waitCtx context.Context, cancel context.CancelFunc, err error) {
-	if c.began.IsZero() {
-		c.began = time.Now()
+	if c.Began.IsZero() {
+		c.Began = time.Now()
 	}
 	if err := nesting.Refuse(ctx, c.Kind, c.Owner, c.Keys); err != nil {
 		return nil, nil, err
 	}
 	if c.Wait > 0 {
-		waitCtx, cancel = context.WithDeadline(ctx, c.began.Add(c.Wait))
+		waitCtx, cancel = context.WithDeadline(ctx, c.Began.Add(c.Wait))
 		return waitCtx, cancel, nil
 	}
 	return ctx, func() {}, nil
@@ -77,7 +77,7 @@ func (c *Call) Begin(ctx context.Context) (waitCtx context.Context, cancel conte
 func (c *Call) End() {
 	c.ticket.End()
 	if c.Granted.IsZero() {
-		c.Waited = time.Since(c.began)
+		c.Waited = time.Since(c.Began)
 	}
 }
 
@@ -176,7 +176,7 @@ func (c *Call) checkOut(ctx, waitCtx context.Context) (_ Conn, again bool, err e
 	case granted:
 		held = true
 		c.Granted = time.Now()
-		c.Waited = c.Granted.Sub(c.began)
+		c.Waited = c.Granted.Sub(c.Began)
 		c.ticket.Granted()
 		return conn, false, nil
 	}

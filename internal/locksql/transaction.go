@@ -75,7 +75,7 @@ var beginReadCommitted = Statement{SQL: "begin isolation level " + ReadCommitted
 
 // Try begins the transaction and asks for the locks without waiting.
 func (t *Transaction) Try() Message {
-	m := Message{Statements: make([]Statement, 0, 4)} // enough for most calls
+	m := Message{Statements: make([]Statement, 0, 3)} // enough for most calls
 	switch {
 	case t.Slots > 0:
 		t.trySlots(&m)

@@ -19,6 +19,7 @@ import (
 // succeeded.
 type Answer struct {
 	Results    []Result
+	Rows       [][][]byte // of all statements that ask for rows, in their order
 	statements []locksql.Statement
 	cutShort   int // 1 + the index of the statement that was cancelled while it waited for a standby
 }
@@ -26,8 +27,7 @@ type Answer struct {
 // Result is the answer to one statement.
 type Result struct {
 	Tag   string
-	Value string     // the first of the last row, where that is what the statement is for
-	Rows  [][][]byte // where that is what the statement is for
+	Value string // the first of the last row, where that is what the statement is for
 }
 
 // Granted reports whether every statement that answers whether the lock is
@@ -50,14 +50,6 @@ func (a Answer) PID() string {
 		}
 	}
 	return ""
-}
-
-// Rows returns the rows of all statements that ask for rows, in their order.
-func (a Answer) Rows() (all [][][]byte) {
-	for _, r := range a.Results {
-		all = append(all, r.Rows...)
-	}
-	return all
 }
 
 // Fate is what is known of one statement of a message.
@@ -334,7 +326,7 @@ func (a *Answer) take(r *Result, values [][]byte) {
 	}
 	switch a.statements[i].Answer {
 	case locksql.Rows:
-		r.Rows = append(r.Rows, copied(values))
+		a.Rows = append(a.Rows, copied(values))
 	case locksql.Granted, locksql.PID:
 		if len(values) > 0 {
 			r.Value = string(values[0])

@@ -43,7 +43,7 @@ type Tx struct {
 	Package string // of the call, for messages
 	Session *pgsession.Session
 	Trace   bool // tell pgx's tracer of the messages that open and end the transaction
-	locksql.Transaction
+	*locksql.Transaction
 	Text   bool // fn may have taken prepared statements away: the end goes as text
 	direct bool // no pooler is in between, as far as is known
 }

@@ -54,7 +54,7 @@ func begin(t *testing.T, s *server, level string, parameters ...pgproto3.Paramet
 	return &pgtx.Tx{
 		Package:     "pgtx_test",
 		Session:     pgsession.Of(pgfake.Connect(t, s.answer, parameters...)),
-		Transaction: locksql.Transaction{Keys: []hashkey.Key{hashkey.Name("k")}, Level: level},
+		Transaction: &locksql.Transaction{Keys: []hashkey.Key{hashkey.Name("k")}, Level: level},
 	}
 }
 

@@ -29,7 +29,6 @@ type Call struct {
 
 	listener *Listener
 	op       string
-	began    time.Time
 	onGrant  func() // nil where there is no tracer
 }
 
@@ -54,25 +53,19 @@ func (c *Call) run(ctx context.Context) error {
 		c.Outcome = OutcomeBefore(err)
 		return err
 	}
-	fnCtx, end := c.fnContext(ctx)
-	defer end() // later than Release: rows that fn has left open may end with it
+	// fn's ctx ends later than conn.Release: rows that fn has left open end with it.
+	bounded := ctx
+	if c.MaxHold > 0 {
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithTimeoutCause(ctx, c.MaxHold, lockerr.ErrMaxHold)
+		defer cancel()
+	}
+	fnCtx := nesting.With(bounded, nesting.Transaction, c.Owner, c.Keys)
+	defer fnCtx.Release()
 	defer conn.Release(ctx)
 	c.Outcome = RolledBack
 	c.tellGranted()
 	return c.hold(ctx, fnCtx, conn.(Conn))
-}
-
-// fnContext returns the ctx of fn, and the function that ends it.
-func (c *Call) fnContext(ctx context.Context) (_ *nesting.Context, end func()) {
-	cancel := func() {}
-	if c.MaxHold > 0 {
-		ctx, cancel = context.WithTimeoutCause(ctx, c.MaxHold, lockerr.ErrMaxHold)
-	}
-	fnCtx := nesting.With(ctx, nesting.Transaction, c.Owner, c.Keys)
-	return fnCtx, func() {
-		fnCtx.Release()
-		cancel()
-	}
 }
 
 // hold runs fn, now that the transaction on conn holds the lock, and ends the
@@ -158,7 +151,7 @@ func lost(keys []hashkey.Key, err error) error {
 
 // Tell tells l of the start of the call, and returns the ctx to go on with.
 func (c *Call) Tell(ctx context.Context, l *Listener, op string) context.Context {
-	c.listener, c.op, c.began = l, op, time.Now()
+	c.listener, c.op, c.Began = l, op, time.Now()
 	if l == nil || l.Start == nil {
 		return ctx
 	}
@@ -175,7 +168,7 @@ func (c *Call) Told(ctx context.Context, err error) {
 		return
 	}
 	if c.Waited == 0 { // the call was refused before it began to wait
-		c.Waited = time.Since(c.began)
+		c.Waited = time.Since(c.Began)
 	}
 	r := c.report(c.Outcome, err)
 	if l.End != nil {
@@ -189,7 +182,7 @@ func (c *Call) Told(ctx context.Context, err error) {
 // Answered notes whether locks in a transaction of the caller's own were granted,
 // and the error, and tells of the grant.
 func (c *Call) Answered(granted bool, err error) {
-	c.Waited = time.Since(c.began)
+	c.Waited = time.Since(c.Began)
 	switch {
 	case granted:
 		c.Outcome = Granted
