@@ -24,9 +24,9 @@ const (
 // waits for the lock of key and runs fn while it is held. The package comment
 // tells what happens on each failure, and how long two leaders could overlap.
 //
-// fn's ctx ends when ctx does, and when the leadership is lost; its cause is
-// then [ErrLost]. [FromContext] returns the lock that fn leads by, for its
-// [Lock.Token].
+// fn's ctx ends when ctx does, when fn returns, and when the leadership is lost;
+// its cause is then [ErrLost]. [FromContext] returns the lock that fn leads by,
+// for its [Lock.Token].
 //
 // When fn returns, the lock is given back, and Lead returns fn's error. But if
 // the leadership was lost, Lead waits for fn to return, does not look at what

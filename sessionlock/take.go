@@ -37,10 +37,12 @@ func (l *Locker) TryLock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 //
 // fn's ctx is the caller's, and also ends when the lock is lost; its cause is
 // then [ErrLost]. fn should stop its work as soon as it can: the next holder may
-// have begun. Its conn is the session that holds the lock, for fn's statements
-// if it has any; fn must neither close it nor leave a transaction or rows
-// open. When the ctx of a statement on conn ends, the lock goes with it, unless
-// pgx is configured otherwise: see [Lock.Conn].
+// have begun. The ctx ends with the call, too.
+//
+// fn's conn is the session that holds the lock, for fn's statements if it has
+// any; fn must neither close it nor leave a transaction or rows open. When the
+// ctx of a statement on conn ends, the lock goes with it, unless pgx is
+// configured otherwise: see [Lock.Conn].
 //
 // WithLock returns fn's error, unchanged where the lock was held to the end.
 // Otherwise the error is ErrLost, joined with fn's where there is one. If fn

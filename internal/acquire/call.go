@@ -280,8 +280,9 @@ func (c *Call) pause(waitCtx context.Context) time.Duration {
 }
 
 // Died reports whether to take another connection, now that one has turned out
-// to be dead, as all that are idle in the pool are when the server restarts. It had no lock, or has taken it with it. There is a limit to
-// that, for a server or a network on which every connection dies at once.
+// to be dead, as all that are idle in the pool are when the server restarts. It
+// had no lock, or has taken it with it. There is a limit to that, for a server
+// or a network on which every connection dies at once.
 func (c *Call) Died(waitCtx context.Context) bool {
 	if c.dead == 0 {
 		c.maxDead = lockerr.DeadBudget(c.Pool.OpenConnections())
