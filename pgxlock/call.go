@@ -7,11 +7,12 @@ import (
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
+	"github.com/pgadvisory/pgadvisory/internal/rounds"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
-// watchers look after the sessions of all holders of this process.
-var watchers txlock.Watchers
+// holders is all of this process, whose sessions are looked after.
+var holders rounds.Rounds
 
 // call is one call of a Locker.
 type call struct {
@@ -49,7 +50,7 @@ func (l *Locker) newCall(key hashkey.Key, keys []hashkey.Key, try bool, fn Func)
 		Keys:    keys,
 	}
 	c.Apply(&l.settings, try)
-	c.Watchers = &watchers
+	c.Holders = &holders
 	c.pool = pool{Pool: l.pool, fn: fn, transaction: l.settings.Transaction(keys)}
 	return c, nil
 }

@@ -39,16 +39,17 @@ func NewQueue(size func() int) *Queue {
 // for as long as it does, whether the lock is free or not.
 type Line struct {
 	Number int64
-	Pair   bool
-	Shared bool
-	Slots  int // how many slots the key has; 0 where it is one lock
-	Exec   bool
+	Slots  int           // how many slots the key has; 0 where it is one lock
 	Poll   time.Duration // between two questions of a head that polls; 0 where it waits
 	Heads  int           // how many may be heads at once
+	Pair   bool
+	Shared bool
+	Exec   bool
 }
 
 // line is the calls that want one key.
 type line struct {
+	id      Line
 	heads   int
 	waiting list.List // of *Ticket, in the order in which they came
 
@@ -78,19 +79,19 @@ func (q *Queue) Lines() int {
 
 // enter puts t into a line and waits until t is a head of it. If ctx ends first,
 // it returns ctx's error, and t is not in the line.
-func (q *Queue) enter(ctx context.Context, id Line, t *Ticket) error {
+func (q *Queue) enter(ctx context.Context, id Line, t *Ticket) (*line, error) {
 	q.mu.Lock()
 	l := q.lines[id]
 	if l == nil {
-		l = new(line)
+		l = &line{id: id}
 		q.lines[id] = l
 	} else if l.heads > 0 || l.waiting.Len() > 0 {
 		t.first = false
 	}
-	if l.waiting.Len() == 0 && l.admits(id, t) {
+	if l.waiting.Len() == 0 && l.admits(t) {
 		l.heads++
 		q.mu.Unlock()
-		return nil
+		return l, nil
 	}
 	t.head = make(chan struct{})
 	place := l.waiting.PushBack(t)
@@ -98,30 +99,30 @@ func (q *Queue) enter(ctx context.Context, id Line, t *Ticket) error {
 
 	select {
 	case <-t.head:
-		return nil
+		return l, nil
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	select {
 	case <-t.head: // just now
-		q.leave(id, t)
+		q.leave(l, t)
 	default:
 		l.waiting.Remove(place)
-		q.dropEmpty(id, l)
+		q.dropEmpty(l)
 	}
-	return ctx.Err()
+	return nil, ctx.Err()
 }
 
 // admits reports whether t may become a head. The caller has the queue's mu.
 //
 // An Exec expects to wait on the server for the Execs before it, so it needs a
 // seat; but one of them needs none, because the lock may be free.
-func (l *line) admits(id Line, t *Ticket) bool {
+func (l *line) admits(t *Ticket) bool {
 	switch {
-	case l.heads >= l.limit(id):
+	case l.heads >= l.limit():
 		return false
-	case !id.Exec, t.queue.seats.take(&t.seat):
+	case !l.id.Exec, t.queue.seats.take(&t.seat):
 		return true
 	case l.free == nil:
 		l.free = t
@@ -131,11 +132,11 @@ func (l *line) admits(id Line, t *Ticket) bool {
 }
 
 // admit makes as many calls heads as may be. The caller has the queue's mu.
-func (l *line) admit(id Line) {
+func (l *line) admit() {
 	for l.waiting.Len() > 0 {
 		first := l.waiting.Front()
 		t := first.Value.(*Ticket)
-		if !l.admits(id, t) {
+		if !l.admits(t) {
 			return
 		}
 		l.waiting.Remove(first)
@@ -145,27 +146,27 @@ func (l *line) admit(id Line) {
 }
 
 // limit returns how many heads the line may have.
-func (l *line) limit(id Line) int {
+func (l *line) limit() int {
 	if l.slow {
 		return 1
 	}
-	return id.Heads
+	return l.id.Heads
 }
 
-// leave ends t's being a head. The caller has mu.
-func (q *Queue) leave(id Line, t *Ticket) {
-	l := q.lines[id]
+// leave ends t's being a head of l. The caller has mu.
+func (q *Queue) leave(l *line, t *Ticket) {
 	l.heads--
 	if l.free == t {
 		l.free = nil
 	}
-	l.admit(id)
-	q.dropEmpty(id, l)
+	l.admit()
+	q.dropEmpty(l)
 }
 
-func (q *Queue) dropEmpty(id Line, l *line) {
+// dropEmpty forgets l, if no call is in it. The caller has mu.
+func (q *Queue) dropEmpty(l *line) {
 	if l.heads == 0 && l.waiting.Len() == 0 {
-		delete(q.lines, id)
+		delete(q.lines, l.id)
 	}
 }
 
@@ -175,10 +176,9 @@ const slower = 25 * time.Millisecond
 
 // took tells the line how long a message of an Exec took. One that had to wait
 // leaves one head in the line, until a message is quick again.
-func (q *Queue) took(id Line, d time.Duration) {
+func (q *Queue) took(l *line, d time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	l := q.lines[id]
 	if l.quickest == 0 || d < l.quickest {
 		l.quickest = d
 	}
@@ -187,17 +187,17 @@ func (q *Queue) took(id Line, d time.Duration) {
 
 // quick reports whether the last message of an Exec in the line did not have to
 // wait.
-func (q *Queue) quick(id Line) bool {
+func (q *Queue) quick(l *line) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	l := q.lines[id]
 	return l.quickest > 0 && !l.slow
 }
 
 // Ticket is where one call stands in the queue. The zero Ticket stands nowhere.
 type Ticket struct {
 	queue *Queue
-	lines []Line // of which it is a head
+	lines []*line  // of which it is a head
+	room  [1]*line // for most calls' lines
 
 	first bool          // no other call was in any of the lines
 	head  chan struct{} // closed when it is a head of the line that it entered last
@@ -209,13 +209,14 @@ type Ticket struct {
 // which must be the same for all calls, so that no two wait for each other. If
 // ctx ends first, it returns ctx's error, and the call is in no line.
 func (t *Ticket) Enter(ctx context.Context, q *Queue, lines []Line) error {
-	t.queue, t.first = q, true
-	for i, id := range lines {
-		if err := q.enter(ctx, id, t); err != nil {
+	t.queue, t.first, t.lines = q, true, t.room[:0]
+	for _, id := range lines {
+		l, err := q.enter(ctx, id, t)
+		if err != nil {
 			t.End()
 			return err
 		}
-		t.lines = lines[:i+1]
+		t.lines = append(t.lines, l)
 	}
 	return nil
 }
@@ -242,16 +243,16 @@ func (t *Ticket) leave(leave func(*seats, *seat)) {
 	t.queue.mu.Lock()
 	defer t.queue.mu.Unlock()
 	leave(&t.queue.seats, &t.seat)
-	for _, id := range t.lines {
-		t.queue.leave(id, t)
+	for _, l := range t.lines {
+		t.queue.leave(l, t)
 	}
 	t.lines = nil
 }
 
 // Took tells the line of an Exec how long its message took.
 func (t *Ticket) Took(d time.Duration) {
-	for _, id := range t.lines {
-		t.queue.took(id, d)
+	for _, l := range t.lines {
+		t.queue.took(l, d)
 	}
 }
 

@@ -9,10 +9,16 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/rounds"
 )
 
 // A Policy says what happens to a message once its ctx has ended.
 type Policy struct {
+	// Late is for a message that the server answers at once: that its ctx has
+	// ended may be noticed a second later, which costs less.
+	Late bool
+
 	// DeadlineGrace is for a deadline that the server knows as well: the
 	// server may answer within it, and nothing is done.
 	DeadlineGrace time.Duration
@@ -30,14 +36,18 @@ type Watch struct {
 	ctx        context.Context
 	conn       Conn
 	policy     Policy
-	unregister func() bool
+	unregister func() bool  // nil where the policy is Late
+	place      rounds.Place // where it is
 
 	mu         sync.Mutex
 	stopped    bool          // guarded by mu: the answer is there
 	answered   chan struct{} // guarded by mu: made by the interrupt when it begins, closed by Stop
-	finished   chan struct{} // guarded by mu: closed when the interrupt has nothing more to do
+	finished   chan struct{} // closed when the interrupt has nothing more to do; made with answered
 	lateCancel bool          // a cancel request may still reach the server; set before finished is closed
 }
+
+// late is the messages whose ctx is looked at.
+var late rounds.Rounds
 
 // Start watches over a message that is about to be sent on conn. The caller
 // calls Stop when the answer is there, or when it will not be waited for, in a
@@ -49,27 +59,34 @@ func Start(ctx context.Context, conn Conn, p Policy) *Watch {
 		return nil
 	}
 	w := &Watch{ctx: ctx, conn: conn, policy: p}
-	w.unregister = context.AfterFunc(ctx, w.interrupt)
+	if p.Late {
+		late.Enter(&w.place, w)
+	} else {
+		w.unregister = context.AfterFunc(ctx, w.interrupt)
+	}
 	return w
 }
 
 // Stop ends the watch. When it returns, nothing of the interrupt can reach a
 // later message. If that cannot be had otherwise, the connection is closed.
 func (w *Watch) Stop() {
-	if w == nil || w.unregister() {
+	switch {
+	case w == nil:
+		return
+	case w.unregister == nil:
+		w.place.Leave()
+	case w.unregister():
 		return
 	}
 	w.mu.Lock()
+	begun := w.answered != nil
 	w.stopped = true
-	if w.finished == nil {
-		w.finished = make(chan struct{})
-	}
-	if w.answered != nil {
-		close(w.answered)
-	}
-	finished := w.finished
 	w.mu.Unlock()
-	<-finished // even if the interrupt has not begun: it will, and must not take the next message for this one
+	if !begun { // and will not, even if it is about to
+		return
+	}
+	close(w.answered)
+	<-w.finished
 	switch {
 	case w.conn.IsClosed():
 	case w.lateCancel:
@@ -79,20 +96,25 @@ func (w *Watch) Stop() {
 	}
 }
 
-// interrupt is called when ctx has ended and Stop has not come first.
+// Look is rounds.Looker's.
+func (w *Watch) Look() {
+	if w.ctx.Err() != nil {
+		go w.interrupt()
+	}
+}
+
+// interrupt is called when ctx has ended. It does nothing the second time, or if
+// Stop has come first.
 func (w *Watch) interrupt() {
 	w.mu.Lock()
-	if w.finished == nil {
-		w.finished = make(chan struct{})
-	}
-	defer close(w.finished)
-	if w.stopped {
+	if w.stopped || w.answered != nil {
 		w.mu.Unlock()
 		return
 	}
-	answered := make(chan struct{})
-	w.answered = answered
+	w.answered, w.finished = make(chan struct{}), make(chan struct{})
+	answered := w.answered
 	w.mu.Unlock()
+	defer close(w.finished)
 	w.lateCancel = w.end(answered)
 }
 

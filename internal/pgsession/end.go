@@ -12,7 +12,7 @@ import (
 
 // ending is the policy of messages that end something, which do not end with
 // the caller's ctx.
-var ending = interrupt.Policy{DeadlineDelay: 5 * time.Second}
+var ending = interrupt.Policy{Late: true, DeadlineDelay: 5 * time.Second}
 
 // Rollback ends the transaction, if one is open. If that fails, the session is
 // discarded, and the server rolls back.

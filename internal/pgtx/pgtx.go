@@ -25,10 +25,10 @@ import (
 // of 200 ms must not cost a connection: a cancel request takes up to four of
 // them before its answer is there, where there is TLS.
 var (
-	opening = interrupt.Policy{DeadlineDelay: time.Second}
+	opening = interrupt.Policy{Late: true, DeadlineDelay: time.Second}
 	waiting = interrupt.Policy{DeadlineGrace: 500 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
 	sending = interrupt.Policy{DeadlineGrace: 50 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
-	ending  = interrupt.Policy{DeadlineDelay: 5 * time.Second}
+	ending  = interrupt.Policy{Late: true, DeadlineDelay: 5 * time.Second}
 
 	// Working is the policy of fn's statements.
 	Working = interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second}

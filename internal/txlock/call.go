@@ -11,16 +11,17 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
+	"github.com/pgadvisory/pgadvisory/internal/rounds"
 )
 
 // Call is one call. Its user fills in the request, and reads the report when Run
 // or Exec has returned or panicked.
 type Call struct {
 	acquire.Call
-	Watchers *Watchers
-	MaxHold  time.Duration // >0: fn's ctx ends after it
-	Longest  time.Duration // >0: the session ends after it
-	Plain    bool          // for the report
+	Holders *rounds.Rounds // of the process
+	MaxHold time.Duration  // >0: fn's ctx ends after it
+	Longest time.Duration  // >0: the session ends after it
+	Plain   bool           // for the report
 
 	Held    time.Duration
 	Outcome Outcome
@@ -131,13 +132,13 @@ func (w *worked) ended(refusal error) error {
 
 // work runs fn with ctx.
 func (c *Call) work(ctx *nesting.Context, conn Conn) (w worked) {
-	c.watch.start(c.Watchers, conn, ctx, c.Longest)
+	c.watch.start(c.Holders, conn, ctx, c.Longest)
 	defer c.watch.stop(false) // fn may panic
 	w.err = conn.Run(ctx)
 	if own := nesting.Caller(ctx); own.Err() != nil {
 		w.ctxErr = lockerr.Ended(own)
 	}
-	w.lost = c.watch.stop(w.err == nil && time.Since(c.Granted) >= watchEvery)
+	w.lost = c.watch.stop(w.err == nil && time.Since(c.Granted) >= rounds.Every)
 	return w
 }
 
