@@ -3,6 +3,7 @@ package integration_test
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -112,7 +113,7 @@ func ruleOwnTransactionWaits(t *testing.T, s *stage) {
 		var o xactlock.Options
 		ctx, cancel := endings[1].begin(t.Context(), &o)
 		defer cancel()
-		notAcquired(t, s.l.Lock(ctx, tx, key), context.DeadlineExceeded)
+		notAcquired(t, s.l.Lock(ctx, tx, hashkey.Int64(math.MinInt64), key), context.DeadlineExceeded)
 		if err := tx.Rollback(t.Context()); err != nil {
 			t.Error(err)
 		}

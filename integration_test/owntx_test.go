@@ -205,6 +205,47 @@ func TestLockWaitEnds(t *testing.T) {
 	}
 }
 
+// Rules 7 and 12: Wait is for all keys, also where the last is asked for late. Its
+// end costs no connection.
+func TestLockWaitIsForAllKeys(t *testing.T) {
+	t.Parallel()
+	const wait = 1500 * time.Millisecond
+	for name, prepares := range map[string]bool{"one message": false, "a message for each": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var m meter
+			db := newDB(t)
+			pool := openMetered(t, dsnOf(t, db), &m)
+			pool.SetMaxOpenConns(1)
+			early, late := hold(t, xactlock.New(db), hashkey.Int64(1)), hold(t, xactlock.New(db), hashkey.Int64(2))
+			var tx xactlock.Tx = begin(t, pool, nil)
+			if prepares {
+				tx = apart{tx.(*sql.Tx)}
+			}
+			dials := m.dials.Load()
+			done := make(chan error, 1)
+			go func() {
+				done <- xactlock.New(pool).With(xactlock.Options{Wait: wait}).Lock(t.Context(), tx, hashkey.Int64(2), hashkey.Int64(1))
+			}()
+			until(t, "the call waits", func() bool { return waitingLocks(t, db) == 1 })
+			time.Sleep(2 * wait / 3)
+			if err := early.release(); err != nil {
+				t.Error(err)
+			}
+			notAcquired(t, <-done, context.DeadlineExceeded)
+			_ = tx.Rollback() // of what pgx may have closed
+			isUsable(t, begin(t, pool, nil))
+			if n := m.dials.Load() - dials; n != 0 {
+				t.Errorf("it cost %d new connections", n)
+			}
+			if err := late.release(); err != nil {
+				t.Error(err)
+			}
+			noTrace(t, db, pool)
+		})
+	}
+}
+
 // Rule 12: in a transaction that keeps one snapshot nothing is locked, and it
 // can be used on.
 func TestStaleSnapshot(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 )
 
 // Lock takes keys in tx, a transaction of the caller's own, in one message,
-// waiting for each as long as ctx and Options.Wait allow. They are taken in the
+// waiting for all as long as ctx and Options.Wait allow. They are taken in the
 // order of [hashkey.Compare], and free when tx ends. Taking a key that tx holds
 // already succeeds.
 //

@@ -21,7 +21,7 @@ type Tx interface {
 	Rollback() error
 }
 
-// Lock takes keys in tx, in one message, waiting for each as long as ctx and
+// Lock takes keys in tx, in one message, waiting for all as long as ctx and
 // Options.Wait allow. They are taken in the order of [hashkey.Compare], and
 // free when tx ends. Taking a key that tx holds already succeeds.
 //

@@ -36,8 +36,8 @@ type Watch struct {
 	ctx        context.Context
 	conn       Conn
 	policy     Policy
-	unregister func() bool  // nil where the policy is Late
-	place      rounds.Place // where it is
+	unregister func() bool  // nil where ctx is looked at
+	place      rounds.Place // from which it is
 
 	mu         sync.Mutex
 	stopped    bool          // guarded by mu: the answer is there

@@ -49,6 +49,18 @@ func perLock(limit time.Duration, n int) time.Duration {
 	return max(limit/time.Duration(n), 10*time.Millisecond)
 }
 
+// The server counts lock_timeout for each lock. Where the waits for several are to
+// end together, keepEnd notes when that is, $2 milliseconds from now, and untilEnd
+// sets lock_timeout to what is left.
+const (
+	keepEnd = "pg_catalog.set_config('pgadvisory.end', (" + nowMilliseconds + " operator(pg_catalog.+) $2::bigint)::pg_catalog.text, true)"
+
+	untilEnd = "pg_catalog.set_config('lock_timeout', greatest(1, pg_catalog.current_setting('pgadvisory.end')::bigint" +
+		" operator(pg_catalog.-) " + nowMilliseconds + ")::pg_catalog.text, true)"
+
+	nowMilliseconds = "(extract(epoch from pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000)::bigint"
+)
+
 // lockWithin is a statement that waits for a transaction's lock of key, for at
 // most limit where that is not 0, and puts lock_timeout back. A wait that ends
 // is an error, which the server logs. The text is the same for all keys of a

@@ -101,11 +101,20 @@ func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, own bool) Mess
 		m.add("SELECT", putBack)
 		return m.end(whens, quietlyGranted, nil, own)
 	}
-	m.addWith([]Param{{Number: Milliseconds(limit)}}, "select "+
-		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), "+
-		"pg_catalog.set_config('lock_timeout', $1, true)")
-	for _, key := range keys {
+	ms := Milliseconds(limit)
+	set := "select " +
+		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
+		"pg_catalog.set_config('lock_timeout', $1, true)"
+	if len(keys) == 1 || limit == 0 {
+		m.addWith([]Param{{Number: ms}}, set)
+	} else {
+		m.addWith([]Param{{Number: ms}, {Number: ms}}, set+", "+keepEnd)
+	}
+	for i, key := range keys {
 		call, params := allOf(XactLock, shared, []hashkey.Key{key})
+		if i > 0 && limit > 0 {
+			call = untilEnd + ", " + call
+		}
 		m.addWith(params, "select "+call+" where "+noObstacle)
 	}
 	m.add("SELECT", putBack)

@@ -25,7 +25,7 @@ type OwnTx struct {
 	Bad        error // why there can be no such call
 }
 
-// Lock takes the keys, waiting for each as long as ctx and Wait allow.
+// Lock takes the keys, waiting for all as long as ctx and Wait allow.
 func (o *OwnTx) Lock(ctx context.Context) (err error) {
 	_, err = o.told(ctx, "Lock", func(ctx context.Context) (bool, error) {
 		err := o.lock(ctx)
