@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -192,51 +193,53 @@ func TestExecGivesUpAmongOthers(t *testing.T) {
 	others := newCrowd(t, l, key, 16)
 	var done, not, unknown int
 	for i := range stress(30) {
-		until(t, "messages are shared", func() bool { return others.done.Load() > int64(200*(i+1)) })
-		slowCtx, endSlow := context.WithCancel(bounded(t))
-		defer endSlow()
-		slow := make(chan error, 1)
-		go func() {
-			_, err := l.Exec(slowCtx, key, `update counter set n = n + (select 1 from pg_sleep(3600))`)
-			slow <- err
-		}()
-		ctx, cancel := context.WithCancel(bounded(t))
-		defer cancel()
-		hasty := make(chan error, 8)
-		for range cap(hasty) {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			until(t, "messages are shared", func() bool { return others.done.Load() > int64(200*(i+1)) })
+			slowCtx, endSlow := context.WithCancel(bounded(t))
+			defer endSlow()
+			slow := make(chan error, 1)
 			go func() {
-				_, err := l.Exec(ctx, key, `insert into done values (1)`)
-				hasty <- err
+				_, err := l.Exec(slowCtx, key, `update counter set n = n + (select 1 from pg_sleep(3600))`)
+				slow <- err
 			}()
-		}
-		sleeps := func() bool {
-			return number(t, db, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`) == 1
-		}
-		until(t, "the slow one runs", sleeps)
-		cancel()
-		for range cap(hasty) {
-			err := <-hasty
-			switch {
-			case err == nil:
-				done++
-			case errors.Is(err, xactlock.ErrCommitUnknown):
-				unknown++
-			case errors.Is(err, context.Canceled):
-				not++
-			default:
-				t.Error(err)
+			ctx, cancel := context.WithCancel(bounded(t))
+			defer cancel()
+			hasty := make(chan error, 8)
+			for range cap(hasty) {
+				go func() {
+					_, err := l.Exec(ctx, key, `insert into done values (1)`)
+					hasty <- err
+				}()
 			}
-		}
-		until(t, "the slow one runs, if again", sleeps)
-		select {
-		case err := <-slow:
-			t.Errorf("the slow one has ended: %v", err)
-		default:
-		}
-		endSlow()
-		if err := <-slow; !errors.Is(err, context.Canceled) || errors.Is(err, xactlock.ErrCommitUnknown) {
-			t.Errorf("the slow one: %v", err)
-		}
+			sleeps := func() bool {
+				return number(t, db, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`) == 1
+			}
+			until(t, "the slow one runs", sleeps)
+			cancel()
+			for range cap(hasty) {
+				err := <-hasty
+				switch {
+				case err == nil:
+					done++
+				case errors.Is(err, xactlock.ErrCommitUnknown):
+					unknown++
+				case errors.Is(err, context.Canceled):
+					not++
+				default:
+					t.Error(err)
+				}
+			}
+			until(t, "the slow one runs, if again", sleeps)
+			select {
+			case err := <-slow:
+				t.Errorf("the slow one has ended: %v", err)
+			default:
+			}
+			endSlow()
+			if err := <-slow; !errors.Is(err, context.Canceled) || errors.Is(err, xactlock.ErrCommitUnknown) {
+				t.Errorf("the slow one: %v", err)
+			}
+		})
 	}
 	if err := others.stop(); err != nil {
 		t.Error(err)

@@ -45,7 +45,8 @@ func TestBroken(t *testing.T) {
 	}
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
-			r := runFor(t, options{length: time.Minute, workers: 3, broken: name, parent: t.TempDir()})
+			// A run ends when the mistake is found: within seconds, where nothing else runs.
+			r := runFor(t, options{length: 5 * time.Minute, workers: 3, broken: name, parent: t.TempDir()})
 			if !imitations[name].shownBy(r.violations) {
 				t.Errorf("its mistake was not found, in %d operations; violations are %+v", r.operations, r.violations)
 			}
