@@ -73,8 +73,9 @@ func TestEndedWaitsLeaveNothing(t *testing.T) {
 	err := parallel(2*len(calls), func(i int) error {
 		for !over() {
 			ctx, cancel := context.WithCancel(t.Context())
+			end := cancel
 			if rand.N(2) == 0 {
-				ctx, cancel = context.WithTimeout(ctx, rand.N(10*time.Millisecond))
+				ctx, end = context.WithTimeout(ctx, rand.N(10*time.Millisecond))
 			}
 			timer := time.AfterFunc(rand.N(10*time.Millisecond), cancel)
 			switch err := calls[i%len(calls)](ctx); {
@@ -91,6 +92,7 @@ func TestEndedWaitsLeaveNothing(t *testing.T) {
 				t.Errorf("way %d: got %v", i%len(calls), err)
 			}
 			timer.Stop()
+			end()
 			cancel()
 		}
 		return nil
