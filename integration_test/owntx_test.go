@@ -228,7 +228,7 @@ func TestLockWaitIsForAllKeys(t *testing.T) {
 				done <- xactlock.New(pool).With(xactlock.Options{Wait: wait}).Lock(t.Context(), tx, hashkey.Int64(2), hashkey.Int64(1))
 			}()
 			until(t, "the call waits", func() bool { return waitingLocks(t, db) == 1 })
-			time.Sleep(2 * wait / 3)
+			time.Sleep(2 * wait / 3) // so that the second key is asked for late
 			if err := early.release(); err != nil {
 				t.Error(err)
 			}

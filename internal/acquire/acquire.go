@@ -20,8 +20,8 @@ type Pool interface {
 // Conn is a connection of a pool, for one call.
 type Conn interface {
 	// Open asks for the locks or waits for them, and reports whether they are
-	// granted. Those of an Open before are not held any more then, and were
-	// not granted.
+	// granted. What an Open before has asked for is not held any more then, and
+	// was not granted.
 	Open(ctx context.Context, o Opening) (granted bool, err error)
 
 	// Release gives the connection back, with no lock on it, or closes it

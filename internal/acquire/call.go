@@ -234,8 +234,8 @@ func (c *Call) reserve(waitCtx context.Context) bool {
 // waits reports whether the call queues on the server when a try is refused.
 func (c *Call) waits() bool { return !c.Try && c.Poll == 0 }
 
-// waitsHere reports whether the call, whose try was refused, may wait on the
-// connection it has.
+// waitsHere reports whether the call may wait on the connection that it has, now
+// that its try was refused.
 func (c *Call) waitsHere() bool {
 	return c.waits() && c.ticket.InLine() && c.ticket.TryReserve()
 }

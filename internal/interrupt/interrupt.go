@@ -36,8 +36,8 @@ type Watch struct {
 	ctx        context.Context
 	conn       Conn
 	policy     Policy
-	unregister func() bool  // nil where ctx is looked at
-	place      rounds.Place // from which it is
+	unregister func() bool  // nil where the policy is Late
+	place      rounds.Place // in late, where it is
 
 	mu         sync.Mutex
 	stopped    bool          // guarded by mu: the answer is there
@@ -46,7 +46,7 @@ type Watch struct {
 	lateCancel bool          // a cancel request may still reach the server; set before finished is closed
 }
 
-// late is the messages whose ctx is looked at.
+// late is the messages that are looked at.
 var late rounds.Rounds
 
 // Start watches over a message that is about to be sent on conn. The caller

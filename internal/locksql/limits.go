@@ -102,8 +102,8 @@ func (m *Message) quietly(shared bool, keys []hashkey.Key, limit time.Duration, 
 	m.waitInBlock(locks.String(), condition)
 }
 
-// setLockTimeout is what comes before the block of a quiet wait, whose limit is
-// $1.
+// setLockTimeout is what comes before the block of a quiet wait. The limit of the
+// wait is $1.
 const setLockTimeout = "select " +
 	"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
 	"pg_catalog.set_config('lock_timeout', $1, true), " +

@@ -26,7 +26,7 @@ type SessionWait struct {
 // error, so that the server logs nothing; it is then that the other keys are asked
 // for, without waiting. If none is granted, nothing has changed on the session.
 //
-// A session's lock whose wait ended in an error can be held all the same. So it
+// After a wait that ended in an error, a session's lock can be held all the same. So it
 // is the transaction's lock that is waited for, which a rollback frees in any
 // case. The session gets its lock at once then, in the second step of a loop: before
 // a step the server looks whether the wait has ended just as the lock was granted.
@@ -90,7 +90,7 @@ func TakeFirst(shared bool, keys []hashkey.Key) string {
 // A server that crashes forgets ids that no record on disk has, and assigns them
 // once more; and a transaction that has written nothing does not wait for its
 // record to be on disk. So this one writes something, a message for logical
-// decoding, which PostgreSQL ignores as nobody asks for its prefix. It waits at
+// decoding, which PostgreSQL ignores, as no plugin has its prefix. It waits at
 // synchronous_commit = off too, as the setting counts until the COMMIT.
 func SessionToken() Message {
 	return Select("select pg_catalog.pg_current_xact_id()::pg_catalog.text, " +

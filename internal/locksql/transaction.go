@@ -24,9 +24,8 @@ import (
 // lock: a statement that is cancelled in such a moment would leave the pooler
 // free to give the session to another client.
 //
-// The wait is for the transaction's lock, because a session's lock whose wait
-// ended in an error can be held all the same. A rollback frees the former in
-// any case.
+// The wait is for the transaction's lock, which a rollback frees in any case. A
+// session's lock can be held although the wait for it ended in an error.
 //
 // Each opening message ends in a savepoint. A statement that fails aborts the
 // transaction, and PostgreSQL frees a transaction's locks at its abort, not at
@@ -255,8 +254,8 @@ func (t *Transaction) Unlock(all bool) Message {
 }
 
 // Exec returns what comes before and after the one statement of a transaction
-// at READ COMMITTED that goes in one message, whose wait for the lock of its one
-// key has a limit where that is not 0.
+// at READ COMMITTED that goes in one message. The wait for the lock of its one key
+// has the limit, where that is not 0.
 func (t *Transaction) Exec(limit time.Duration) (before, after Message) {
 	before.Prepare = true
 	before.Statements = []Statement{t.Begin(), lockWithin(t.Shared, t.Keys[0], limit)}

@@ -12,8 +12,8 @@ const Every = time.Second
 
 // Looker is what is looked at.
 type Looker interface {
-	// Look is called once a second. It should not take long, as the others
-	// wait for it.
+	// Look is called once a second. It should not take long: one look comes
+	// after the other.
 	Look()
 }
 
