@@ -172,6 +172,8 @@ func ruleEndsItsTransaction(t *testing.T, s *stage) {
 		"commit":          {func(ctx context.Context, tx transaction) error { return tx.Exec(ctx, `commit`) }, 1},
 		"commit and more": {func(ctx context.Context, tx transaction) error { return tx.Exec(ctx, `commit; begin`) }, 1},
 		"rollback":        {func(ctx context.Context, tx transaction) error { return tx.Exec(ctx, `rollback`) }, 0},
+		"and chain":       {func(ctx context.Context, tx transaction) error { return tx.Exec(ctx, `commit and chain`) }, 1},
+		"after a select":  {func(ctx context.Context, tx transaction) error { return tx.Exec(ctx, `select 1; rollback; begin`) }, 0},
 	} {
 		exec(t, s.watcher, `truncate t`)
 		err := s.l.WithTx(t.Context(), key, func(ctx context.Context, tx transaction) error {

@@ -197,6 +197,10 @@ func TestOtherEndsInsideFn(t *testing.T) {
 		"commit; begin":      endBy(`commit; begin`),
 		"end; start":         endBy(`end; START transaction`),
 		"abort; begin":       endBy(`abort; begin; select 1`),
+		"behind a comment":   endBy(`/* select */ commit and chain`),
+		"behind a select":    endBy(`select 1; commit; begin`),
+		"rewritten":          func(tx *sql.Tx) error { _, err := tx.Exec(`select 1`, intoAnother{}); return err },
+		"in a statement":     endByStatement(`commit and chain`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
@@ -204,7 +208,7 @@ func TestOtherEndsInsideFn(t *testing.T) {
 					return end(tx)
 				})
 				if !errors.Is(err, xactlock.ErrTxEnded) || !strings.Contains(err.Error(), `"k"`) {
-					t.Errorf("got %v, want ErrTxEnded with the key", err)
+					t.Fatalf("got %v, want ErrTxEnded with the key", err)
 				}
 				if says := "a statement has"; name != "Rollback" && !strings.Contains(err.Error(), says) {
 					t.Errorf("got %v, which does not say %q", err, says)
@@ -212,6 +216,26 @@ func TestOtherEndsInsideFn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// endByStatement prepares text, and executes it.
+func endByStatement(text string) func(*sql.Tx) error {
+	return func(tx *sql.Tx) error {
+		st, err := tx.Prepare(text)
+		if err != nil {
+			return err
+		}
+		_, err = st.Exec()
+		return err
+	}
+}
+
+// intoAnother has pgx commit and begin another transaction in place of what was
+// asked for.
+type intoAnother struct{}
+
+func (intoAnother) RewriteQuery(context.Context, *pgx.Conn, string, []any) (string, []any, error) {
+	return "commit and chain", nil, nil
 }
 
 func endBy(text string) func(*sql.Tx) error {
