@@ -170,10 +170,8 @@ func (c *plainConn) Lost() bool {
 }
 
 // Cut is [txlock.Conn]'s. Another driver's session is left to the server.
-func (c *plainConn) Cut() {
-	if c.session != nil {
-		(&pgtx.Tx{Session: c.session}).Cut()
-	}
+func (c *plainConn) Cut() bool {
+	return c.session != nil && (&pgtx.Tx{Session: c.session}).Cut()
 }
 
 // Refuse is [txlock.Conn]'s. pgx knows the transaction's status. On any driver the

@@ -216,7 +216,7 @@ func (c *begunConn[T]) rollback() error {
 func (c *begunConn[T]) Lost() bool { return false }
 
 // Cut is [txlock.Conn]'s. The session is left to the server.
-func (c *begunConn[T]) Cut() {}
+func (c *begunConn[T]) Cut() bool { return false }
 
 // Closed is [txlock.Conn]'s.
 func (c *begunConn[T]) Closed() bool { return false }

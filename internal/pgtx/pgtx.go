@@ -117,9 +117,10 @@ func (t *Tx) abandon(ctx context.Context) {
 
 // Cut is [txlock.Conn]'s. The server sees that the connection is closed when it
 // next reads from it, and it reads when its statement has ended.
-func (t *Tx) Cut() {
+func (t *Tx) Cut() bool {
 	t.Session.Interrupt()
 	t.Session.Cut()
+	return true
 }
 
 // Rollback ends the transaction, if it is open. A session that is not usable

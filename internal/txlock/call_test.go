@@ -26,6 +26,7 @@ type fakePool struct {
 	released int
 	lost     time.Time // when the session is gone, if it is not zero
 	cut      time.Time // when it was ended
+	uncut    bool      // it cannot be
 	fn       func(context.Context) error
 	refused  txlock.Outcome
 	refusal  error
@@ -97,7 +98,7 @@ func (c *fakeConn) Release(context.Context) {
 }
 func (c *fakeConn) Closed() bool { return c.closed }
 func (c *fakeConn) Lost() bool   { return !c.pool.lost.IsZero() && time.Now().After(c.pool.lost) }
-func (c *fakeConn) Cut()         { c.pool.cut = time.Now() }
+func (c *fakeConn) Cut() bool    { c.pool.cut = time.Now(); return !c.pool.uncut }
 
 type fakeExecer struct{ *fakeConn }
 
@@ -173,11 +174,20 @@ func TestPanic(t *testing.T) {
 }
 
 // fn's ctx ends with MaxHold, and the transaction does not commit. The session
-// ends when fn has not returned by the end of Grace.
+// ends when fn has not returned by the end of Grace. One that cannot be ended is
+// not lost.
 func TestMaxHold(t *testing.T) {
-	for obeys, want := range map[bool]error{true: lockerr.ErrMaxHold, false: lockerr.ErrLost} {
+	for name, test := range map[string]struct {
+		obeys, uncut bool
+		want, not    error
+	}{
+		"obeys":           {true, false, lockerr.ErrMaxHold, lockerr.ErrLost},
+		"goes on":         {false, false, lockerr.ErrLost, nil},
+		"cannot be ended": {false, true, lockerr.ErrMaxHold, lockerr.ErrLost},
+	} {
+		obeys := test.obeys
 		synctest.Test(t, func(t *testing.T) {
-			p := &fakePool{scripts: []script{{granted}}}
+			p := &fakePool{scripts: []script{{granted}}, uncut: test.uncut}
 			p.fn = func(ctx context.Context) error {
 				<-ctx.Done()
 				if !obeys {
@@ -188,11 +198,11 @@ func TestMaxHold(t *testing.T) {
 			c := newCall(p, func(c *txlock.Call) { c.MaxHold, c.Longest = time.Minute, time.Minute+3*time.Second })
 			began := time.Now()
 			err := c.Run(t.Context())
-			if !errors.Is(err, want) || c.Outcome != txlock.RolledBack {
-				t.Errorf("obeys %t: got %v, outcome %v", obeys, err, c.Outcome)
+			if !errors.Is(err, test.want) || test.not != nil && errors.Is(err, test.not) || c.Outcome != txlock.RolledBack {
+				t.Errorf("%s: got %v, outcome %v", name, err, c.Outcome)
 			}
 			if cut := p.cut.Sub(began); obeys != p.cut.IsZero() || !obeys && cut != time.Minute+3*time.Second {
-				t.Errorf("obeys %t: the session was ended after %v", obeys, cut)
+				t.Errorf("%s: the session was ended after %v", name, cut)
 			}
 		})
 	}

@@ -34,8 +34,8 @@ type Conn interface {
 	// called whatever else is done with the connection.
 	Lost() bool
 
-	// Cut ends the session, as well as that can be done beside its user.
-	Cut()
+	// Cut ends the session, beside its user, and reports whether it can.
+	Cut() bool
 }
 
 // Outcome is how a call ended.

@@ -10,7 +10,7 @@ import (
 )
 
 // watch looks after the session of one holder. It ends fn's ctx when the session
-// is gone, and the session when fn outstays MaxHold and Grace. The zero watch
+// is gone, and the session, if it can, when fn outstays MaxHold and Grace. The zero watch
 // looks after nothing.
 type watch struct {
 	place rounds.Place
@@ -58,12 +58,11 @@ func (w *watch) Look() {
 	}
 }
 
-// end ends the session.
+// end ends the session. Where it cannot, fn has the lock until it returns.
 func (w *watch) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.conn != nil {
-		w.conn.Cut()
+	if w.conn != nil && w.conn.Cut() {
 		w.lost = true
 		w.ctx.End(lockerr.ErrLost)
 	}
