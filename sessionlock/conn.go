@@ -11,6 +11,8 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/internal/sqlconn"
 )
@@ -27,13 +29,7 @@ type pool struct {
 }
 
 // keys returns the locks of which one is asked for.
-func (p *pool) keys() []hashkey.Key {
-	all := make([]hashkey.Key, max(1, p.slots))
-	for i := range all {
-		all[i] = p.key.Slot(i)
-	}
-	return all
-}
+func (p *pool) keys() []hashkey.Key { return locksql.Slots(p.key, p.slots) }
 
 // Conn is [acquire.Pool]'s.
 func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
@@ -65,7 +61,7 @@ func (p *pool) on(sqlConn *sql.Conn) (*conn, error) {
 }
 
 // OpenConnections is [acquire.Pool]'s.
-func (p *pool) OpenConnections() int { return p.conns.Open() }
+func (p *pool) OpenConnections() int { return p.conns.OpenConnections() }
 
 // checkServer returns why the locks of the server exclude no session, as far as the
 // server said so when the session began.
@@ -74,7 +70,7 @@ func (p *pool) OpenConnections() int { return p.conns.Open() }
 // has sent nothing since a promotion has not heard of it, and would refuse what
 // is a primary by now.
 func checkServer(s *pgsession.Session) error {
-	if s.PG().ParameterStatus("crdb_version") != "" {
+	if s.Pretends() {
 		return ErrUnsupportedServer
 	}
 	return nil
@@ -128,7 +124,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 	pid, keys := s.PG().PID(), c.keys()
 	message, policy := o.tryMessage(keys, o.obstacles(pid), c.settings), asking
 	if how.Wait {
-		message, policy = o.waitMessage(keys, rand.N(len(keys)), pid, c.settings, how.Limit), waiting
+		message, policy = o.waitMessage(keys, rand.N(len(keys)), pid, c.settings, how.Limit), interrupt.Waiting
 	}
 	answer, err := s.Send(ctx, policy, message)
 	if err == nil {

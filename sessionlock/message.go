@@ -124,10 +124,7 @@ const besides = ", pg_catalog.pg_advisory_unlock_all()"
 // What it does after the unlock is in the way of the next holder, where both share a
 // processor.
 func unlockMessage(shared bool, key hashkey.Key, more string, saved []setting) locksql.Message {
-	m := locksql.One(locksql.Question(locksql.Unlock, shared, key))
-	m.Statements[0].SQL += more + reset(saved)
-	m.Prepare = true
-	return m
+	return locksql.UnlockOne(shared, key, more+reset(saved))
 }
 
 // unlock gives the lock back, and the settings the values that were saved, which
@@ -177,7 +174,7 @@ func forsake(ctx context.Context, s *pgsession.Session, shared bool, keys ...has
 	defer cancel()
 	m := locksql.Forsake(shared, keys...)
 	if !s.InTransaction() {
-		m.Statements = m.Statements[1:] // the rollback, which the server would warn of
+		m = m.WithoutRollback()
 	}
 	if _, err := s.Send(ctx, leaving, m); err != nil {
 		s.Discard()
@@ -192,9 +189,7 @@ func toLeave(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // unlockOne gives one lock of several back.
 func unlockOne(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key) (held bool, err error) {
-	m := locksql.One(locksql.Question(locksql.Unlock, shared, key))
-	m.Prepare = true
-	answer, err := s.Open(ctx, leaving, m)
+	answer, err := s.Open(ctx, leaving, locksql.UnlockOne(shared, key, ""))
 	return err == nil && yes(answer), err
 }
 

@@ -7,17 +7,12 @@ import (
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
-	"github.com/pgadvisory/pgadvisory/internal/rounds"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
-
-// holders is all of this process, whose sessions are looked after.
-var holders rounds.Rounds
 
 // call is one call of a Locker.
 type call struct {
 	txlock.Call
-	locker *Locker
 	pool   pool
 	oneKey [1]hashkey.Key
 }
@@ -25,7 +20,7 @@ type call struct {
 // newCall returns a call for keys, sorted and without duplicates, or why there
 // can be none. For one key, keys is nil.
 func (l *Locker) newCall(key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (*call, error) {
-	c := &call{locker: l, oneKey: [1]hashkey.Key{key}}
+	c := &call{oneKey: [1]hashkey.Key{key}}
 	if keys == nil {
 		keys = c.oneKey[:]
 	}
@@ -50,34 +45,23 @@ func (l *Locker) newCall(key hashkey.Key, keys []hashkey.Key, try bool, fn Func)
 		Keys:    keys,
 	}
 	c.Apply(&l.settings, try)
-	c.Holders = &holders
 	c.pool.conns, c.pool.plain = l.conns, &c.Plain
 	c.pool.job = job{fn: fn, opts: &l.opts, transaction: l.settings.Transaction(keys)}
 	return c, nil
 }
 
 // runSlot runs fn in one of n slots of key.
-func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int, try bool, fn Func) (err error) {
+func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int, try bool, fn Func) error {
 	c, err := l.newCall(key, nil, try, fn)
-	ctx = c.Tell(ctx, l.listener(), op)
-	defer func() { c.Told(ctx, err) }()
-	switch {
-	case err != nil:
-		return err
-	case n < 1:
-		return fmt.Errorf("xactlock: %s: %d slots", op, n)
+	if err == nil && n < 1 {
+		err = fmt.Errorf("xactlock: %s: %d slots", op, n)
 	}
 	c.Slots, c.pool.transaction.Slots = n, n
-	return c.Run(ctx)
+	return c.Do(ctx, l.listener(), op, err)
 }
 
 // run runs fn under the lock of key, or where keys is not nil under all of keys.
-func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) (err error) {
+func (l *Locker) run(ctx context.Context, op string, key hashkey.Key, keys []hashkey.Key, try bool, fn Func) error {
 	c, err := l.newCall(key, keys, try, fn)
-	ctx = c.Tell(ctx, l.listener(), op)
-	defer func() { c.Told(ctx, err) }()
-	if err != nil {
-		return err
-	}
-	return c.Run(ctx)
+	return c.Do(ctx, l.listener(), op, err)
 }

@@ -209,7 +209,7 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 	case pgtx.NoSuchSavepoint(err):
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
 	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
-		return txlock.RolledBack, lost(keys, err)
+		return txlock.RolledBack, lockerr.Lost(keys, err)
 	case lockerr.InFailedTransaction(err):
 		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, err)
 	case lockerr.SQLState(err) == "":
@@ -220,17 +220,9 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 	return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
 }
 
-// lost is the error where COMMIT was not executed because the session is gone.
-func lost(keys []hashkey.Key, err error) error {
-	return fmt.Errorf("%w: %s: nothing is committed: %w", ErrLost, lockerr.Keys(keys), err)
-}
-
 // Commit is [txlock.Conn]'s.
 func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
-	stop := context.AfterFunc(ctx, func() {
-		acquire.Sleep(c.txCtx, endingPatience)
-		c.endTx()
-	})
+	stop := endAfter(ctx, c.txCtx, c.endTx)
 	defer c.endTx() // which would roll back beside Release, before Commit
 	defer stop()
 	keys := c.job.transaction.Keys
@@ -239,6 +231,14 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 		return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
 	}
 	return committed(keys, err)
+}
+
+// endAfter has end called some time after ctx has ended, unless txCtx ends before.
+func endAfter(ctx, txCtx context.Context, end func()) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		acquire.Sleep(txCtx, endingPatience)
+		end()
+	})
 }
 
 // committed returns the outcome of a transaction where Commit has returned err.
@@ -251,16 +251,11 @@ func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 	case errors.Is(err, pgx.ErrTxCommitRollback), inFailedTransaction(err):
 		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, nil)
 	case lockerr.EndedWhileIdle(err):
-		return txlock.RolledBack, lost(keys, err)
+		return txlock.RolledBack, lockerr.Lost(keys, err)
 	case lockerr.IsAnswer(err):
 		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
 	}
-	return txlock.Unknown, commitUnknown(keys, err)
-}
-
-// commitUnknown is the error where COMMIT may have been executed.
-func commitUnknown(keys []hashkey.Key, err error) error {
-	return fmt.Errorf("%w: %s: %w", ErrCommitUnknown, lockerr.Keys(keys), err)
+	return txlock.Unknown, lockerr.CommitUnknown(keys, err)
 }
 
 // inFailedTransaction reports whether err is lib/pq's ErrInFailedTransaction,
@@ -355,7 +350,7 @@ func (c *plainConn) lockSession(ctx context.Context, o acquire.Opening) (granted
 		// Some of several locks may be held, even after an error.
 		clean := t.Abandon()
 		if err == nil { // no transaction is open, and the server logs a ROLLBACK there
-			clean.Statements = clean.Statements[1:]
+			clean = clean.WithoutRollback()
 		}
 		unclean := c.cleanUp(c.conn, func(ctx context.Context) error {
 			_, err := send(ctx, c.conn, clean)

@@ -54,4 +54,4 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 }
 
 // OpenConnections is [acquire.Pool]'s.
-func (p *pool) OpenConnections() int { return p.conns.Open() }
+func (p *pool) OpenConnections() int { return p.conns.OpenConnections() }

@@ -58,23 +58,21 @@ import (
 //     [ErrCommitUnknown]. The connection stays taken from the pool, and the lock is
 //     held, until the server ends the session: see MaxHold.
 func WithTxOf[T Tx](ctx context.Context, l *Locker, key hashkey.Key,
-	begin func(ctx context.Context) (T, error), fn func(ctx context.Context, tx T) error) (err error) {
+	begin func(ctx context.Context) (T, error), fn func(ctx context.Context, tx T) error) error {
 	var some Func
 	if fn != nil {
 		some = func(context.Context, *sql.Tx) error { return nil } // the call has another Conn, which runs fn
 	}
 	c, err := l.newCall(key, nil, false, some)
 	c.Plain = true
-	ctx = c.Tell(ctx, l.listener(), "WithTxOf")
-	defer func() { c.Told(ctx, err) }()
 	switch {
 	case err != nil:
-		return err
 	case begin == nil:
-		return errNilBegin
+		err = errNilBegin
+	default:
+		c.Pool = &begunPool[T]{conns: l.conns, transaction: &c.pool.transaction, begin: begin, fn: fn}
 	}
-	c.Pool = &begunPool[T]{conns: l.conns, transaction: &c.pool.transaction, begin: begin, fn: fn}
-	return c.Run(ctx)
+	return c.Do(ctx, l.listener(), "WithTxOf", err)
 }
 
 // begunPool is the pool that begin begins its transactions on: an [acquire.Pool].
@@ -91,7 +89,7 @@ func (p *begunPool[T]) Conn(ctx context.Context) (acquire.Conn, error) {
 }
 
 // OpenConnections is [acquire.Pool]'s.
-func (p *begunPool[T]) OpenConnections() int { return p.conns.Open() }
+func (p *begunPool[T]) OpenConnections() int { return p.conns.OpenConnections() }
 
 // begunConn is a transaction that begin has begun, or will: a [txlock.Conn].
 type begunConn[T Tx] struct {
@@ -165,15 +163,12 @@ func (c *begunConn[T]) Refuse(ctx context.Context) (txlock.Outcome, error) {
 // Commit is [txlock.Conn]'s.
 func (c *begunConn[T]) Commit(ctx context.Context) (txlock.Outcome, error) {
 	ended := start(c.tx.Commit)
-	stop := context.AfterFunc(ctx, func() {
-		acquire.Sleep(c.txCtx, endingPatience)
-		c.endTx()
-	})
+	stop := endAfter(ctx, c.txCtx, c.endTx)
 	defer stop()
 	err, ok := ended.before(c.txCtx, stuckPatience)
 	if !ok {
 		c.open = false // a Rollback would wait as well
-		return txlock.Unknown, commitUnknown(c.transaction.Keys, errStuck)
+		return txlock.Unknown, lockerr.CommitUnknown(c.transaction.Keys, errStuck)
 	}
 	outcome, err := c.committed(err)
 	if outcome == txlock.Committed {
@@ -188,7 +183,7 @@ func (c *begunConn[T]) Commit(ctx context.Context) (txlock.Outcome, error) {
 func (c *begunConn[T]) committed(err error) (txlock.Outcome, error) {
 	keys := c.transaction.Keys
 	if err != nil && reflect.ValueOf(c.tx).MethodByName("OnCommit").IsValid() {
-		return txlock.Unknown, commitUnknown(keys, err)
+		return txlock.Unknown, lockerr.CommitUnknown(keys, err)
 	}
 	return committed(keys, err)
 }

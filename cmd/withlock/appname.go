@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -107,12 +106,7 @@ func readable(application string) string {
 	if !ok {
 		return application
 	}
-	return applicationPrefix + strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, name)
+	return applicationPrefix + printable(name)
 }
 
 // nameOf returns key under the NAME that the withlock which locked it was given,

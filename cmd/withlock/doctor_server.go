@@ -10,8 +10,8 @@ import (
 
 // named are the settings that something follows from.
 const named = "'server_version_num', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', " +
-	"'transaction_timeout', 'idle_session_timeout', 'default_transaction_read_only', 'default_transaction_isolation', " +
-	"'synchronous_commit', 'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count', 'tcp_user_timeout', " +
+	"'transaction_timeout', 'idle_session_timeout', 'default_transaction_read_only', " +
+	"'synchronous_commit', 'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count', " +
 	"'client_connection_check_interval', 'max_locks_per_transaction', 'max_connections', 'max_prepared_transactions', " +
 	"'superuser_reserved_connections', 'reserved_connections'"
 

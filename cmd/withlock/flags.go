@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -172,6 +173,11 @@ func (o *options) validate(fs *flag.FlagSet) error {
 			return err
 		}
 	}
+	if o.list {
+		if err := goesWith(fs, "list", "json", "watch", "db", "key", "pooler"); err != nil {
+			return err
+		}
+	}
 	o.connectWaitGiven = given["connect-wait"]
 	if given["w"] || given["wait"] {
 		o.try = o.wait == 0 // to wait for no time at all
@@ -249,16 +255,27 @@ func shellCommand(text string) []string { return []string{"/bin/sh", "-c", text}
 
 // validateDoctor checks the command line of a doctor: of all flags only the
 // ones that say how to connect mean anything.
-func (o *options) validateDoctor(fs *flag.FlagSet) (err error) {
+func (o *options) validateDoctor(fs *flag.FlagSet) error {
 	if o.name != "" || len(o.command) > 0 {
 		return usageError("--doctor takes no NAME and no COMMAND")
 	}
+	return goesWith(fs, "doctor", "db", "pooler")
+}
+
+// goesWith checks that of all flags only some were given together with one.
+func goesWith(fs *flag.FlagSet, one string, some ...string) (err error) {
 	fs.Visit(func(f *flag.Flag) {
-		switch f.Name {
-		case "doctor", "db", "pooler", "connect-wait", "v", "verbose":
-		default:
-			err = usageError("--doctor does not go with %s", f.Name)
+		if f.Name != one && !slices.Contains(some, f.Name) {
+			err = usageError("--%s does not go with %s", one, dashed(f.Name))
 		}
 	})
 	return err
+}
+
+// dashed returns the name of a flag as it is written.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
 }

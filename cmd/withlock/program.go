@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
 // program is one run of withlock.
@@ -20,10 +21,4 @@ type program struct {
 func (p *program) label() string { return fmt.Sprintf("%q", p.name) }
 
 // keys returns the locks of which one is wanted.
-func (p *program) keys() []hashkey.Key {
-	all := make([]hashkey.Key, max(1, p.slots))
-	for i := range all {
-		all[i] = p.key.Slot(i)
-	}
-	return all
-}
+func (p *program) keys() []hashkey.Key { return locksql.Slots(p.key, p.slots) }

@@ -12,8 +12,8 @@ import (
 
 // Without process groups a command cannot be stopped together with all that it
 // has started, and a lock that does not promise that is better not taken. What
-// needs no command, --list above all, works.
-var errUnsupported = failuref(exitNotExecutable, "running commands is not supported on %s; --list is", runtime.GOOS)
+// needs no command, --list and --doctor, works.
+var errUnsupported = failuref(exitNotExecutable, "running commands is not supported on %s; --list and --doctor are", runtime.GOOS)
 
 var passedOn = []os.Signal{syscall.SIGTERM, syscall.SIGINT}
 

@@ -212,7 +212,7 @@ func (c *Call) open(waitCtx context.Context, conn Conn, wait bool) (granted, ans
 	}
 	for err == nil && !granted && (wait || c.waitsHere()) && waitCtx.Err() == nil {
 		wait, c.Contended = false, true
-		granted, err = conn.Open(waitCtx, Opening{Wait: true, Limit: UntilDeadline(waitCtx, Slice), Quiet: c.slices > 0})
+		granted, err = conn.Open(waitCtx, Opening{Wait: true, Limit: NextSlice(waitCtx), Quiet: c.slices > 0})
 		c.slices++
 		answered = answered || err == nil
 		if !granted {
@@ -284,8 +284,9 @@ func (c *Call) pause(waitCtx context.Context) time.Duration {
 // had no lock, or has taken it with it. There is a limit to that, for a server
 // or a network on which every connection dies at once.
 func (c *Call) Died(waitCtx context.Context) bool {
+	const more = 3 // than the pool had
 	if c.dead == 0 {
-		c.maxDead = lockerr.DeadBudget(c.Pool.OpenConnections())
+		c.maxDead = c.Pool.OpenConnections() + more
 	}
 	c.dead++
 	return waitCtx.Err() == nil && c.dead <= c.maxDead
@@ -296,14 +297,22 @@ func (c *Call) NotAcquired(waitCtx context.Context, err error) error {
 	return lockerr.AcquireError(waitCtx, c.Package, c.Keys, err)
 }
 
-// UntilDeadline returns the time that ctx leaves, at least a millisecond and at
-// most the given one.
-func UntilDeadline(ctx context.Context, most time.Duration) time.Duration {
+// UntilDeadline returns the time that ctx leaves, at least a millisecond, or 0 where
+// it has no deadline.
+func UntilDeadline(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		return most
+		return 0
 	}
-	return min(max(time.Until(deadline), time.Millisecond), most)
+	return max(time.Until(deadline), time.Millisecond)
+}
+
+// NextSlice returns how long the next wait on the server may be.
+func NextSlice(ctx context.Context) time.Duration {
+	if left := UntilDeadline(ctx); left > 0 {
+		return min(left, Slice)
+	}
+	return Slice
 }
 
 // Sleep sleeps for d and reports whether ctx let it.

@@ -14,9 +14,9 @@ type Conn interface {
 	Close(ctx context.Context) error
 }
 
-// CloseNow closes conn, and with it the session: the server frees the locks of
+// closeNow closes conn, and with it the session: the server frees the locks of
 // the session even if the goodbye does not arrive.
-func CloseNow(conn Conn) {
+func closeNow(conn Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // the socket is closed in any case

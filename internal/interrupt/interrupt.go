@@ -31,6 +31,16 @@ type Policy struct {
 	DeadlineDelay time.Duration
 }
 
+// A round trip of 200 ms must not cost a connection: a cancel request takes up to four
+// of them before its answer is there, where there is TLS.
+var (
+	// Waiting is for a wait for a lock, whose limit the server knows.
+	Waiting = Policy{DeadlineGrace: 500 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
+
+	// Ending is for what ends something, also where the caller's ctx has ended.
+	Ending = Policy{Late: true, DeadlineDelay: 5 * time.Second}
+)
+
 // A Watch ends one message on the wire once the message's ctx has ended.
 type Watch struct {
 	ctx        context.Context
@@ -90,7 +100,7 @@ func (w *Watch) Stop() {
 	switch {
 	case w.conn.IsClosed():
 	case w.lateCancel:
-		CloseNow(w.conn)
+		closeNow(w.conn)
 	default: // the cut may have come just after the answer
 		_ = w.conn.Conn().SetDeadline(time.Time{}) // fails only on a closed connection
 	}

@@ -38,6 +38,7 @@ const (
 	codeLockTimeout   = "55P03" // lock_not_available
 	codeCanceled      = "57014" // query_canceled
 	codeFailed        = "25P02" // in_failed_sql_transaction
+	codeNoTransaction = "25P01" // no_active_sql_transaction
 
 	codeIdleInTransaction  = "25P03" // idle_in_transaction_session_timeout
 	codeTransactionTimeout = "25P04" // transaction_timeout
@@ -115,6 +116,20 @@ var endings = [...]string{
 // which holds keys. It says what to do instead.
 func TxEnded(keys []hashkey.Key, by Ending) error {
 	return fmt.Errorf("%w: %s: %s", ErrTxEnded, Keys(keys), endings[by])
+}
+
+// Lost is the error where the session was gone before COMMIT was executed. err is
+// what says so, or nil.
+func Lost(keys []hashkey.Key, err error) error {
+	if err == nil {
+		return fmt.Errorf("%w: %s: nothing is committed", ErrLost, Keys(keys))
+	}
+	return fmt.Errorf("%w: %s: nothing is committed: %w", ErrLost, Keys(keys), err)
+}
+
+// CommitUnknown is the error where COMMIT may have been executed.
+func CommitUnknown(keys []hashkey.Key, err error) error {
+	return fmt.Errorf("%w: %s: %w", ErrCommitUnknown, Keys(keys), err)
 }
 
 // AcquireError returns the error of an acquisition that failed with err.
@@ -196,17 +211,13 @@ func AtDeadline(ctx context.Context) bool {
 	return ok && !time.Now().Before(deadline)
 }
 
-// DeadBudget returns how many dead connections a call puts up with, of a pool
-// that has so many connections: all that are idle are dead after a restart of
-// the server.
-func DeadBudget(open int) int {
-	const more = 3
-	return open + more
-}
-
 // EndedWhileIdle reports whether the server ended the session because it was
 // silent for too long in a transaction: what is sent after that is not executed.
 func EndedWhileIdle(err error) bool { return SQLState(err) == codeIdleInTransaction }
+
+// NoTransaction reports whether err is the server's answer to a statement that needs a
+// transaction, where none is open.
+func NoTransaction(err error) bool { return SQLState(err) == codeNoTransaction }
 
 // InFailedTransaction reports whether err is the server's answer to a statement in a
 // transaction of which an earlier one has failed.

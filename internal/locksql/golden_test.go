@@ -100,7 +100,7 @@ func texts() string {
 	message("verdict: the session waits", locksql.WaitForSession(false, two, time.Second))
 	message("verdict: MaxHold", locksql.MaxHold(time.Second))
 	message("session: unlock", locksql.Message{Statements: []locksql.Statement{
-		locksql.Question(locksql.Unlock, false, one[0]), locksql.Question(locksql.Unlock, true, two[1]),
+		locksql.UnlockOne(false, one[0], "").Statements[0], locksql.UnlockOne(true, two[1], "").Statements[0],
 	}, Prepare: true})
 	wait := locksql.SessionWait{
 		Obstacles: "when obstacle then -2", Shared: true, Keys: one, Limit: 500 * time.Millisecond,

@@ -30,20 +30,22 @@ const (
 	hasTransactionTimeout = "pg_catalog.current_setting('transaction_timeout', true) is not null"
 )
 
-// limit adds a statement that bounds the wait for a lock with limit, and with
-// nothing where that is 0, for the statements that follow in the transaction. The
-// limits of the role and the database are in force again when it ends.
-func (m *Message) limit(limit time.Duration) {
-	m.add("SELECT", "select "+
-		"pg_catalog.set_config('statement_timeout', '0', true), "+
-		"pg_catalog.set_config('lock_timeout', '"+milliseconds(limit)+"', true), "+
-		"case when "+hasTransactionTimeout+" then pg_catalog.set_config('transaction_timeout', '0', true) end")
+// withoutLimits adds a statement that sets all limits aside until the transaction
+// ends.
+func (m *Message) withoutLimits() { m.add("SELECT", "select "+withLockTimeout("0")) }
+
+// withLockTimeout returns expressions that set lock_timeout, and set all other limits
+// aside, until the transaction ends.
+func withLockTimeout(milliseconds string) string {
+	return "pg_catalog.set_config('statement_timeout', '0', true), " +
+		"pg_catalog.set_config('lock_timeout', '" + milliseconds + "', true), " +
+		"case when " + hasTransactionTimeout + " then pg_catalog.set_config('transaction_timeout', '0', true) end"
 }
 
 // perLock divides limit, which is for a whole wait, among n locks: the server
-// counts lock_timeout for each lock. 0 stays 0, which is no limit.
+// counts lock_timeout for each lock.
 func perLock(limit time.Duration, n int) time.Duration {
-	if limit == 0 || n <= 1 {
+	if n <= 1 {
 		return limit
 	}
 	return max(limit/time.Duration(n), 10*time.Millisecond)
@@ -62,14 +64,10 @@ const (
 )
 
 // lockWithin is a statement that waits for a transaction's lock of key, for at
-// most limit where that is not 0, and puts lock_timeout back. A wait that ends
+// most limit, and puts lock_timeout back. A wait that ends
 // is an error, which the server logs. The text is the same for all keys of a
 // kind. The numbers go as text, which no protocol misreads.
 func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
-	f := "pg_catalog." + string(XactLock)
-	if shared {
-		f += "_shared"
-	}
 	all := []Param{{Number: Milliseconds(limit)}}
 	args := "($2::pg_catalog.text::bigint)"
 	class, object, pair := key.Pair()
@@ -80,7 +78,7 @@ func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 		all = append(all, Param{Number: key.Int64()})
 	}
 	return Statement{
-		SQL: "select pg_catalog.set_config('lock_timeout', $1, true), " + f + args +
+		SQL: "select pg_catalog.set_config('lock_timeout', $1, true), " + function(XactLock, shared) + args +
 			", pg_catalog.set_config('lock_timeout', before, true) " +
 			"from (select pg_catalog.current_setting('lock_timeout') as before offset 0) as setting",
 		Params: all,

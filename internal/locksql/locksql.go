@@ -73,18 +73,17 @@ func appendNumber(b []byte, n int64, typ string) []byte {
 	return append(b, typ...)
 }
 
-// Question returns a select of f for key, which is a parameter: the text is the
-// same for all keys of a kind. It asks for the row.
-func Question(f Func, shared bool, key hashkey.Key) Statement {
-	sql := "select pg_catalog." + string(f)
-	if shared {
-		sql += "_shared"
-	}
-	sql += "($1)"
+// UnlockOne frees one lock of the session. The key is a parameter: the text is the
+// same for all keys of a kind. It asks for the row, in which more, expressions with a
+// comma before each, may follow.
+func UnlockOne(shared bool, key hashkey.Key, more string) Message {
+	args := "($1)"
 	if _, _, pair := key.Pair(); pair {
-		sql = strings.TrimSuffix(sql, ")") + ", $2)"
+		args = "($1, $2)"
 	}
-	return Statement{SQL: sql, Params: params(key), Tag: "SELECT", Answer: Rows}
+	m := One(Statement{SQL: "select " + function(Unlock, shared) + args + more, Params: params(key), Tag: "SELECT", Answer: Rows})
+	m.Prepare = true
+	return m
 }
 
 // params returns key as parameters.
@@ -122,8 +121,8 @@ func shown(state, whose string, key hashkey.Key) string {
 		" and objid" + equal + oid(uint32(key.Int64())) + ")"
 }
 
-// HeldAll returns an expression that is true if this session holds all keys.
-func HeldAll(keys []hashkey.Key) string {
+// heldAll returns an expression that is true if this session holds all keys.
+func heldAll(keys []hashkey.Key) string {
 	var all strings.Builder
 	for i, key := range keys {
 		if i > 0 {
@@ -157,6 +156,13 @@ func Forsake(shared bool, keys ...hashkey.Key) Message {
 	for _, key := range keys {
 		m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")
 	}
+	return m
+}
+
+// WithoutRollback returns m, which begins with a rollback, without it: the server
+// warns of one where no transaction is open.
+func (m Message) WithoutRollback() Message {
+	m.Statements, m.text = m.Statements[1:], ""
 	return m
 }
 

@@ -39,10 +39,7 @@ type SessionWait struct {
 func (w *SessionWait) Message() Message {
 	var m Message
 	m.Statements = append(m.Statements, beginReadCommitted)
-	m.add("SELECT", "select "+
-		"pg_catalog.set_config('statement_timeout', '0', true), "+
-		"pg_catalog.set_config('lock_timeout', '"+milliseconds(w.Limit)+"', true), "+
-		"case when "+hasTransactionTimeout+" then pg_catalog.set_config('transaction_timeout', '0', true) end, "+
+	m.add("SELECT", "select "+withLockTimeout(milliseconds(w.Limit))+", "+
 		"pg_catalog.set_config('pgadvisory.slot', '-1', true)")
 	m = m.Select(w.Before)
 	m.add("DO", w.block())

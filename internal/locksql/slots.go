@@ -6,9 +6,9 @@ import (
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
 
-// slots returns the locks of n slots of key.
-func slots(key hashkey.Key, n int) []hashkey.Key {
-	all := make([]hashkey.Key, n)
+// Slots returns the locks of n slots of key, or key alone where n is 0.
+func Slots(key hashkey.Key, n int) []hashkey.Key {
+	all := make([]hashkey.Key, max(1, n))
 	for i := range all {
 		all[i] = key.Slot(i)
 	}

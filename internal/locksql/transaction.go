@@ -107,8 +107,7 @@ func tryOne(shared bool, key hashkey.Key) Statement {
 	return Statement{SQL: sql, Params: params(key), Tag: "SELECT", Answer: Granted}
 }
 
-// Wait begins the transaction and waits for the locks, for at most limit where
-// that is not 0. The limits of the role and the database are set aside for the
+// Wait begins the transaction and waits for the locks, for at most limit. The limits of the role and the database are set aside for the
 // wait. A wait that ends is an error with SQLSTATE 55P03, or, if quiet, a lock
 // that is not granted.
 func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
@@ -118,10 +117,9 @@ func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 		t.afterGrant(&m)
 		return m
 	}
-	quiet = quiet && limit > 0
 	if t.OneSnapshot() {
 		m.Statements = append(m.Statements, beginReadCommitted)
-		m.limit(0)
+		m.withoutLimits()
 		t.wait(&m, limit, quiet)
 		session := All(TryLock, t.Shared, t.Keys)
 		if quiet {
@@ -255,7 +253,7 @@ func (t *Transaction) Unlock(all bool) Message {
 
 // Exec returns what comes before and after the one statement of a transaction
 // at READ COMMITTED that goes in one message. The wait for the lock of its one key
-// has the limit, where that is not 0.
+// has the limit.
 func (t *Transaction) Exec(limit time.Duration) (before, after Message) {
 	before.Prepare = true
 	before.Statements = []Statement{t.Begin(), lockWithin(t.Shared, t.Keys[0], limit)}
@@ -272,7 +270,7 @@ func EndsTransaction(tag string) bool {
 // locks returns all keys that the transaction may lock.
 func (t *Transaction) locks() []hashkey.Key {
 	if t.Slots > 0 {
-		return slots(t.Keys[0], t.Slots)
+		return Slots(t.Keys[0], t.Slots)
 	}
 	return t.Keys
 }

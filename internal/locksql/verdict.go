@@ -27,10 +27,10 @@ const (
 )
 
 // obstacles returns the verdicts that come before any lock, and a condition
-// that is true where none of them applies. The isolation level is one of them
-// where the transaction is the caller's.
-func obstacles(own bool) (whens, none string) {
-	if own {
+// that is true where none of them applies. The isolation level is one of them,
+// unless the library has begun the transaction.
+func obstacles(begun bool) (whens, none string) {
+	if begun {
 		return whenNoServer, "not (" + pretendsSQL + " or " + standbySQL + ")"
 	}
 	return whenNoServer + whenStale, "not (" + pretendsSQL + " or " + standbySQL + " or " + staleSQL + ")"
@@ -63,16 +63,16 @@ func (m *Message) inTransaction() {
 }
 
 // TryIn asks for keys in an open transaction, without waiting: all or none of
-// them. The savepoint follows in a transaction of the library's own.
-func TryIn(shared bool, keys []hashkey.Key, own bool) Message {
+// them. The savepoint follows where the library has begun the transaction.
+func TryIn(shared bool, keys []hashkey.Key, begun bool) Message {
 	var m Message
-	whens, noObstacle := obstacles(own)
-	if !own {
+	whens, noObstacle := obstacles(begun)
+	if !begun {
 		m.inTransaction()
 	}
 	if len(keys) == 1 {
 		condition, params := allOf(TryXactLock, shared, keys)
-		return m.end(whens, condition, params, own)
+		return m.end(whens, condition, params, begun)
 	}
 	// Some may be granted before one is refused. What a block with an
 	// exception clause has locked is freed when it is left by one, as by
@@ -83,23 +83,23 @@ func TryIn(shared bool, keys []hashkey.Key, own bool) Message {
 		"exception when sqlstate 'PGADV' then "+
 		"perform pg_catalog.set_config('pgadvisory.all', 'false', true); "+
 		"end $pgadvisory$")
-	return m.end(whens, "pg_catalog.current_setting('pgadvisory.all')::boolean", nil, own)
+	return m.end(whens, "pg_catalog.current_setting('pgadvisory.all')::boolean", nil, begun)
 }
 
 // WaitIn waits for keys in an open transaction, for at most limit where that is
 // not 0. A wait that ends is an error with SQLSTATE 55P03, or a refusal in a
 // transaction of the library's own, where the savepoint follows.
-func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, own bool) Message {
+func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, begun bool) Message {
 	var m Message
-	whens, noObstacle := obstacles(own)
-	if !own {
+	whens, noObstacle := obstacles(begun)
+	if !begun {
 		m.inTransaction()
 	}
 	m.add("SELECT", setAside)
-	if own {
+	if begun {
 		m.quietly(shared, keys, limit, noObstacle)
 		m.add("SELECT", putBack)
-		return m.end(whens, quietlyGranted, nil, own)
+		return m.end(whens, quietlyGranted, nil, begun)
 	}
 	ms := Milliseconds(limit)
 	set := "select " +
@@ -119,7 +119,7 @@ func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, own bool) Mess
 	}
 	m.add("SELECT", putBack)
 	m.add("SELECT", "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
-	return m.end(whens, "true", nil, own)
+	return m.end(whens, "true", nil, begun)
 }
 
 // SessionVerdict asks f, a session's function, about all keys.
@@ -135,7 +135,7 @@ func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) Messag
 	var m Message
 	_, noObstacle := obstacles(true)
 	m.Statements = append(m.Statements, beginReadCommitted)
-	m.limit(0)
+	m.withoutLimits()
 	for _, key := range keys {
 		if len(keys) > 1 { // or else a lock of the try would be counted twice
 			m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")
@@ -144,7 +144,7 @@ func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) Messag
 	m.quietly(shared, keys, limit, noObstacle)
 	m.add("SELECT", "select case when "+quietlyGranted+" and "+noObstacle+" then "+All(TryLock, shared, keys)+" end")
 	m.add("COMMIT", "commit")
-	return m.end(whenNoServer, HeldAll(keys), nil, false)
+	return m.end(whenNoServer, heldAll(keys), nil, false)
 }
 
 // MaxHold has the server bound a transaction of the library's own that is open.
@@ -159,7 +159,7 @@ func MaxHold(hold time.Duration) Message {
 // anySlot returns a condition that is true if one of n slots of key was free,
 // and is the transaction's now.
 func anySlot(shared bool, key hashkey.Key, n int) string {
-	return "coalesce(" + firstOf(slots(key, n), func(key hashkey.Key) string { return Call(TryXactLock, shared, key) },
+	return "coalesce(" + firstOf(Slots(key, n), func(key hashkey.Key) string { return Call(TryXactLock, shared, key) },
 		func(hashkey.Key) string { return "true" }) + ", false)"
 }
 

@@ -10,20 +10,16 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
-// ending is the policy of messages that end something, which do not end with
-// the caller's ctx.
-var ending = interrupt.Policy{Late: true, DeadlineDelay: 5 * time.Second}
-
 // Rollback ends the transaction, if one is open. If that fails, the session is
 // discarded, and the server rolls back.
-func (s *Session) Rollback(ctx context.Context, p interrupt.Policy) {
+func (s *Session) Rollback(ctx context.Context) {
 	if s.pg.IsBusy() {
 		s.Discard()
 	}
 	if !s.InTransaction() {
 		return
 	}
-	if _, err := s.Send(ctx, p, locksql.One(locksql.Rollback)); err != nil || s.InTransaction() {
+	if _, err := s.Send(ctx, interrupt.Ending, locksql.One(locksql.Rollback)); err != nil || s.InTransaction() {
 		s.Discard()
 	}
 }

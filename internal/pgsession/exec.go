@@ -62,7 +62,7 @@ func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.M
 		return a, 0, false, ErrSimpleProtocol
 	}
 	if s.InTransaction() {
-		s.Rollback(ctx, ending) // or COMMIT would be of what a caller left open in the pool
+		s.Rollback(ctx) // or COMMIT would be of what a caller left open in the pool
 	}
 	ctx, end := s.Trace(ctx, q)
 	defer func() { end(a.tag(index), err) }()
@@ -242,7 +242,7 @@ func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bo
 		return false
 	}
 	if s.InTransaction() {
-		s.Rollback(context.Background(), ending)
+		s.Rollback(context.Background())
 	}
 	switch failed := len(a.Results); {
 	case s.Closed():

@@ -388,9 +388,9 @@ func copied(values [][]byte) [][]byte {
 	return row
 }
 
-// IsAnswer reports whether err is the server's word on a statement, and the
+// GoesOn reports whether err is the server's word on a statement, and the
 // session goes on.
-func IsAnswer(err error) bool {
+func GoesOn(err error) bool {
 	var server *pgconn.PgError
 	return errors.As(err, &server) && !endsSession(server)
 }

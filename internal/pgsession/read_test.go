@@ -122,7 +122,7 @@ func TestOpenWithoutPreparedStatements(t *testing.T) {
 	}
 }
 
-func TestIsAnswer(t *testing.T) {
+func TestGoesOn(t *testing.T) {
 	for err, want := range map[error]bool{
 		&pgconn.PgError{Severity: "ERROR"}:                                true,
 		&pgconn.PgError{Severity: "FATAL"}:                                false,
@@ -130,8 +130,8 @@ func TestIsAnswer(t *testing.T) {
 		&pgconn.PgError{Severity: "PANIK", SeverityUnlocalized: "PANIC"}:  false,
 		errors.New("broken pipe"):                                         false,
 	} {
-		if pgsession.IsAnswer(err) != want {
-			t.Errorf("IsAnswer(%v) = %t", err, !want)
+		if pgsession.GoesOn(err) != want {
+			t.Errorf("GoesOn(%v) = %t", err, !want)
 		}
 	}
 }

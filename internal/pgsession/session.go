@@ -116,7 +116,7 @@ const maxStandbyAge = time.Second
 // sends nothing.
 func (s *Session) CheckServer() error {
 	switch {
-	case s.pg.ParameterStatus("crdb_version") != "":
+	case s.Pretends():
 		return lockerr.ErrUnsupportedServer
 	case s.pg.ParameterStatus("in_hot_standby") == "on":
 		if s.standbySince.IsZero() {
@@ -129,6 +129,10 @@ func (s *Session) CheckServer() error {
 	}
 	return nil
 }
+
+// Pretends reports whether the server is one whose locks are not PostgreSQL's, as it
+// said when the session began.
+func (s *Session) Pretends() bool { return s.pg.ParameterStatus("crdb_version") != "" }
 
 // closeTimeout is how long Discard waits for the server.
 const closeTimeout = 250 * time.Millisecond

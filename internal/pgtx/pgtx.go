@@ -21,14 +21,11 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
-// How long the messages of a call go on once their ctx has ended. A round trip
-// of 200 ms must not cost a connection: a cancel request takes up to four of
-// them before its answer is there, where there is TLS.
+// How long the messages of a call go on once their ctx has ended: see also
+// [interrupt.Waiting] and [interrupt.Ending].
 var (
 	opening = interrupt.Policy{Late: true, DeadlineDelay: time.Second}
-	waiting = interrupt.Policy{DeadlineGrace: 500 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
 	sending = interrupt.Policy{DeadlineGrace: 50 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
-	ending  = interrupt.Policy{Late: true, DeadlineDelay: 5 * time.Second}
 
 	// Working is the policy of fn's statements.
 	Working = interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second}
@@ -58,7 +55,7 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 		if t.Slots > 0 {
 			t.WaitSlot = rand.N(t.Slots)
 		}
-		a, err = t.open(ctx, waiting, t.Wait(o.Limit, o.Quiet))
+		a, err = t.open(ctx, interrupt.Waiting, t.Wait(o.Limit, o.Quiet))
 	} else {
 		a, err = t.open(ctx, opening, t.Try())
 	}
@@ -86,7 +83,7 @@ func (t *Tx) open(ctx context.Context, p interrupt.Policy, m locksql.Message) (a
 func (t *Tx) send(ctx context.Context, m locksql.Message) (a pgsession.Answer, err error) {
 	ctx, end := t.traced(ctx, m)
 	defer func() { end(a, err) }()
-	return t.Session.Follow(ctx, ending, m)
+	return t.Session.Follow(ctx, interrupt.Ending, m)
 }
 
 // traced tells pgx's tracer that m is about to be sent. The function it returns
@@ -127,11 +124,11 @@ func (t *Tx) Cut() bool {
 // after that is discarded.
 func (t *Tx) Rollback(ctx context.Context) {
 	if !t.Session.InTransaction() {
-		t.Session.Rollback(ctx, ending) // which sends nothing
+		t.Session.Rollback(ctx) // which sends nothing
 		return
 	}
 	_, end := t.traced(ctx, locksql.One(locksql.Rollback))
-	t.Session.Rollback(ctx, ending)
+	t.Session.Rollback(ctx)
 	if t.Session.Closed() {
 		end(pgsession.Answer{}, lockerr.ErrLost)
 		return
@@ -151,7 +148,7 @@ func (t *Tx) Refuse(ended, failure error) (txlock.Outcome, error) {
 	case pg.TxStatus() == 'I':
 		return txlock.Unknown, lockerr.TxEnded(t.Keys, lockerr.EndedByText)
 	case pg.IsClosed():
-		return txlock.RolledBack, fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(t.Keys))
+		return txlock.RolledBack, lockerr.Lost(t.Keys, nil)
 	case ended != nil:
 		return txlock.RolledBack, ended
 	case pg.TxStatus() == 'E':
@@ -183,7 +180,7 @@ func (t *Tx) unlock(ctx context.Context, all bool) {
 	}
 	m := t.Unlock(all)
 	if !t.Session.InTransaction() {
-		m.Statements = m.Statements[1:]
+		m = m.WithoutRollback()
 	}
 	if _, err := t.send(ctx, m); err != nil {
 		t.Session.Discard()
@@ -201,18 +198,13 @@ func (t *Tx) outcome(a pgsession.Answer, index int, err error) (txlock.Outcome, 
 	case fate == pgsession.Executed:
 		return txlock.RolledBack, Swallowed(t.Package, keys, nil)
 	case fate == pgsession.Unknown:
-		return txlock.Unknown, fmt.Errorf("%w: %s: %w", lockerr.ErrCommitUnknown, lockerr.Keys(keys), err)
+		return txlock.Unknown, lockerr.CommitUnknown(keys, err)
 	case NoSuchSavepoint(err):
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
-	case !pgsession.IsAnswer(err):
-		return txlock.RolledBack, lost(keys, err)
+	case !pgsession.GoesOn(err):
+		return txlock.RolledBack, lockerr.Lost(keys, err)
 	}
 	return txlock.Failed, fmt.Errorf("%s: %s: commit: %w", t.Package, lockerr.Keys(keys), err)
-}
-
-// lost is the error of a call that lost its session before COMMIT.
-func lost(keys []hashkey.Key, err error) error {
-	return fmt.Errorf("%w: %s: nothing is committed: %w", lockerr.ErrLost, lockerr.Keys(keys), err)
 }
 
 // Swallowed is the error where a statement failed and fn returned nil. failure
@@ -229,9 +221,8 @@ func Swallowed(pkg string, keys []hashkey.Key, failure error) error {
 // the transaction that the call began: there is no such savepoint, or no
 // transaction.
 func NoSuchSavepoint(err error) bool {
-	const invalidSavepointSpecification, noActiveSQLTransaction = "3B001", "25P01"
-	code := lockerr.SQLState(err)
-	return code == invalidSavepointSpecification || code == noActiveSQLTransaction
+	const invalidSavepointSpecification = "3B001"
+	return lockerr.SQLState(err) == invalidSavepointSpecification || lockerr.NoTransaction(err)
 }
 
 // Exec is [txlock.Execer]'s.
@@ -255,9 +246,9 @@ func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index in
 	switch {
 	case err == pgsession.ErrSimpleProtocol:
 		return txlock.Executed{Unfit: true}
-	case fate == pgsession.NotExecuted && len(a.Results) >= index && !pgsession.IsAnswer(err): // the lock was granted
-		return failed(txlock.RolledBack, lost(t.Keys, err))
-	case !sent && t.Session.Closed(), fate == pgsession.NotExecuted && sent && !pgsession.IsAnswer(err):
+	case fate == pgsession.NotExecuted && len(a.Results) >= index && !pgsession.GoesOn(err): // the lock was granted
+		return failed(txlock.RolledBack, lockerr.Lost(t.Keys, err))
+	case !sent && t.Session.Closed(), fate == pgsession.NotExecuted && sent && !pgsession.GoesOn(err):
 		err = lockerr.AcquireError(waitCtx, t.Package, t.Keys, err)
 		e := failed(txlock.OutcomeBefore(err), err)
 		e.Dead = true

@@ -165,4 +165,4 @@ func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 }
 
 // Open returns how many connections the pool has.
-func (p *Pool) Open() int { return p.db.Stats().OpenConnections }
+func (p *Pool) OpenConnections() int { return p.db.Stats().OpenConnections }

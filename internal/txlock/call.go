@@ -18,7 +18,7 @@ import (
 // or Exec has returned or panicked.
 type Call struct {
 	acquire.Call
-	Holders *rounds.Rounds // of the process
+	Holders *rounds.Rounds // nil: those of the process
 	MaxHold time.Duration  // >0: fn's ctx ends after it
 	Longest time.Duration  // >0: the session ends after it
 	Plain   bool           // for the report
@@ -31,6 +31,20 @@ type Call struct {
 	listener *Listener
 	op       string
 	onGrant  func() // nil where there is no tracer
+}
+
+// holders are those of the process, whose sessions are looked after.
+var holders rounds.Rounds
+
+// Do runs the call, or returns bad, which is why there can be none, and tells l of
+// it all.
+func (c *Call) Do(ctx context.Context, l *Listener, op string, bad error) (err error) {
+	ctx = c.Tell(ctx, l, op)
+	defer func() { c.Told(ctx, err) }()
+	if bad != nil {
+		return bad
+	}
+	return c.Run(ctx)
 }
 
 // Run waits for the locks, and runs fn while they are held.
@@ -132,7 +146,7 @@ func (w *worked) ended(refusal error) error {
 
 // work runs fn with ctx.
 func (c *Call) work(ctx *nesting.Context, conn Conn) (w worked) {
-	c.watch.start(c.Holders, conn, ctx, c.Longest)
+	c.watch.start(cmp.Or(c.Holders, &holders), conn, ctx, c.Longest)
 	defer c.watch.stop(false) // fn may panic
 	w.err = conn.Run(ctx)
 	if own := nesting.Caller(ctx); own.Err() != nil {

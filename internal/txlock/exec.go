@@ -94,7 +94,7 @@ func (c *Call) execOnce(ctx, waitCtx context.Context, turn *admission.Ticket) (e
 	}
 	began := time.Now()
 	c.Outcome = Unknown // if what Exec calls panics
-	e = execer.Exec(ctx, waitCtx, acquire.UntilDeadline(waitCtx, acquire.Slice))
+	e = execer.Exec(ctx, waitCtx, acquire.NextSlice(waitCtx))
 	c.Outcome = Failed // until it is known
 	turn.Took(time.Since(began))
 	return e, e.Dead && c.Died(waitCtx), nil

@@ -41,7 +41,7 @@ type Conn interface {
 // Outcome is how a call ended.
 type Outcome int
 
-// The outcomes. xactlock exports them.
+// The outcomes. xactlock's have the same numbers.
 const (
 	Committed Outcome = iota
 	RolledBack

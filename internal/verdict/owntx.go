@@ -64,7 +64,7 @@ func (o *OwnTx) lock(ctx context.Context) error {
 	}
 	patient, cancel := PastDeadline(ctx)
 	defer cancel()
-	_, err := Ask(patient, o.Exec, locksql.WaitIn(o.Shared, o.Keys, untilDeadline(ctx), false))
+	_, err := Ask(patient, o.Exec, locksql.WaitIn(o.Shared, o.Keys, acquire.UntilDeadline(ctx), false))
 	return o.acquired(ctx, err)
 }
 
@@ -112,22 +112,11 @@ func (o *OwnTx) poll(ctx context.Context) error {
 
 // acquired returns the error of an attempt.
 func (o *OwnTx) acquired(ctx context.Context, err error) error {
-	const noActiveSQLTransaction = "25P01"
 	switch {
 	case err == nil:
 		return nil
-	case lockerr.SQLState(err) == noActiveSQLTransaction:
+	case lockerr.NoTransaction(err):
 		err = fmt.Errorf("tx is over, a statement has ended it: %w", err)
 	}
 	return lockerr.AcquireError(ctx, o.Package, o.Keys, err)
-}
-
-// untilDeadline returns the time that ctx leaves, at least a millisecond, or 0
-// where it has no deadline.
-func untilDeadline(ctx context.Context) time.Duration {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return 0
-	}
-	return max(time.Until(deadline), time.Millisecond)
 }
