@@ -2,8 +2,6 @@ package pgxlock
 
 import (
 	"context"
-	"fmt"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -83,19 +81,15 @@ func (l *Locker) ownTx(tx pgx.Tx, keys []hashkey.Key) *verdict.OwnTx {
 // it writes has it assigned an id, and another holder may have had the lock,
 // with a larger one, in between.
 //
+// A server that crashes forgets the ids of transactions that have written
+// nothing, or have not committed, and may give one of them to a later holder.
+// A token of package sessionlock outlives a crash.
+//
 // It is not the xmin of the rows that fn writes: they are written inside a
 // savepoint, which has an id of its own.
 func Token(ctx context.Context, tx pgx.Tx) (uint64, error) {
 	if lockerr.IsNil(tx) {
 		return 0, errNilTx
 	}
-	var id string
-	if err := tx.QueryRow(ctx, "select pg_catalog.pg_current_xact_id()::pg_catalog.text").Scan(&id); err != nil {
-		return 0, fmt.Errorf("pgxlock: token: %w", err)
-	}
-	token, err := strconv.ParseUint(id, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("pgxlock: token: %w", err)
-	}
-	return token, nil
+	return verdict.Token(pkg, tx.QueryRow(ctx, locksql.Token))
 }

@@ -61,8 +61,8 @@
 //     not carry locks over: if the old primary lives on, so does its leader.
 //   - The machine loses its power or its network: after DeadClient, when the
 //     server has had no sign of life. An old leader that still runs notices
-//     within twice the time between two questions: 20 seconds by default, a
-//     moment before DeadClient is over.
+//     within twice the time between two questions: 20 seconds by default, 10
+//     before DeadClient is over.
 //   - The process is stopped (SIGSTOP, a debugger, a frozen virtual machine):
 //     after DeadClient, when its session was silent for that long; the server
 //     needs to be PostgreSQL 14 or later for this (idle_session_timeout). The

@@ -6,20 +6,20 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/bounds"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
-// A Lock is a lock that is held, or was, by a session of the server that is
-// pinned for it. Its methods may be called concurrently.
+// A Lock is a lock that is held, or was, by a session of the server: its own, or with
+// Options.Shareable the Locker's common one. Its methods may be called concurrently.
 type Lock struct {
 	home    home
 	key     hashkey.Key // what is locked
@@ -252,7 +252,7 @@ func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, k.granted.Add(o.MaxHold), ErrMaxHold)
 		defer cancel()
-		cut := time.AfterFunc(min(o.MaxHold, math.MaxInt64-o.grace())+o.grace(), k.cut)
+		cut := time.AfterFunc(bounds.Longest(o.MaxHold, o.Grace), k.cut)
 		defer cut.Stop()
 	}
 	mark := nesting.With(ctx, nesting.Session, k.owner, []hashkey.Key{k.asked, k.key})

@@ -2,7 +2,7 @@ package sessionlock
 
 import (
 	"context"
-	"fmt"
+	"github.com/pgadvisory/pgadvisory/internal/bounds"
 	"time"
 )
 
@@ -109,22 +109,15 @@ type Options struct {
 }
 
 const (
-	defaultGrace      = time.Second
 	defaultCheck      = time.Second
 	defaultDeadClient = 30 * time.Second
 )
 
 func (o *Options) validate() error {
-	for _, field := range []struct {
-		name  string
-		value time.Duration
-	}{{"Wait", o.Wait}, {"Poll", o.Poll}, {"MinHold", o.MinHold}, {"MaxHold", o.MaxHold}, {"Grace", o.Grace},
-		{"Check", o.Check}, {"DeadClient", o.DeadClient}} {
-		if field.value < 0 {
-			return fmt.Errorf("sessionlock: Options.%s is negative: %v", field.name, field.value)
-		}
-	}
-	return nil
+	return bounds.Times{
+		{"Wait", o.Wait}, {"Poll", o.Poll}, {"MinHold", o.MinHold}, {"MaxHold", o.MaxHold}, {"Grace", o.Grace},
+		{"Check", o.Check}, {"DeadClient", o.DeadClient},
+	}.Check("sessionlock")
 }
 
 func (o *Options) check() time.Duration {
@@ -132,13 +125,6 @@ func (o *Options) check() time.Duration {
 		return defaultCheck
 	}
 	return o.Check
-}
-
-func (o *Options) grace() time.Duration {
-	if o.Grace == 0 {
-		return defaultGrace
-	}
-	return o.Grace
 }
 
 func (o *Options) deadClient() time.Duration {

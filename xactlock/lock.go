@@ -3,11 +3,10 @@ package xactlock
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"strconv"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 	"github.com/pgadvisory/pgadvisory/internal/verdict"
 )
@@ -101,13 +100,5 @@ func Token(ctx context.Context, tx interface {
 	if lockerr.IsNil(tx) {
 		return 0, errNilTx
 	}
-	var id string
-	if err := tx.QueryRowContext(ctx, "select pg_catalog.pg_current_xact_id()::pg_catalog.text").Scan(&id); err != nil {
-		return 0, fmt.Errorf("xactlock: token: %w", err)
-	}
-	token, err := strconv.ParseUint(id, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("xactlock: token: %w", err)
-	}
-	return token, nil
+	return verdict.Token("xactlock", tx.QueryRowContext(ctx, locksql.Token))
 }

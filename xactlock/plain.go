@@ -3,15 +3,11 @@ package xactlock
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
@@ -38,10 +34,6 @@ type plainConn struct {
 	stuck   bool               // a lock of database/sql's stays taken, and the session is closed
 	closed  bool               // the connection was dead
 }
-
-// endingPatience is how long a plain transaction may take for its end once ctx
-// has ended.
-const endingPatience = 5 * time.Second
 
 // Open is [txlock.Conn]'s.
 func (c *plainConn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
@@ -132,11 +124,7 @@ func (c *plainConn) begin(ctx context.Context) error {
 // reports, and by endTx.
 func whileBegun(ctx context.Context) (txCtx context.Context, endTx context.CancelFunc, stop func() bool) {
 	txCtx, endTx = context.WithCancel(context.WithoutCancel(ctx))
-	stop = context.AfterFunc(ctx, func() {
-		acquire.Sleep(txCtx, beginPatience)
-		endTx()
-	})
-	return txCtx, endTx, stop
+	return txCtx, endTx, endAfter(ctx, txCtx, beginPatience, endTx)
 }
 
 // level names READ COMMITTED where the options leave it to the default.
@@ -145,16 +133,6 @@ func (c *plainConn) level() sql.IsolationLevel {
 		return sql.LevelReadCommitted
 	}
 	return c.job.opts.Isolation
-}
-
-// rollback ends the transaction, if there is one. It fails where it is over.
-func (c *plainConn) rollback() error {
-	if c.tx == nil {
-		return nil
-	}
-	defer func() { c.endTx(); c.tx = nil }()
-	defer time.AfterFunc(endingPatience, c.endTx).Stop() // ctx's end has not ended txCtx
-	return c.finish(c.tx.Rollback)
 }
 
 // Run is [txlock.Conn]'s.
@@ -195,34 +173,9 @@ func (c *plainConn) Refuse(ctx context.Context) (txlock.Outcome, error) {
 	return refused(ctx, c.tx, t.Keys, func() bool { return isDead(c.conn) })
 }
 
-// refused releases the savepoint of a transaction, and returns why it must not be
-// committed, or nil. isDead reports whether its connection is known to be dead.
-func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() bool) (txlock.Outcome, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingPatience)
-	defer cancel()
-	_, err := tx.ExecContext(ctx, locksql.Release)
-	switch {
-	case err == nil:
-		return txlock.Committed, nil
-	case errors.Is(err, sql.ErrTxDone):
-		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedUnseen)
-	case pgtx.NoSuchSavepoint(err):
-		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
-	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
-		return txlock.RolledBack, lockerr.Lost(keys, err)
-	case lockerr.InFailedTransaction(err):
-		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, err)
-	case lockerr.SQLState(err) == "":
-		// The driver has not sent it: fn has left rows open, which
-		// database/sql closes before it commits.
-		return txlock.Committed, nil
-	}
-	return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
-}
-
 // Commit is [txlock.Conn]'s.
 func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
-	stop := endAfter(ctx, c.txCtx, c.endTx)
+	stop := endAfter(ctx, c.txCtx, endingPatience, c.endTx)
 	defer c.endTx() // which would roll back beside Release, before Commit
 	defer stop()
 	keys := c.job.transaction.Keys
@@ -231,37 +184,6 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 		return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
 	}
 	return committed(keys, err)
-}
-
-// endAfter has end called some time after ctx has ended, unless txCtx ends before.
-func endAfter(ctx, txCtx context.Context, end func()) (stop func() bool) {
-	return context.AfterFunc(ctx, func() {
-		acquire.Sleep(txCtx, endingPatience)
-		end()
-	})
-}
-
-// committed returns the outcome of a transaction where Commit has returned err.
-func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
-	switch {
-	case err == nil:
-		return txlock.Committed, nil
-	case errors.Is(err, sql.ErrTxDone):
-		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedUnseen)
-	case errors.Is(err, pgx.ErrTxCommitRollback), inFailedTransaction(err):
-		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, nil)
-	case lockerr.EndedWhileIdle(err):
-		return txlock.RolledBack, lockerr.Lost(keys, err)
-	case lockerr.IsAnswer(err):
-		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
-	}
-	return txlock.Unknown, lockerr.CommitUnknown(keys, err)
-}
-
-// inFailedTransaction reports whether err is lib/pq's ErrInFailedTransaction,
-// with which it rolls back in place of a COMMIT. It has no SQLSTATE.
-func inFailedTransaction(err error) bool {
-	return strings.HasSuffix(err.Error(), "in a failed transaction")
 }
 
 // stuckPatience is how long database/sql may take to get to the end of a
@@ -300,6 +222,16 @@ func (c *plainConn) finish(end func() error) error {
 		return errStuck
 	}
 	return err
+}
+
+// rollback ends the transaction, if there is one. It fails where it is over.
+func (c *plainConn) rollback() error {
+	if c.tx == nil {
+		return nil
+	}
+	defer func() { c.endTx(); c.tx = nil }()
+	defer time.AfterFunc(endingPatience, c.endTx).Stop() // ctx's end has not ended txCtx
+	return c.finish(c.tx.Rollback)
 }
 
 // Release is [txlock.Conn]'s.
@@ -386,38 +318,4 @@ func (c *plainConn) cleanUp(conn *sql.Conn, clean func(context.Context) error) e
 		pgsession.Forget(conn)
 	}
 	return err
-}
-
-// closeDriver closes the driver's connection, and with it the session.
-func closeDriver(driverConn any) error {
-	if s := pgsession.Unwrap(driverConn); s != nil {
-		s.Discard()
-	} else if c, ok := driverConn.(driver.Conn); ok {
-		return c.Close()
-	}
-	return nil
-}
-
-// isDead reports whether the driver says that conn is of no use any more.
-func isDead(conn *sql.Conn) bool {
-	dead := false
-	err := conn.Raw(func(driverConn any) error {
-		if s := pgsession.Unwrap(driverConn); s != nil {
-			dead = s.Closed()
-		} else if v, ok := driverConn.(driver.Validator); ok {
-			dead = !v.IsValid()
-		}
-		return nil
-	})
-	return dead || err != nil
-}
-
-// discardDead has the pool forget conn if it is dead, and reports whether it
-// was. pgx leaves that to the next user of the connection.
-func discardDead(conn *sql.Conn) bool {
-	dead := isDead(conn)
-	if dead {
-		pgsession.Forget(conn)
-	}
-	return dead
 }

@@ -163,7 +163,7 @@ func (c *begunConn[T]) Refuse(ctx context.Context) (txlock.Outcome, error) {
 // Commit is [txlock.Conn]'s.
 func (c *begunConn[T]) Commit(ctx context.Context) (txlock.Outcome, error) {
 	ended := start(c.tx.Commit)
-	stop := endAfter(ctx, c.txCtx, c.endTx)
+	stop := endAfter(ctx, c.txCtx, endingPatience, c.endTx)
 	defer stop()
 	err, ok := ended.before(c.txCtx, stuckPatience)
 	if !ok {

@@ -202,7 +202,7 @@ type Ticket struct {
 	first bool          // no other call was in any of the lines
 	head  chan struct{} // closed when it is a head of the line that it entered last
 
-	seat seat // see there
+	seat seat // to wait on the server
 }
 
 // Enter makes the call a head of all lines, one after the other in their order,

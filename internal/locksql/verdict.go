@@ -147,6 +147,9 @@ func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) Messag
 	return m.end(whenNoServer, heldAll(keys), nil, false)
 }
 
+// Token asks for the fencing token of a transaction, as text: its id.
+const Token = "select pg_catalog.pg_current_xact_id()::pg_catalog.text"
+
 // MaxHold has the server bound a transaction of the library's own that is open.
 func MaxHold(hold time.Duration) Message {
 	var m Message

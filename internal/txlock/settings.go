@@ -3,11 +3,11 @@ package txlock
 import (
 	"database/sql"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/bounds"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
@@ -25,13 +25,9 @@ type Settings struct {
 // Validate returns what is wrong with the settings, or nil. pkg is the prefix of
 // the message.
 func (s *Settings) Validate(pkg string) error {
-	for _, field := range []struct {
-		name  string
-		value time.Duration
-	}{{"Wait", s.Wait}, {"Poll", s.Poll}, {"MaxHold", s.MaxHold}, {"Grace", s.Grace}} {
-		if field.value < 0 {
-			return fmt.Errorf("%s: Options.%s is negative: %v", pkg, field.name, field.value)
-		}
+	times := bounds.Times{{"Wait", s.Wait}, {"Poll", s.Poll}, {"MaxHold", s.MaxHold}, {"Grace", s.Grace}}
+	if err := times.Check(pkg); err != nil {
+		return err
 	}
 	if s.MaxWaiters < 0 {
 		return fmt.Errorf("%s: Options.MaxWaiters is negative: %d", pkg, s.MaxWaiters)
@@ -46,7 +42,7 @@ func (s *Settings) Validate(pkg string) error {
 func (c *Call) Apply(s *Settings, try bool) {
 	c.Shared, c.Try = s.Shared, try
 	c.Wait, c.Poll, c.MaxWaiters = s.Wait, s.Poll, s.MaxWaiters
-	c.MaxHold, c.Longest = s.MaxHold, s.longest()
+	c.MaxHold, c.Longest = s.MaxHold, bounds.Longest(s.MaxHold, s.Grace)
 }
 
 // Transaction returns the transaction of a call for keys.
@@ -60,23 +56,8 @@ func (s *Settings) OneMessage() bool {
 	return !oneSnapshot && s.Poll == 0 && s.MaxHold == 0
 }
 
-func (s *Settings) grace() time.Duration {
-	if s.Grace == 0 {
-		return time.Second
-	}
-	return s.Grace
-}
-
-// longest returns how long a holder may be in the way, or 0 for as long as the
-// role's own limits allow.
-func (s *Settings) longest() time.Duration {
-	if s.MaxHold == 0 {
-		return 0
-	}
-	return min(s.MaxHold, math.MaxInt64-s.grace()) + s.grace()
-}
-
-// atServer is longest as the server is told. It comes a little later there, for a
+// atServer is how long a holder may be in the way, as the server is told, or 0 for as
+// long as the role's own limits allow. The end comes a little later there, for a
 // process that is stopped: a process that ends the session knows that it did
 // before the next holder can tell it.
 func (s *Settings) atServer() time.Duration {
@@ -84,7 +65,7 @@ func (s *Settings) atServer() time.Duration {
 	if s.MaxHold == 0 {
 		return 0
 	}
-	return min(s.longest(), math.MaxInt64-later) + later
+	return bounds.Sum(bounds.Longest(s.MaxHold, s.Grace), later)
 }
 
 // level returns the isolation level in SQL. It is always named in BEGIN: a
