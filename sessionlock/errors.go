@@ -42,8 +42,8 @@ var (
 	// ErrLockTableFull: the server has no room for another lock.
 	ErrLockTableFull = lockerr.ErrLockTableFull
 
-	// ErrUnsupportedServer: the server accepts advisory lock functions and
-	// locks nothing, as CockroachDB does.
+	// ErrUnsupportedServer: the server's advisory locks are not PostgreSQL's. It is
+	// CockroachDB, whose lock functions lock nothing before 26.3.
 	ErrUnsupportedServer = lockerr.ErrUnsupportedServer
 
 	// ErrStandby: the server is a hot standby. Its advisory locks exclude no

@@ -52,8 +52,8 @@ var (
 	// connection it allows.
 	ErrLockTableFull = lockerr.ErrLockTableFull
 
-	// ErrUnsupportedServer: the server accepts advisory lock functions and
-	// locks nothing, as CockroachDB does.
+	// ErrUnsupportedServer: the server's advisory locks are not PostgreSQL's. It is
+	// CockroachDB, whose lock functions lock nothing before 26.3.
 	ErrUnsupportedServer = lockerr.ErrUnsupportedServer
 
 	// ErrStandby: the server is a hot standby. Its advisory locks exclude no

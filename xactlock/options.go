@@ -39,14 +39,16 @@ type Options struct {
 	ReadOnly bool
 
 	// MaxHold bounds a holder that hangs: fn's ctx ends MaxHold after the
-	// grant. If fn has not returned Grace later, its session is ended, which
-	// frees the lock, and the call returns [ErrLost]; so an fn that obeys its
-	// ctx has Grace to stop before anybody else can hold the lock. If the whole
-	// process hangs, the server ends the session a tenth of a second later, if
-	// it was silent all the time, and from PostgreSQL 17 in any case (unless a
-	// statement of fn has failed, after which the server counts only silence).
-	// MaxHold takes the place of the role's idle_in_transaction_session_timeout
-	// and transaction_timeout. 0 means that only those apply.
+	// grant, with sessionlock's ErrMaxHold as its cause. If fn has not
+	// returned Grace later, its session is ended, which frees the lock, and
+	// the call returns [ErrLost]; so an fn that obeys its ctx has Grace to
+	// stop before anybody else can hold the lock. If the whole process hangs,
+	// the server ends the session a tenth of a second later, if it was silent
+	// all the time, and from PostgreSQL 17 in any case (unless a statement of
+	// fn has failed, after which the server counts only silence). On drivers
+	// other than pgx, and in WithTxOf, nobody but the server does. MaxHold
+	// takes the place of the role's idle_in_transaction_session_timeout and
+	// transaction_timeout. 0 means that only those apply.
 	MaxHold time.Duration
 
 	// Grace is how long after MaxHold the session is ended. 0 means a second.
@@ -69,7 +71,8 @@ type Options struct {
 	// and the call returns ErrTxEnded. And if ctx ends while a statement of fn
 	// runs, pgx closes the connection and the lock is gone before fn returns.
 	// At REPEATABLE READ and SERIALIZABLE the connection must not go through a
-	// pooler in transaction mode.
+	// pooler in transaction mode. On drivers other than pgx, fn is not told that
+	// its session is gone until a statement fails.
 	Plain bool
 
 	// RequirePgx has calls fail with [ErrDriver], rather than take the plain

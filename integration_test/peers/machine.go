@@ -21,13 +21,19 @@ func facts(serverVersion string, b *bench) []fact {
 		{"Date", time.Now().UTC().Format("2006-01-02 15:04 UTC")},
 		{"CPU", cpuModel()},
 		{"Cores", strconv.Itoa(runtime.NumCPU())},
-		{"Kernel", output("uname", "-sr")},
+		{"Kernel", release(output("uname", "-sr"))},
 		{"Go", strings.TrimPrefix(runtime.Version(), "go")},
 		{"PostgreSQL", serverVersion},
 		{"Run", b.name},
 		{"Context of a turn", contextName(!b.background)},
 	}
 	return append(all, modules()...)
+}
+
+// release cuts what a distributor or a host adds to the version of a kernel.
+func release(kernel string) string {
+	version, _, _ := strings.Cut(kernel, "-")
+	return version
 }
 
 func contextName(cancellable bool) string {

@@ -19,7 +19,7 @@ var (
 	ErrNested            = errors.New("pgadvisory: lock asked for inside a callback that already holds one on this pool")
 	ErrDeadlock          = errors.New("pgadvisory: deadlock detected")
 	ErrLockTableFull     = errors.New("pgadvisory: the server's lock table is full (see max_locks_per_transaction)")
-	ErrUnsupportedServer = errors.New("pgadvisory: this server accepts advisory lock functions and locks nothing")
+	ErrUnsupportedServer = errors.New("pgadvisory: the advisory locks of this server are not PostgreSQL's")
 	ErrStandby           = errors.New("pgadvisory: advisory locks of a hot standby exclude nobody on the primary")
 	ErrLost              = errors.New("pgadvisory: the lock was lost: its session is gone")
 	ErrMaxHold           = errors.New("pgadvisory: Options.MaxHold is over")
