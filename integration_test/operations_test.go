@@ -5,11 +5,14 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -42,6 +45,40 @@ func newLoggingLocker(db *sql.DB) *xactlock.Locker {
 		slog.Info("lock", "event", e)
 	}})
 	return locker
+}
+
+// The query of docs/operations.md shows a lock that belongs to a prepared transaction,
+// which no session has.
+func TestOperationsShowsPreparedTransactions(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../docs/operations.md")
+	wantNoError(t, err)
+	_, query, _ := strings.Cut(string(text), "```sql\nselect l.pid")
+	query, _, whole := strings.Cut("select l.pid"+query, "```")
+	if !whole {
+		t.Fatal("docs/operations.md has no query that begins with select l.pid")
+	}
+	db := openDB(t, pgtest.Dedicated(t, "max_prepared_transactions = 5").DSN())
+	exec(t, db, `begin; select pg_advisory_xact_lock(7); prepare transaction 'orphan'`)
+	rows, err := db.Query(query)
+	wantNoError(t, err)
+	defer rows.Close()
+	columns, err := rows.Columns()
+	wantNoError(t, err)
+	n := 0
+	for ; rows.Next(); n++ {
+		values := make([]any, len(columns))
+		for i := range values {
+			values[i] = new(any)
+		}
+		wantNoError(t, rows.Scan(values...))
+		if pid := *values[0].(*any); pid != nil {
+			t.Errorf("pid %v, want none", pid)
+		}
+	}
+	if err := rows.Err(); err != nil || n != 1 {
+		t.Errorf("%d locks, %v, want 1", n, err)
+	}
 }
 
 // A leader works until it is told that somebody else has led since: by the fence,
