@@ -30,7 +30,7 @@ type common struct {
 
 	pinned  *sql.Conn // guarded by busy; nil where there is no lock
 	session *pgsession.Session
-	saved   []setting // the session's settings as they were
+	saved   []locksql.Setting // the session's settings as they were
 	held    map[hashkey.Key]count
 	over    chan struct{} // closed at the end of the session's watch; nil where there is none
 
@@ -104,7 +104,7 @@ func (c *common) try(ctx context.Context, p *pool) (k *Lock, dead bool, err erro
 			<-c.busy
 		}
 	}()
-	settings := []setting(nil)
+	settings := []locksql.Setting(nil)
 	if c.session == nil || c.session.Closed() {
 		c.lose(errDead)
 		if err := c.open(ctx, p); err != nil {
@@ -160,7 +160,7 @@ func (c *common) open(ctx context.Context, p *pool) error {
 // back if it has no locks then. The caller uses the session. The message has no ctx
 // of the call's: it takes no time, and it would not be known after a cancel whether
 // the lock was granted.
-func (c *common) ask(p *pool, settings []setting) (k *Lock, dead bool, err error) {
+func (c *common) ask(p *pool, settings []locksql.Setting) (k *Lock, dead bool, err error) {
 	granted, err := c.askFor(p, settings)
 	switch dead = c.session.Closed(); {
 	case dead:
@@ -176,18 +176,18 @@ func (c *common) ask(p *pool, settings []setting) (k *Lock, dead bool, err error
 	return k, dead, err
 }
 
-func (c *common) askFor(p *pool, settings []setting) (granted bool, err error) {
+func (c *common) askFor(p *pool, settings []locksql.Setting) (granted bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
 	n, now := c.held[bare(p.key)], time.Now()
-	obstacles := p.opts.obstacles(c.session.PG().PID())
+	lock := p.opts.sessionLock(c.session, []hashkey.Key{p.key}, settings)
 	if n.locks == 0 {
 		n.inTurn = now
 	} else if now.Sub(n.inTurn) > acquire.Slice { // it is shared
 		n.inTurn = now
-		obstacles += " when " + locksql.Wanted(p.key) + " then " + strconv.Itoa(refused)
+		lock.Yield = true
 	}
-	answer, err := c.session.Send(ctx, asking, p.opts.tryMessage([]hashkey.Key{p.key}, obstacles, settings))
+	answer, err := c.session.Send(ctx, asking, lock.Try())
 	switch {
 	case err != nil && c.session.Closed():
 		return false, err
@@ -325,8 +325,7 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	answer, err := c.session.Send(ctx, checking, locksql.Select("select pg_catalog.count(*) from pg_catalog.pg_locks"+
-		" where locktype operator(pg_catalog.=) 'advisory' and granted and pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()"))
+	answer, err := c.session.Send(ctx, checking, locksql.CountHeld())
 	if err != nil {
 		return silence(ctx, c.session, err)
 	}

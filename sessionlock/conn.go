@@ -23,9 +23,9 @@ type pool struct {
 	conns    *sqlconn.Pool
 	opts     *Options
 	key      hashkey.Key
-	slots    int           // >0: any of so many slots of key
-	settings []setting     // of a session that holds the lock
-	pulse    time.Duration // how often a common session is asked
+	slots    int               // >0: any of so many slots of key
+	settings []locksql.Setting // of a session that holds the lock
+	pulse    time.Duration     // how often a common session is asked
 }
 
 // keys returns the locks of which one is asked for.
@@ -84,8 +84,8 @@ type conn struct {
 	session *pgsession.Session
 	granted hashkey.Key // what the session holds, if it holds it
 	holds   bool
-	saved   []setting // the session's settings as they were, if it holds the lock
-	dead    error     // why the session is gone, if it is
+	saved   []locksql.Setting // the session's settings as they were, if it holds the lock
+	dead    error             // why the session is gone, if it is
 }
 
 // Open is [acquire.Conn]'s.
@@ -121,10 +121,11 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 			return false, err
 		}
 	}
-	pid, keys := s.PG().PID(), c.keys()
-	message, policy := o.tryMessage(keys, o.obstacles(pid), c.settings), asking
+	keys := c.keys()
+	lock := o.sessionLock(s, keys, c.settings)
+	message, policy := lock.Try(), asking
 	if how.Wait {
-		message, policy = o.waitMessage(keys, rand.N(len(keys)), pid, c.settings, how.Limit), interrupt.Waiting
+		message, policy = lock.Wait(rand.N(len(keys)), how.Limit), interrupt.Waiting
 	}
 	answer, err := s.Send(ctx, policy, message)
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
@@ -12,7 +13,7 @@ import (
 type holdings struct {
 	pooled  bool                 // a lock goes back to the pool with the session
 	callers map[hashkey.Key]bool // of LockConn
-	saved   []setting            // the settings as they were before the first of callers
+	saved   []locksql.Setting    // the settings as they were before the first of callers
 }
 
 const holdingsKey = "pgadvisory/sessionlock"
@@ -53,7 +54,7 @@ func (h *holdings) remove() { h.pooled = false }
 
 // addCallers notes the lock of LockConn that is granted. saved are the settings as
 // they were before it.
-func (h *holdings) addCallers(key hashkey.Key, saved []setting) {
+func (h *holdings) addCallers(key hashkey.Key, saved []locksql.Setting) {
 	if len(h.callers) == 0 {
 		h.saved = saved
 	}

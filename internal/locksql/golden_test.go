@@ -99,18 +99,21 @@ func texts() string {
 	message("verdict: the session tries", locksql.SessionVerdict(locksql.TryLock, false, two))
 	message("verdict: the session waits", locksql.WaitForSession(false, two, time.Second))
 	message("verdict: MaxHold", locksql.MaxHold(time.Second))
-	message("session: unlock", locksql.Message{Statements: []locksql.Statement{
-		locksql.UnlockOne(false, one[0], "").Statements[0], locksql.UnlockOne(true, two[1], "").Statements[0],
-	}, Prepare: true})
-	wait := locksql.SessionWait{
-		Obstacles: "when obstacle then -2", Shared: true, Keys: one, Limit: 500 * time.Millisecond,
-		Before: "select before", Settings: "settings from somewhere",
-	}
-	message("session: wait", wait.Message())
-	wait.Keys, wait.One = two, 1
-	message("session: wait for one of two", wait.Message())
+	settings := []locksql.Setting{{Name: "idle_session_timeout", Value: "0ms"}, {Name: "a 'name'", Value: "a value"}}
+	session := locksql.SessionLock{Shared: true, Keys: one, PID: 1234}
+	message("session: try", session.Try())
+	session.Yield, session.Pooled = true, true
+	message("session: try, yielding, through a pooler", session.Try())
+	session = locksql.SessionLock{Keys: two, PID: 1234, Settings: settings}
+	message("session: try one of two, with settings", session.Try())
+	message("session: wait for one of two", session.Wait(1, 500*time.Millisecond))
+	session.Keys, session.Shared, session.Pooled = one, true, true
+	message("session: wait, through a pooler", session.Wait(0, 500*time.Millisecond))
+	message("session: unlock", locksql.UnlockSession(false, one[0], true, settings))
+	message("session: unlock one of several", locksql.UnlockSession(true, two[1], false, nil))
+	message("session: the settings of before", locksql.SetAgain(settings))
+	message("session: count", locksql.CountHeld())
 	message("session: forsake", locksql.Forsake(false, two...))
-	message("session: wanted", locksql.Select("select "+locksql.Wanted(two[1])))
 	message("session: token", locksql.SessionToken())
 	message("plain: try slots", locksql.TrySlotsIn(false, one[0], 2))
 	message("plain: wait for slots", locksql.WaitSlotsIn(false, one[0], 2, 1, 500*time.Millisecond))

@@ -73,19 +73,6 @@ func appendNumber(b []byte, n int64, typ string) []byte {
 	return append(b, typ...)
 }
 
-// UnlockOne frees one lock of the session. The key is a parameter: the text is the
-// same for all keys of a kind. It asks for the row, in which more, expressions with a
-// comma before each, may follow.
-func UnlockOne(shared bool, key hashkey.Key, more string) Message {
-	args := "($1)"
-	if _, _, pair := key.Pair(); pair {
-		args = "($1, $2)"
-	}
-	m := One(Statement{SQL: "select " + function(Unlock, shared) + args + more, Params: params(key), Tag: "SELECT", Answer: Rows})
-	m.Prepare = true
-	return m
-}
-
 // params returns key as parameters.
 func params(key hashkey.Key) []Param {
 	if class, object, ok := key.Pair(); ok {
@@ -101,8 +88,8 @@ func Held(key hashkey.Key) string {
 	return shown("granted", "pid"+equal+"pg_catalog.pg_backend_pid()", key)
 }
 
-// Wanted returns an expression that is true if any session waits for key.
-func Wanted(key hashkey.Key) string {
+// wanted returns an expression that is true if any session waits for key.
+func wanted(key hashkey.Key) string {
 	return shown("not granted", "database"+equal+"(select oid from pg_catalog.pg_database where datname"+
 		equal+"pg_catalog.current_database())", key)
 }

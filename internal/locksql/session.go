@@ -8,23 +8,64 @@ import (
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
 
-// SessionWait is a wait for the lock of a session.
-type SessionWait struct {
-	Obstacles string // "when condition then number …": why nothing is to be locked or changed, a negative number
-	Shared    bool
-	Keys      []hashkey.Key // the session is to get one of them
-	One       int           // the index of the one to wait for
-	Limit     time.Duration // not 0
-
-	Before   string // a select that is sent before the wait
-	Settings string // "expressions from …", which give the session its settings if it gets a lock
+// SessionLock is a lock for a session, which gets settings with it. If it is refused,
+// nothing has changed on the session.
+type SessionLock struct {
+	Shared   bool
+	Keys     []hashkey.Key // the session is to get one of them
+	PID      uint32        // of the session, as the client was told
+	Pooled   bool          // a pooler in between is accepted
+	Yield    bool          // it is refused where another session waits for the first key
+	Settings []Setting     // that the server may have
 }
 
-// Message returns the message, which is one transaction. The row of its last
-// statement but one is the index of the key that the session has got, -1 where it
-// has got none, or the number of an obstacle. A wait that ends is no
-// error, so that the server logs nothing; it is then that the other keys are asked
-// for, without waiting. If none is granted, nothing has changed on the session.
+// The columns of the last rows of an answer: which of the keys the session has got,
+// and the settings that it had before, a row for each.
+const (
+	SlotColumn = iota
+	NameColumn // of a setting; missing or NULL in a row that shows none
+	OldColumn
+)
+
+// What is in SlotColumn, if it is not NULL, which is a refusal too, or the index of
+// the key.
+const (
+	SessionRefused = -1
+	SessionStandby = -2
+	SessionPooler  = -3
+)
+
+// obstacles are where a lock would exclude no session, or would stay behind in a
+// pooler: the pid that the client was told is then not that of the session. They
+// are asked for in the statement that locks, because a pooler may send the next
+// one elsewhere, and a standby may be promoted.
+func (l *SessionLock) obstacles() string {
+	when := "when pg_catalog.pg_is_in_recovery() then " + strconv.Itoa(SessionStandby)
+	if !l.Pooled {
+		when += " when pg_catalog.pg_backend_pid() operator(pg_catalog.<>) " + strconv.FormatUint(uint64(l.PID), 10) +
+			" then " + strconv.Itoa(SessionPooler)
+	}
+	if l.Yield {
+		when += " when " + wanted(l.Keys[0]) + " then " + strconv.Itoa(SessionRefused)
+	}
+	return when
+}
+
+// Try asks for the first free of the locks, without waiting. The question is put once,
+// though a row for each setting follows from it: WITH … AS MATERIALIZED says so.
+func (l *SessionLock) Try() Message {
+	asked := "with asked as materialized (select slot from (select " +
+		"case " + l.obstacles() + " else " + takeFirst(l.Shared, l.Keys) + " end as slot offset 0) as one) select asked.slot"
+	if len(l.Settings) == 0 {
+		return Select(asked + " from asked")
+	}
+	return Select(asked + ", s.name, pg_catalog.current_setting(s.name, true), case when s.name is not null then " + set + " end " +
+		"from asked left join " + table(l.Settings) + " on asked.slot operator(pg_catalog.>=) 0 and " + known)
+}
+
+// Wait waits for the one-th of the locks, for at most limit, which is not 0, in a
+// transaction of its own. A wait that ends is no error, so that the server logs
+// nothing; it is then that the other locks are asked for, without waiting.
 //
 // After a wait that ended in an error, a session's lock can be held all the same. So it
 // is the transaction's lock that is waited for, which a rollback frees in any
@@ -36,13 +77,14 @@ type SessionWait struct {
 //
 // All that is to be set is set before the wait, and goes with the subtransaction if
 // the wait ends: what is done after the grant keeps the caller waiting.
-func (w *SessionWait) Message() Message {
+func (l *SessionLock) Wait(one int, limit time.Duration) Message {
+	from := " from " + table(l.Settings) + " where " + known
 	var m Message
 	m.Statements = append(m.Statements, beginReadCommitted)
-	m.add("SELECT", "select "+withLockTimeout(milliseconds(w.Limit))+", "+
+	m.add("SELECT", "select "+withLockTimeout(milliseconds(limit))+", "+
 		"pg_catalog.set_config('pgadvisory.slot', '-1', true)")
-	m = m.Select(w.Before)
-	m.add("DO", w.block())
+	m = m.Select("select null, s.name, pg_catalog.current_setting(s.name, true)" + from)
+	m.add("DO", l.block(one, "perform "+set+from+"; "))
 	m.Statements = append(m.Statements, slot)
 	m.add("COMMIT", "commit")
 	return m
@@ -52,30 +94,27 @@ func (w *SessionWait) Message() Message {
 // plans no SHOW, and the caller waits for it.
 var slot = Statement{SQL: "show pgadvisory.slot", Tag: "SHOW", Answer: Rows}
 
-func (w *SessionWait) block() string {
-	settings := ""
-	if w.Settings != "" {
-		settings = "perform " + w.Settings + "; "
-	}
-	one := w.Keys[w.One]
+// block waits for the one-th lock, and executes settings if it takes one.
+func (l *SessionLock) block(one int, settings string) string {
+	waited := l.Keys[one]
 	var b strings.Builder
-	b.WriteString("do $pgadvisory$ declare slot integer := case " + w.Obstacles + " end; taken pg_catalog.text; begin " +
+	b.WriteString("do $pgadvisory$ declare slot integer := case " + l.obstacles() + " end; taken pg_catalog.text; begin " +
 		"if slot is null then begin " + settings +
-		"perform pg_catalog.set_config('pgadvisory.slot', '" + strconv.Itoa(w.One) + "', true); " +
-		"for step in 1..2 loop taken := case when step operator(pg_catalog.=) 1 then " + Call(XactLock, w.Shared, one) + "::pg_catalog.text " +
-		"else " + Call(Lock, w.Shared, one) + "::pg_catalog.text end; end loop; return; " +
+		"perform pg_catalog.set_config('pgadvisory.slot', '" + strconv.Itoa(one) + "', true); " +
+		"for step in 1..2 loop taken := case when step operator(pg_catalog.=) 1 then " + Call(XactLock, l.Shared, waited) + "::pg_catalog.text " +
+		"else " + Call(Lock, l.Shared, waited) + "::pg_catalog.text end; end loop; return; " +
 		"exception when lock_not_available then ")
-	if len(w.Keys) > 1 {
-		b.WriteString("slot := " + TakeFirst(w.Shared, w.Keys) + "; if slot is not null then " + settings + "end if; ")
+	if len(l.Keys) > 1 {
+		b.WriteString("slot := " + takeFirst(l.Shared, l.Keys) + "; if slot is not null then " + settings + "end if; ")
 	}
 	b.WriteString("end; end if; if slot is not null then " +
 		"perform pg_catalog.set_config('pgadvisory.slot', slot::pg_catalog.text, true); end if; end $pgadvisory$")
 	return b.String()
 }
 
-// TakeFirst returns an expression that takes the first free of some locks for the
+// takeFirst returns an expression that takes the first free of some locks for the
 // session, and is its index, or NULL where there is none.
-func TakeFirst(shared bool, keys []hashkey.Key) string {
+func takeFirst(shared bool, keys []hashkey.Key) string {
 	i := -1
 	return firstOf(keys, func(key hashkey.Key) string { return Call(TryLock, shared, key) },
 		func(hashkey.Key) string { i++; return strconv.Itoa(i) })
@@ -93,4 +132,31 @@ func SessionToken() Message {
 	return Select("select pg_catalog.pg_current_xact_id()::pg_catalog.text, " +
 		"pg_catalog.set_config('synchronous_commit', case value when 'off' then 'local' else value end, true) " +
 		"from pg_catalog.current_setting('synchronous_commit') value, pg_catalog.pg_logical_emit_message(true, 'pgadvisory', '')")
+}
+
+// UnlockSession gives a session's lock back, and the saved settings their defaults,
+// and shows what those are. With besides it frees what else the session may hold,
+// which must not reach the pool either: a lock taken by hand, or the same lock once
+// more.
+//
+// It is one statement, and the server evaluates its expressions one after the other.
+// What it does after the unlock is in the way of the next holder, where both share a
+// processor. The key is a parameter: the text is the same for all keys of a kind.
+func UnlockSession(shared bool, key hashkey.Key, besides bool, saved []Setting) Message {
+	sql := "select " + function(Unlock, shared) + "($1)"
+	if _, _, pair := key.Pair(); pair {
+		sql = "select " + function(Unlock, shared) + "($1, $2)"
+	}
+	if besides {
+		sql += ", pg_catalog.pg_advisory_unlock_all()"
+	}
+	m := One(Statement{SQL: sql + reset(saved), Params: params(key), Tag: "SELECT", Answer: Rows})
+	m.Prepare = true
+	return m
+}
+
+// CountHeld asks how many locks the session holds.
+func CountHeld() Message {
+	return Select("select pg_catalog.count(*) from pg_catalog.pg_locks" +
+		" where locktype operator(pg_catalog.=) 'advisory' and granted and pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()")
 }
