@@ -283,17 +283,12 @@ func (c *common) lose(err error) {
 
 // watch tells the locks of the session when it is gone, until over is closed.
 func (c *common) watch(over <-chan struct{}, o *Options, pulse time.Duration) {
-	looks, asks := time.NewTicker(o.check()), time.NewTicker(pulse)
-	defer looks.Stop()
-	defer asks.Stop()
+	r := newRhythm(o.check(), pulse)
+	defer r.stop()
 	for {
-		ask := false
-		select {
-		case <-over:
+		ask, ok := r.next(over)
+		if !ok {
 			return
-		case <-looks.C:
-		case <-asks.C:
-			ask = true
 		}
 		_ = c.use(context.Background(), func(context.Context) error {
 			select {

@@ -146,21 +146,16 @@ func (p *pinned) releaseSession(k *Lock) error {
 // a DISCARD ALL.
 func (p *pinned) watch(k *Lock, pulse time.Duration) {
 	defer close(p.watched)
-	looks, asks := time.NewTicker(k.opts.check()), time.NewTicker(pulse)
-	defer looks.Stop()
-	defer asks.Stop()
+	r := newRhythm(k.opts.check(), pulse)
+	defer r.stop()
 	for {
-		ask := false
-		select {
-		case <-p.freed:
+		ask, ok := r.next(p.freed)
+		if !ok {
 			return
-		case <-looks.C:
-		case <-asks.C:
-			ask = true
 		}
 		looked := make(chan error, 1)
 		go func() { looked <- p.look(k, ask, pulse/2) }()
-		if err := p.await(k, looked, looks.C); err != nil {
+		if err := p.await(k, looked, r.looks.C); err != nil {
 			k.lose(err)
 			return
 		}
