@@ -3,6 +3,7 @@ package sessionlock
 import (
 	"context"
 	"database/sql"
+	"sync"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -125,7 +126,7 @@ func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashk
 	}
 	defer cancel()
 	if !l.common.turns.take(waitCtx, key, l.opts.Shared, r.try) {
-		if r.try {
+		if r.try && waitCtx.Err() == nil {
 			return nil, about(key, ErrNotAcquired)
 		}
 		return nil, call.NotAcquired(waitCtx, nil)
@@ -145,8 +146,8 @@ func (l *Locker) askShareable(ctx context.Context, call *acquire.Call, key hashk
 		call.End()
 		return c.lock, nil
 	}
-	return pin(c.own, r.pulse, func() { // it has the connection on which it was waited for
+	return pin(c.own, r.pulse, sync.OnceFunc(func() { // it has the connection on which it was waited for
 		call.End()
 		give()
-	}), nil
+	})), nil
 }

@@ -19,7 +19,9 @@ import (
 //	db := stdlib.OpenDB(*config)
 //
 // If the server does not answer within five seconds, the connection is closed all
-// the same.
+// the same. So it is where rows of pgx's own are open for longer once their ctx has
+// ended, and under pgx's WaitForNotification, which is no statement that could be
+// cancelled: use a connection of another pool for it.
 func CancelStatements(config *pgx.ConnConfig) {
 	const patience = 5 * time.Second
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {

@@ -167,6 +167,8 @@ func (c *common) ask(p *pool, settings []locksql.Setting) (k *Lock, dead bool, e
 		c.lose(err)
 	case granted:
 		k = newLock(c, p, p.key, c.session)
+		k.giveTurn = sync.OnceFunc(func() { c.turns.give(p.key, p.opts.Shared) })
+		k.watched = c.session.PG().CleanupDone()
 		c.mu.Lock()
 		c.locks[k] = true
 		c.mu.Unlock()
@@ -296,7 +298,7 @@ func (c *common) watch(over <-chan struct{}, o *Options, pulse time.Duration) {
 				return nil
 			default:
 			}
-			if err := c.look(ask, pulse/2); err != nil {
+			if err := c.look(ask, answerWithin(pulse)); err != nil {
 				c.session.Discard()
 				c.lose(err)
 			}
@@ -352,7 +354,7 @@ func (c *common) release(k *Lock) error {
 }
 
 func (c *common) free(k *Lock) error {
-	defer c.turns.give(k.key, k.opts.Shared)
+	defer k.giveTurn()
 	switch err := c.release(k); {
 	case errors.Is(k.Err(), ErrLost):
 		return k.lost()
@@ -365,6 +367,12 @@ func (c *common) free(k *Lock) error {
 	}
 }
 
+// isHeld is home's.
+func (c *common) isHeld(k *Lock) error {
+	return c.useOf(k.session, func(context.Context) error { return c.look(true, unlockPatience) })
+}
+
 func (c *common) cut(k *Lock) {
 	_ = c.release(k) // an error means that it is not held
+	k.giveTurn()
 }

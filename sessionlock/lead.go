@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,6 +68,7 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 			if !k.wasLost() {
 				return err
 			}
+			failure = k.unlock()
 		case ctx.Err() != nil && errors.Is(err, ErrNotAcquired): // ctx has cut the campaign
 			if failure != nil {
 				return campaignOver(ctx, key, failure)
@@ -116,8 +118,16 @@ func worthwhile(err error) bool {
 // poolClosed reports whether err says that the pool is closed. Neither
 // database/sql nor pgxpool exports its error.
 func poolClosed(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "sql: database is closed") || strings.Contains(text, "closed pool")
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil {
+			return poolClosed(inner)
+		}
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), poolClosed)
+	}
+	text := err.Error() // all of it: a message may have a key's name in it
+	return text == "sql: database is closed" || text == "closed pool"
 }
 
 // passing reports whether a condition of the server is one that passes, by the

@@ -30,11 +30,12 @@ type Lock struct {
 	session *pgsession.Session
 	traced  context.Context // what Options.Trace has returned; without it, Background
 	callers bool            // of LockConn
-	watched <-chan struct{} // closed when the session is seen to have ended; nil for the common one
+	watched <-chan struct{} // closed when the session is seen to have ended
 
-	held   context.Context // ends with the lock; the cause says how
-	end    context.CancelCauseFunc
-	unlock func() error
+	held     context.Context // ends with the lock; the cause says how
+	end      context.CancelCauseFunc
+	unlock   func() error
+	giveTurn func() // of a lock on the common session: the next in this process may take it
 
 	lossMu sync.Mutex
 	loss   error // guarded by lossMu; how the loss was noticed
@@ -52,6 +53,9 @@ type home interface {
 	use(ctx context.Context, f func(ctx context.Context) error) error
 	// free gives the lock back, once.
 	free(k *Lock) error
+	// isHeld asks the server whether the lock is held, and returns why it is lost, or
+	// nil.
+	isHeld(k *Lock) error
 	// cut ends the lock of a callback that does not return.
 	cut(k *Lock)
 }
@@ -118,7 +122,11 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	}
 	if k.token == 0 {
 		token, err := k.askToken(ctx)
-		if err != nil {
+		switch {
+		case err == nil:
+		case k.session.Closed() && k.Err() == nil:
+			return 0, k.lostBy(lockerr.Because(ctx, err))
+		default:
 			return 0, fmt.Errorf("sessionlock: %s: fencing token: %w", k.key, lockerr.Because(ctx, err))
 		}
 		k.token = token
@@ -166,6 +174,11 @@ func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
 func (k *Lock) Unlock() error { return k.unlock() }
 
 func (k *Lock) unlockOnce() error {
+	if k.opts.MinHold > time.Since(k.granted) && k.Err() == nil { // the unlock, which comes later, cannot tell
+		if err := k.home.isHeld(k); err != nil {
+			k.lose(err)
+		}
+	}
 	k.end(ErrUnlocked) // of a lock that is lost it changes nothing
 	rest := k.opts.MinHold - time.Since(k.granted)
 	switch {

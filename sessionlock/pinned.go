@@ -44,9 +44,15 @@ func (p *pinned) use(ctx context.Context, f func(ctx context.Context) error) err
 	return p.own.conn.Raw(func(any) error { return f(ctx) })
 }
 
+// isHeld is home's.
+func (p *pinned) isHeld(k *Lock) error { return p.look(k, true, unlockPatience) }
+
 func (p *pinned) cut(*Lock) {
 	p.own.session.Interrupt()
 	p.own.session.Cut()
+	if p.leave != nil {
+		p.leave()
+	}
 }
 
 var errLeftOpen = errors.New("a transaction or rows were left open, and the session was ended")
@@ -154,7 +160,7 @@ func (p *pinned) watch(k *Lock, pulse time.Duration) {
 			return
 		}
 		looked := make(chan error, 1)
-		go func() { looked <- p.look(k, ask, pulse/2) }()
+		go func() { looked <- p.look(k, ask, answerWithin(pulse)) }()
 		if err := p.await(k, looked, r.looks.C); err != nil {
 			k.lose(err)
 			return

@@ -2,6 +2,13 @@ package sessionlock
 
 import "time"
 
+// answerWithin returns how long a question has for its answer, where one is put once
+// in a pulse: half of it, but a second where there is one, for a server that is far
+// away.
+func answerWithin(pulse time.Duration) time.Duration {
+	return min(pulse, max(pulse/2, time.Second))
+}
+
 // rhythm is when a session that holds locks is looked at, and when it is asked.
 type rhythm struct{ looks, asks *time.Ticker }
 

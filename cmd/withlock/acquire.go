@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -58,14 +59,27 @@ func (p *program) acquire(ctx context.Context) (*hold, error) {
 		case err == nil, ctx.Err() != nil:
 			return h, err
 		case errors.Is(err, errConflict):
-			if p.try || a.rest() <= 0 {
+			switch {
+			case p.try:
 				return nil, err
+			case a.rest() <= 0:
+				return nil, a.over(ctx)
 			}
 			a.taken(ctx)
 		case !a.ride(ctx, err):
 			return nil, a.away(err)
 		}
 	}
+}
+
+// over is the error of a program whose wait is over. A server that has fallen silent
+// meanwhile has not said that the lock is taken.
+func (a *acquisition) over(ctx context.Context) error {
+	err := a.heard(ctx, 0, a.db.PingContext)
+	if err == nil || lockerr.SQLState(err) != "" {
+		return errConflict
+	}
+	return a.away(err)
 }
 
 // rest returns how long the program may still wait for the lock.

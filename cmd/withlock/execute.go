@@ -40,7 +40,7 @@ func (p *program) execute(ctx context.Context, h *hold, guard *guard, env []stri
 	}
 	releaseErr := p.release(h)
 	if releaseErr != nil {
-		onLost.start()
+		onLost.start(nil)
 	}
 	onLost.wait()
 	return end, errors.Join(err, releaseErr)
@@ -144,7 +144,7 @@ func (p *program) supervise(ctx context.Context, work *supervise.Work, lockLost 
 			lockLost, lost = nil, true
 			stop(syscall.SIGTERM)
 			say(p.stderr, "%s was lost: another session may have it; stopping the command", p.label())
-			onLost.start()
+			onLost.start(work)
 		case <-ended:
 			ended = nil
 			stop(syscall.SIGTERM)

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/supervise"
 )
 
 // lostCommand is the shell text of --on-lost, which runs at most once.
@@ -16,9 +18,9 @@ type lostCommand struct {
 	pid     int
 }
 
-// start starts it, unless it has run. It leads a process group of its own, and
-// stdout remains COMMAND's alone.
-func (c *lostCommand) start() {
+// start starts it, unless it has run, and has it be none of work, which may be nil. It
+// leads a process group of its own, and stdout remains COMMAND's alone.
+func (c *lostCommand) start(work *supervise.Work) {
 	if c.program.onLost == "" || c.over != nil {
 		return
 	}
@@ -34,6 +36,9 @@ func (c *lostCommand) start() {
 		return
 	}
 	c.pid = cmd.Process.Pid
+	if work != nil {
+		work.Spare(c.pid)
+	}
 	go func() {
 		defer close(c.over)
 		_ = cmd.Wait() // its own affair, and it may be reaped by what reaps the work

@@ -93,6 +93,7 @@ func (p *program) locked(ctx context.Context, path string) (ending, error) {
 	if p.verbose {
 		say(p.stderr, "locked %s", lock.Key())
 	}
+	p.db.SetMaxIdleConns(0) // the turn has left one, which would stay as long as COMMAND
 	return p.execute(ctx, lock, guard, p.environment(lock.Key(), token), signals)
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -25,10 +26,14 @@ type keeper struct {
 	// is gone.
 	roots   map[int]int
 	changed bool
+	reaped  int // children that have ended
 
 	sessions map[int]bool // the sessions that the work has had since it was told to stop
+	left     map[int]bool // the sessions of orphans that had left it by then
 	killing  bool
-	all      bool // no process has left the work
+
+	all        bool               // no process has left the work
+	isStranger func(pid int) bool // nil: no child of this process is one
 }
 
 func newKeeper(command int, report func(kind, value int)) *keeper {
@@ -105,6 +110,9 @@ func (k *keeper) reap() (none bool) {
 		case pid == 0:
 			return false
 		default:
+			if !status.Stopped() && !status.Continued() {
+				k.reaped++
+			}
 			k.note(pid, status)
 		}
 	}
@@ -133,7 +141,8 @@ func (k *keeper) note(pid int, status syscall.WaitStatus) {
 }
 
 // isOver reports whether no process of the work is left. Every process of the
-// work has an ancestor, or is one, that is a root.
+// work has an ancestor, or is one, that is a root. Where it is not known, k is
+// changed.
 func (k *keeper) isOver() bool {
 	if !k.ended {
 		return false
@@ -142,13 +151,18 @@ func (k *keeper) isOver() bool {
 		k.changed = k.changed || sessionOf(pid) != session
 	}
 	// A process that was forked while /proc was read can be missed once.
+	before := k.reaped
 	for range 2 {
 		if !k.changed && len(k.roots) > 0 {
 			return false
 		}
-		members, ok := k.members()
-		if !ok {
+		members, err := k.members()
+		switch {
+		case errors.Is(err, errBlind):
 			return groupGone(k.command)
+		case err != nil:
+			k.changed = true
+			return false
 		}
 		k.changed, k.roots = false, map[int]int{}
 		for _, p := range members {
@@ -157,16 +171,19 @@ func (k *keeper) isOver() bool {
 			}
 		}
 	}
-	return len(k.roots) == 0
+	if len(k.roots) > 0 {
+		return false
+	}
+	// A child that has ended meanwhile may have left one behind that was not seen.
+	k.reap()
+	k.changed = k.reaped != before
+	return !k.changed
 }
 
-// members returns the living processes of the work. It is not ok where the
-// system does not show them.
-func (k *keeper) members() (members []process, ok bool) {
-	all, ok := processes()
-	if !ok {
-		return nil, false
-	}
+// members returns the living processes of the work, those that are seen if there is
+// an error.
+func (k *keeper) members() (members []process, err error) {
+	all, err := processes()
 	children := map[int][]process{}
 	for _, p := range all {
 		children[p.parent] = append(children[p.parent], p)
@@ -183,11 +200,11 @@ func (k *keeper) members() (members []process, ok bool) {
 	}
 	// A process that belongs to the work can bring a session into it, and with
 	// that another orphan.
-	orphans := children[os.Getpid()]
+	orphans := slices.DeleteFunc(children[os.Getpid()], func(p process) bool { return k.isStranger != nil && k.isStranger(p.pid) })
 	for found := true; found; {
 		found = false
 		for i, p := range orphans {
-			if p.pid != 0 && (k.all || p.pid == k.command || sessions[p.session]) {
+			if p.pid != 0 && (p.pid == k.command || sessions[p.session] || k.keeps(p)) {
 				found = true
 				add(p)
 				orphans[i].pid = 0
@@ -197,7 +214,27 @@ func (k *keeper) members() (members []process, ok bool) {
 	if k.sessions != nil {
 		k.sessions = sessions
 	}
-	return members, true
+	return members, err
+}
+
+// keeps reports whether an orphan belongs to the work though its session does not.
+// Since the work was told to stop none leaves it any more.
+func (k *keeper) keeps(orphan process) bool {
+	return k.all || k.left != nil && !k.left[orphan.session]
+}
+
+// noteLeft notes, when the work is told to stop, which orphans have left it.
+func (k *keeper) noteLeft() {
+	if k.sessions == nil || k.left != nil {
+		return
+	}
+	k.left = map[int]bool{}
+	all, _ := processes() // what is not seen has not left
+	for _, p := range all {
+		if p.parent == os.Getpid() && !k.sessions[p.session] {
+			k.left[p.session] = true
+		}
+	}
 }
 
 // signalAll sends a signal to all of the work. A process that is stopped would
@@ -209,10 +246,11 @@ func (k *keeper) signalAll(s syscall.Signal) {
 	if s != syscall.SIGHUP && k.sessions == nil {
 		k.sessions = map[int]bool{}
 	}
-	members, ok := k.members()
-	if !ok {
+	members, err := k.members()
+	if errors.Is(err, errBlind) {
 		members = []process{{pid: k.command, group: k.command}}
 	}
+	k.noteLeft()
 	ours := map[int]bool{k.command: true}
 	for _, p := range members {
 		ours[p.pid] = true
@@ -238,8 +276,8 @@ func (k *keeper) signalAll(s syscall.Signal) {
 
 // signalGroup sends a signal to the command's group, if that is there.
 func (k *keeper) signalGroup(s syscall.Signal) {
-	members, ok := k.members()
-	there := !k.ended || !ok
+	members, err := k.members()
+	there := !k.ended || err != nil
 	for _, p := range members {
 		there = there || p.group == k.command
 	}

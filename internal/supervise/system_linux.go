@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -49,25 +50,30 @@ func sessionOf(pid int) int {
 	return int(session)
 }
 
-// processes returns all living processes.
-func processes() (all []process, ok bool) {
+// processes returns all living processes. An error other than errBlind passes, as
+// when too many files are open: there may be more of them.
+func processes() (all []process, err error) {
 	proc, err := os.Open("/proc")
 	if err != nil {
-		return nil, false
+		return nil, blind(err)
 	}
 	defer proc.Close()
 	names, err := proc.Readdirnames(-1)
 	if err != nil {
-		return nil, false
+		return nil, blind(err)
 	}
 	found := false
+	var unread error
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
 			continue
 		}
-		stat, err := os.ReadFile("/proc/" + name + "/stat") // fails if it has ended
-		if err != nil {
+		stat, err := os.ReadFile("/proc/" + name + "/stat")
+		if err != nil { // it has ended, or is another user's and hidden
+			if passes(err) {
+				unread = err
+			}
 			continue
 		}
 		found = true
@@ -75,7 +81,23 @@ func processes() (all []process, ok bool) {
 			all = append(all, p)
 		}
 	}
-	return all, found
+	if !found {
+		return nil, blind(unread)
+	}
+	return all, unread
+}
+
+// passes reports whether err is of a system that is short of something.
+func passes(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
+}
+
+// blind returns err if it passes, and errBlind otherwise.
+func blind(err error) error {
+	if passes(err) {
+		return err
+	}
+	return errBlind
 }
 
 // parseStat reads a stat file: see proc(5). It is not ok for a zombie. One that

@@ -5,6 +5,7 @@ package supervise
 import (
 	"errors"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -32,6 +33,9 @@ type Work struct {
 	terminal   *terminal // nil where there is none
 	done       chan struct{}
 	resumes    atomic.Int32 // orders to resume the command that were sent
+
+	strangersMu sync.Mutex
+	strangers   map[int]bool // guarded by strangersMu: children of this process that are none of the work
 
 	// Written before done is closed.
 	status      syscall.WaitStatus
@@ -78,11 +82,14 @@ func (g *Guard) Dismiss() {
 // keep is a descriptor, or -1, that the guard keeps open until the work is over,
 // even if this process is killed. The command does not inherit it.
 //
-// Only one Work can run at a time, and the caller starts no other processes
-// meanwhile: all children of this process are reaped.
+// Only one Work can run at a time. All children of this process are reaped when it is
+// over. Those that it had before, and those that it then names to Spare, are none of
+// the work.
 func (g *Guard) Start(env []string, keep int) (*Work, error) {
-	adoptOrphans()
 	w := &Work{guard: g.pid, link: g.link, terminal: terminalAt(g.command.Stdin, g.command.Stdout), done: make(chan struct{})}
+	w.strangers = children()
+	delete(w.strangers, g.pid)
+	adoptOrphans()
 	kind := start
 	if w.terminal.isEager() {
 		kind = startGated
@@ -106,6 +113,31 @@ func (g *Guard) Start(env []string, keep int) (*Work, error) {
 
 // wakeGuard continues the guard, which may have been stopped.
 func (w *Work) wakeGuard() { _ = syscall.Kill(w.guard, syscall.SIGCONT) } // fails if it has ended
+
+// Spare has a child of this process, which it has started since, be none of the work.
+func (w *Work) Spare(pid int) {
+	w.strangersMu.Lock()
+	defer w.strangersMu.Unlock()
+	w.strangers[pid] = true
+}
+
+func (w *Work) isStranger(pid int) bool {
+	w.strangersMu.Lock()
+	defer w.strangersMu.Unlock()
+	return w.strangers[pid]
+}
+
+// children returns the children of this process, as far as they are seen.
+func children() map[int]bool {
+	ours := map[int]bool{}
+	all, _ := processes()
+	for _, p := range all {
+		if p.parent == os.Getpid() {
+			ours[p.pid] = true
+		}
+	}
+	return ours
+}
 
 // Done is closed when the work is over: no process of it is left.
 func (w *Work) Done() <-chan struct{} { return w.done }
@@ -196,10 +228,10 @@ func (w *Work) follow(started chan<- error) {
 
 // bury reaps the guard, and ends the work if the guard has not. Then the kernel
 // has killed the command, and which of its children had left is not to be known
-// any more: all are killed. There may be a command, or the end of one, that the
-// guard has not told of.
+// any more: all are killed that are no strangers. There may be a command, or the end
+// of one, that the guard has not told of.
 func (w *Work) bury(k *keeper, over bool) {
-	k.command, k.all = w.pid, true
+	k.command, k.all, k.isStranger = w.pid, true, w.isStranger
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
@@ -211,7 +243,7 @@ func (w *Work) bury(k *keeper, over bool) {
 		}
 		k.note(pid, status)
 	}
-	if _, visible := processes(); over || w.pid == 0 && !visible {
+	if _, err := processes(); over || w.pid == 0 && errors.Is(err, errBlind) {
 		k.reap()
 		return
 	}
