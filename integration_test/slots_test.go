@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -297,6 +298,7 @@ func TestInvalidSlots(t *testing.T) {
 	}{
 		{0, xactlock.Options{}},
 		{-1, xactlock.Options{}},
+		{math.MaxInt, xactlock.Options{}},
 		{2, xactlock.Options{Plain: true, Isolation: sql.LevelRepeatableRead}},
 		{2, xactlock.Options{Plain: true, Isolation: sql.LevelSerializable}},
 	} {

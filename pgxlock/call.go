@@ -6,6 +6,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
@@ -52,8 +53,8 @@ func (l *Locker) newCall(key hashkey.Key, keys []hashkey.Key, try bool, fn Func)
 // runSlot runs fn in one of n slots of key.
 func (l *Locker) runSlot(ctx context.Context, op string, key hashkey.Key, n int, try bool, fn Func) error {
 	c, err := l.newCall(key, nil, try, fn)
-	if err == nil && n < 1 {
-		err = fmt.Errorf("pgxlock: %s: %d slots", op, n)
+	if err == nil && (n < 1 || n > locksql.MaxSlots) {
+		err = fmt.Errorf("pgxlock: %s: %d slots, and it is 1 to %d", op, n, locksql.MaxSlots)
 	}
 	c.Slots, c.pool.transaction.Slots = n, n
 	return c.Do(ctx, l.listener(), op, err)

@@ -62,7 +62,7 @@ func (l *Locker) TryWithTxAll(ctx context.Context, keys []hashkey.Key, fn Func) 
 
 // WithSlot is [Locker.WithTx] for a resource that n holders may have at once: it
 // holds one of the n slots of key, see [hashkey.Key.Slot]. All callers must agree
-// on n. Slot 0 is key's own lock, so a WithTx of key counts as one holder.
+// on n, which is at most 10,000. Slot 0 is key's own lock, so a WithTx of key counts as one holder.
 // With Options.Shared any number of shared holders have one slot.
 //
 // A free slot is found in one message. A call that finds none waits for one of

@@ -60,7 +60,6 @@ var (
 	errNoLocker = errors.New("sessionlock: the Locker is nil or zero: New makes one")
 	errNilDB    = errors.New("sessionlock: New was given a nil *sql.DB")
 	errNilFunc  = errors.New("sessionlock: fn is nil")
-	errSlots    = errors.New("sessionlock: there must be at least one slot")
 	errShared   = errors.New("sessionlock: Options.Shared: several leaders at once are none")
 )
 

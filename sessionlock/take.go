@@ -3,8 +3,10 @@ package sessionlock
 import (
 	"context"
 	"database/sql"
+	"fmt"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
 // Lock waits for the lock of key and returns it. The caller must call
@@ -61,7 +63,7 @@ func (l *Locker) TryWithLock(ctx context.Context, key hashkey.Key, fn func(ctx c
 
 // WithSlot is [Locker.WithLock] for a resource that n holders may have at once:
 // it holds one of the n slots of key, see [hashkey.Key.Slot]. All callers must
-// agree on n. Slot 0 is key's own lock, so a WithLock of key counts as one holder.
+// agree on n, which is at most 10,000. Slot 0 is key's own lock, so a WithLock of key counts as one holder.
 // With Options.Shared any number of shared holders have one slot.
 //
 // A free slot is found in one message. A call that finds none waits for one of
@@ -82,8 +84,8 @@ func (l *Locker) TryWithSlot(ctx context.Context, key hashkey.Key, n int, fn fun
 }
 
 func (l *Locker) withSlot(ctx context.Context, key hashkey.Key, n int, fn func(ctx context.Context, conn *sql.Conn) error, try bool) error {
-	if n < 1 {
-		return errSlots
+	if n < 1 || n > locksql.MaxSlots {
+		return fmt.Errorf("sessionlock: %s: %d slots, and it is 1 to %d", key, n, locksql.MaxSlots)
 	}
 	r := l.request(ctx, try)
 	r.slots = n

@@ -140,7 +140,7 @@ func (c *begunConn[T]) beginTx(ctx context.Context) error {
 	tx, err := c.begin(txCtx)
 	switch {
 	case err != nil:
-		return fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("begin: %w", lockerr.Foreign(err))
 	case lockerr.IsNil(tx):
 		return errBegunNil
 	}

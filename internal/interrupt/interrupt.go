@@ -8,6 +8,7 @@ package interrupt
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/rounds"
@@ -44,10 +45,13 @@ var (
 // A Watch ends one message on the wire once the message's ctx has ended.
 type Watch struct {
 	ctx        context.Context
+	ended      <-chan struct{} // of ctx
 	conn       Conn
 	policy     Policy
 	unregister func() bool  // nil where the policy is Late
 	place      rounds.Place // in late, where it is
+
+	idle atomic.Bool // the message's user does something else
 
 	mu         sync.Mutex
 	stopped    bool          // guarded by mu: the answer is there
@@ -65,10 +69,11 @@ var late rounds.Rounds
 //
 // It returns nil, which needs no Stop and allows it, where ctx cannot end.
 func Start(ctx context.Context, conn Conn, p Policy) *Watch {
-	if ctx.Done() == nil {
+	ended := ctx.Done()
+	if ended == nil {
 		return nil
 	}
-	w := &Watch{ctx: ctx, conn: conn, policy: p}
+	w := &Watch{ctx: ctx, ended: ended, conn: conn, policy: p}
 	if p.Late {
 		late.Enter(&w.place, w)
 	} else {
@@ -106,10 +111,20 @@ func (w *Watch) Stop() {
 	}
 }
 
+// Idle notes whether the user of an answer that is open does something else than to
+// read it. The connection is not cut meanwhile: the server may have answered long ago.
+func (w *Watch) Idle(idle bool) {
+	if w != nil {
+		w.idle.Store(idle)
+	}
+}
+
 // Look is rounds.Looker's.
 func (w *Watch) Look() {
-	if w.ctx.Err() != nil {
+	select {
+	case <-w.ended: // not ctx.Err, which is the caller's code, and may wait
 		go w.interrupt()
+	default:
 	}
 }
 
@@ -139,7 +154,10 @@ func (w *Watch) end(answered <-chan struct{}) (lateCancel bool) {
 	if w.policy.CancelRequest && !ClosedWithin(answered, 0) {
 		acknowledged = cancelStatement(w.conn)
 	}
-	if !ClosedWithin(answered, time.Until(cut)) {
+	for !ClosedWithin(answered, time.Until(cut)) && w.idle.Load() {
+		cut = time.Now().Add(w.policy.DeadlineDelay)
+	}
+	if !ClosedWithin(answered, 0) {
 		// pgx takes the failed read for the end of the connection, and sends a
 		// cancel request of its own before it closes the socket.
 		if err := w.conn.Conn().SetDeadline(time.Unix(1, 0)); err != nil {

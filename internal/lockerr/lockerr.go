@@ -132,6 +132,14 @@ func CommitUnknown(keys []hashkey.Key, err error) error {
 	return fmt.Errorf("%w: %s: %w", ErrCommitUnknown, Keys(keys), err)
 }
 
+// Foreign marks an error that is not of this library's statements: its SQLSTATE says
+// nothing about the lock.
+func Foreign(err error) error { return &foreign{err} }
+
+type foreign struct{ error }
+
+func (f *foreign) Unwrap() error { return f.error }
+
 // AcquireError returns the error of an acquisition that failed with err.
 //
 // If ctx has ended, that is ErrNotAcquired joined with ctx's error and cause,
@@ -143,7 +151,11 @@ func AcquireError(ctx context.Context, pkg string, keys []hashkey.Key, err error
 	if why := Ended(ctx); why != nil {
 		return notAcquired(keys, why, err)
 	}
-	switch SQLState(err) {
+	code := SQLState(err)
+	if errors.As(err, new(*foreign)) {
+		code = ""
+	}
+	switch code {
 	case codeLockTimeout: // the limit is this library's own, while it waits
 		return notAcquired(keys, context.DeadlineExceeded, err)
 	case codeDeadlock:

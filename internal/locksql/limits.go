@@ -42,15 +42,6 @@ func withLockTimeout(milliseconds string) string {
 		"case when " + hasTransactionTimeout + " then pg_catalog.set_config('transaction_timeout', '0', true) end"
 }
 
-// perLock divides limit, which is for a whole wait, among n locks: the server
-// counts lock_timeout for each lock.
-func perLock(limit time.Duration, n int) time.Duration {
-	if n <= 1 {
-		return limit
-	}
-	return max(limit/time.Duration(n), 10*time.Millisecond)
-}
-
 // The server counts lock_timeout for each lock. Where the waits for several are to
 // end together, keepEnd notes when that is, $2 milliseconds from now, and untilEnd
 // sets lock_timeout to what is left.
@@ -92,9 +83,17 @@ func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 // block stays with the transaction. Nothing is locked unless condition, if it is
 // not "", is true.
 func (m *Message) quietly(shared bool, keys []hashkey.Key, limit time.Duration, condition string) {
-	m.addWith([]Param{{Number: Milliseconds(perLock(limit, len(keys)))}}, setLockTimeout)
+	ms := Param{Number: Milliseconds(limit)}
+	if len(keys) == 1 {
+		m.addWith([]Param{ms}, setLockTimeout)
+	} else { // one after the other: together they have the time that one has
+		m.addWith([]Param{ms, ms}, setLockTimeout+", "+keepEnd)
+	}
 	var locks strings.Builder
-	for _, key := range keys {
+	for i, key := range keys {
+		if i > 0 {
+			locks.WriteString("perform " + untilEnd + "; ")
+		}
 		locks.WriteString("perform " + Call(XactLock, shared, key) + "; ")
 	}
 	m.waitInBlock(locks.String(), condition)

@@ -6,6 +6,9 @@ import (
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
 
+// MaxSlots keeps the message that asks for all slots of a key from growing too large.
+const MaxSlots = 10_000
+
 // Slots returns the locks of n slots of key, or key alone where n is 0.
 func Slots(key hashkey.Key, n int) []hashkey.Key {
 	all := make([]hashkey.Key, max(1, n))

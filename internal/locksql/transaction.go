@@ -108,8 +108,8 @@ func tryOne(shared bool, key hashkey.Key) Statement {
 }
 
 // Wait begins the transaction and waits for the locks, for at most limit. The limits of the role and the database are set aside for the
-// wait. A wait that ends is an error with SQLSTATE 55P03, or, if quiet, a lock
-// that is not granted.
+// wait. A wait that ends is an error with SQLSTATE 55P03, or, if quiet or for several
+// locks, a lock that is not granted.
 func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 	m := Message{Statements: make([]Statement, 0, 12)}
 	if t.Slots > 0 {
@@ -117,6 +117,7 @@ func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 		t.afterGrant(&m)
 		return m
 	}
+	quiet = quiet || len(t.Keys) > 1
 	if t.OneSnapshot() {
 		m.Statements = append(m.Statements, beginReadCommitted)
 		m.withoutLimits()
@@ -127,7 +128,7 @@ func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 		}
 		m.ask(session)
 	} else {
-		m.Prepare, m.Follow = !quiet && len(t.Keys) == 1 && t.MaxHold == 0, releaseAndCommit.Statements
+		m.Prepare, m.Follow = !quiet && t.MaxHold == 0, releaseAndCommit.Statements
 		m.Statements = append(m.Statements, t.Begin())
 		m.add("SELECT", setAside)
 		t.wait(&m, limit, quiet)
@@ -143,10 +144,8 @@ func (t *Transaction) Wait(limit time.Duration, quiet bool) Message {
 func (t *Transaction) wait(m *Message, limit time.Duration, quiet bool) {
 	if quiet {
 		m.quietly(t.Shared, t.Keys, limit, "")
-		return
-	}
-	for _, key := range t.Keys {
-		m.Statements = append(m.Statements, lockWithin(t.Shared, key, perLock(limit, len(t.Keys))))
+	} else {
+		m.Statements = append(m.Statements, lockWithin(t.Shared, t.Keys[0], limit))
 	}
 }
 

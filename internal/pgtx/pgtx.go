@@ -33,7 +33,7 @@ var (
 
 // errBusy: pgx has begun a message, and will not end it. Release closes the
 // connection then.
-var errBusy = errors.New("a panic inside a statement has left the connection busy")
+var errBusy = errors.New("the connection is busy: a panic inside a statement, or a statement beside open rows, has left it so")
 
 // Tx is a transaction that holds locks, or is to.
 type Tx struct {

@@ -32,6 +32,8 @@ func (r *batchResults) use(f func() error) error {
 	if r.done || r.conn.Over() {
 		return errBatchClosed
 	}
+	r.watch.Idle(false)
+	defer r.watch.Idle(true)
 	err := f()
 	r.conn.Note(err)
 	return lockerr.Because(r.ctx, err)
@@ -85,7 +87,11 @@ func (r *batchResults) CloseLocked() error {
 	return r.finish()
 }
 
+// Runs is txguard.Open's.
+func (r *batchResults) Runs() bool { return true }
+
 func (r *batchResults) finish() error {
+	r.watch.Idle(false)
 	err := r.results.Close()
 	r.done = true
 	r.conn.Forget(r)

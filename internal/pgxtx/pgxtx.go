@@ -116,11 +116,32 @@ func (tx *Tx) Prepare(ctx context.Context, name, sql string) (d *pgconn.Statemen
 
 // CopyFrom is pgx.Tx's.
 func (tx *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (n int64, err error) {
-	err = tx.use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) (err error) {
-		n, err = tx.c.pgx.CopyFrom(ctx, table, columns, source)
+	err = tx.use(ctx, false, func(ctx context.Context, w *interrupt.Watch) (err error) {
+		n, err = tx.c.pgx.CopyFrom(ctx, table, columns, &copySource{source, w})
 		return err
 	})
 	return n, err
+}
+
+// copySource is a source of rows, which may take its time also when the watch over the
+// statement has ended it.
+type copySource struct {
+	pgx.CopyFromSource
+	watch *interrupt.Watch
+}
+
+// Next is pgx.CopyFromSource's.
+func (s *copySource) Next() bool {
+	s.watch.Idle(true)
+	defer s.watch.Idle(false)
+	return s.CopyFromSource.Next()
+}
+
+// Values is pgx.CopyFromSource's.
+func (s *copySource) Values() ([]any, error) {
+	s.watch.Idle(true)
+	defer s.watch.Idle(false)
+	return s.CopyFromSource.Values()
 }
 
 // Query is pgx.Tx's.

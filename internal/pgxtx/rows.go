@@ -19,6 +19,7 @@ type rows struct {
 	conn     *conn
 	ctx      context.Context // of the query
 	watch    *interrupt.Watch
+	missed   atomic.Bool // a row was asked for while fn used the connection otherwise
 	done     atomic.Bool // nothing of it reaches the connection any more
 	err      error       // set before done is
 }
@@ -35,6 +36,8 @@ func (r *rows) use(f func() error) error {
 	case r.done.Load(), r.conn.Over():
 		return errRowsClosed
 	}
+	r.watch.Idle(false)
+	defer r.watch.Idle(true)
 	err := f()
 	if err != nil {
 		_ = r.CloseLocked() // as pgx has done; r.err keeps the error
@@ -49,12 +52,16 @@ var (
 
 // Next is pgx.Rows's.
 func (r *rows) Next() bool {
-	return r.use(func() error {
+	err := r.use(func() error {
 		if !r.Rows.Next() {
 			return errNoMore
 		}
 		return nil
-	}) == nil
+	})
+	if err == errBusy {
+		r.missed.Store(true)
+	}
+	return err == nil
 }
 
 // Scan is pgx.Rows's.
@@ -102,11 +109,15 @@ func (r *rows) Conn() *pgx.Conn { return r.conn.expose() }
 // TypeMap is pgx.Rows's.
 func (r *rows) TypeMap() *pgtype.Map { return r.conn.pgx.TypeMap() }
 
-// Err is pgx.Rows's. Rows that are open have no error yet.
+// Err is pgx.Rows's. Rows that are open have no error yet, unless a row was missed.
 func (r *rows) Err() error {
 	switch {
-	case r.done.Load():
+	case r.done.Load() && r.err != nil:
 		return r.err
+	case r.missed.Load():
+		return errBusy
+	case r.done.Load():
+		return nil
 	case r.conn.Over(): // a batch's
 		return pgx.ErrTxClosed
 	}
@@ -129,6 +140,7 @@ func (r *rows) CloseLocked() error {
 	if r.done.Load() {
 		return r.err
 	}
+	r.watch.Idle(false)
 	r.Rows.Close()
 	r.conn.Forget(r)
 	r.watch.Stop()
@@ -140,6 +152,9 @@ func (r *rows) CloseLocked() error {
 	r.fail(lockerr.Because(r.ctx, err))
 	return r.err
 }
+
+// Runs is txguard.Open's.
+func (r *rows) Runs() bool { return true }
 
 // fail ends the rows with err, which may be nil.
 func (r *rows) fail(err error) {

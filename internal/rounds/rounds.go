@@ -21,8 +21,9 @@ type Looker interface {
 // as long as there are any. The zero Rounds is ready for use.
 type Rounds struct {
 	mu    sync.Mutex
-	first *Place // guarded by mu
-	due   bool   // guarded by mu: they will be looked at
+	first *Place    // guarded by mu
+	next  time.Time // guarded by mu: when they are looked at next; zero: not at all
+	round int       // guarded by mu: the number of that look
 }
 
 // Place is where one thing stands in the rounds. The zero Place stands nowhere.
@@ -41,10 +42,19 @@ func (r *Rounds) Enter(p *Place, l Looker) {
 		p.next.previous = p
 	}
 	r.first = p
-	if !r.due {
-		r.due = true
-		time.AfterFunc(Every, r.look)
+	if r.next.IsZero() || time.Since(r.next) > Every {
+		r.arm()
 	}
+}
+
+// arm sets the time of the next look. One that is late does not come any more: its
+// timer was of a bubble of testing/synctest, and has ended with it. The rounds are
+// locked.
+func (r *Rounds) arm() {
+	r.next = time.Now().Add(Every)
+	r.round++
+	round := r.round
+	time.AfterFunc(Every, func() { r.look(round) })
 }
 
 // Leave takes the place out of the rounds, if it stands there. A look that has
@@ -68,22 +78,30 @@ func (p *Place) Leave() {
 	p.rounds, p.next, p.previous = nil, nil, nil
 }
 
-func (r *Rounds) look() {
-	for _, l := range r.current() {
+func (r *Rounds) look(round int) {
+	for _, l := range r.current(round) {
 		l.Look()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.due = r.first != nil; r.due {
-		time.AfterFunc(Every, r.look)
+	switch {
+	case round != r.round:
+	case r.first == nil:
+		r.next = time.Time{}
+	default:
+		r.arm()
 	}
 }
 
-// current returns all that there is to look at.
-func (r *Rounds) current() []Looker {
+// current returns all that there is to look at in a round, unless another has taken
+// its place.
+func (r *Rounds) current(round int) []Looker {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var current []Looker
+	if round != r.round {
+		return nil
+	}
 	for p := r.first; p != nil; p = p.next {
 		current = append(current, p.looker)
 	}

@@ -25,6 +25,38 @@ func looks(things []*thing) (n []int) {
 	return n
 }
 
+// Rounds that a bubble of testing/synctest has begun, and ended, go on for those
+// outside.
+func TestRoundsAfterABubble(t *testing.T) {
+	var r rounds.Rounds
+	synctest.Test(t, func(t *testing.T) {
+		one := new(thing)
+		r.Enter(&one.Place, one)
+		one.Leave()
+	})
+	two := &told{looked: make(chan struct{}, 10)}
+	r.Enter(&two.Place, two)
+	defer two.Leave()
+	select {
+	case <-two.looked:
+	case <-time.After(20 * rounds.Every):
+		t.Error("nobody looks")
+	}
+}
+
+// told tells of each look.
+type told struct {
+	rounds.Place
+	looked chan struct{}
+}
+
+func (t *told) Look() {
+	select {
+	case t.looked <- struct{}{}:
+	default:
+	}
+}
+
 // Each is looked at once a second from Enter to Leave, whoever else comes and goes.
 func TestRounds(t *testing.T) {
 	for name, leaving := range map[string][]int{"first": {2}, "middle": {1}, "last": {0}, "all": {1, 0, 2}} {

@@ -163,6 +163,10 @@ func (st *stmt) CloseLocked() error {
 	return st.Stmt.Close()
 }
 
+// Runs is txguard.Open's. A statement that is prepared and executed has ended, or has
+// rows.
+func (st *stmt) Runs() bool { return false }
+
 // rows is what a query returned, of whatever driver. Its statement runs, and is
 // watched over, until it is closed.
 //
@@ -183,6 +187,8 @@ func (r *rows) Next(dest []driver.Value) error {
 	if r.closed { // by End: database/sql does not ask rows that it has closed
 		return sql.ErrTxDone
 	}
+	r.watch.Idle(false)
+	defer r.watch.Idle(true)
 	err := r.Rows.Next(dest)
 	if err == nil || err == io.EOF {
 		return err
@@ -205,11 +211,15 @@ func (r *rows) CloseLocked() error {
 	}
 	r.closed = true
 	r.conn.Forget(r)
+	r.watch.Idle(false)
 	defer r.watch.Stop()
 	err := r.Rows.Close()
 	r.conn.Note(err)
 	return lockerr.Because(r.ctx, err)
 }
+
+// Runs is txguard.Open's.
+func (r *rows) Runs() bool { return true }
 
 func (r *rows) HasNextResultSet() bool {
 	next, ok := r.Rows.(driver.RowsNextResultSet)
@@ -226,6 +236,8 @@ func (r *rows) NextResultSet() error {
 	case r.closed:
 		return sql.ErrTxDone
 	}
+	r.watch.Idle(false)
+	defer r.watch.Idle(true)
 	return next.NextResultSet()
 }
 

@@ -7,6 +7,7 @@ package txguard
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,10 @@ type Open interface {
 	// CloseLocked closes it, and takes it out of the guard's list. The guard is
 	// locked. It may be called twice.
 	CloseLocked() error
+
+	// Runs reports whether it is of a statement that runs, whose answer is not read to
+	// its end.
+	Runs() bool
 }
 
 // Guard is the guard of one transaction. It is locked while the connection is in
@@ -44,6 +49,8 @@ type Guard struct {
 
 	exposed     atomic.Bool // fn may use the connection past the guard
 	deallocates atomic.Bool // a statement may take prepared statements away
+
+	looking sync.Mutex // held while Lost uses the connection
 
 	mu       sync.Mutex
 	open     []Open // guarded by mu
@@ -74,6 +81,8 @@ func (g *Guard) Use(ctx context.Context, keep bool, f func(endless context.Conte
 	defer func() {
 		if !returned || !keep || err != nil {
 			w.Stop()
+		} else {
+			w.Idle(true)
 		}
 		g.panicked = g.panicked || !returned
 		g.Note(err)
@@ -170,8 +179,13 @@ func (g *Guard) Ended() error {
 	return lockerr.TxEnded(g.keys, by)
 }
 
-// Expose notes that fn has the driver's connection, and may use it at any time.
-func (g *Guard) Expose() { g.exposed.Store(true) }
+// Expose notes that fn has the driver's connection, and may use it at any time. It
+// waits for a look that is under way, and for no statement: it may be called within one.
+func (g *Guard) Expose() {
+	g.exposed.Store(true)
+	g.looking.Lock()
+	defer g.looking.Unlock()
+}
 
 // Read notes the text of a statement that is to be sent.
 func (g *Guard) Read(sql string) {
@@ -198,6 +212,8 @@ func deallocates(sql string) bool {
 // Lost reports whether the session is gone, as far as a statement has found out,
 // or, where none runs, read does.
 func (g *Guard) Lost(read func() error) bool {
+	g.looking.Lock()
+	defer g.looking.Unlock()
 	if g.exposed.Load() || !g.mu.TryLock() {
 		return false // a statement runs, or may run, and will fail
 	}
@@ -208,7 +224,7 @@ func (g *Guard) Lost(read func() error) bool {
 	case g.session.IsClosed():
 		return true
 	}
-	return len(g.open) == 0 && read() != nil
+	return !slices.ContainsFunc(g.open, Open.Runs) && read() != nil
 }
 
 // FirstError returns the error of the statement that made the transaction fail,

@@ -29,6 +29,8 @@ func (s *session) TxStatus() byte                      { return s.status }
 
 // left is what a statement leaves open.
 type left struct {
+	prepared bool // and does not run
+
 	guard *txguard.Guard
 	watch *interrupt.Watch
 	open  bool
@@ -40,6 +42,8 @@ func (l *left) CloseLocked() error {
 	l.watch.Stop()
 	return nil
 }
+
+func (l *left) Runs() bool { return !l.prepared }
 
 var (
 	keys      = []hashkey.Key{hashkey.Name("k")}

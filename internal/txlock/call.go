@@ -86,6 +86,7 @@ func (c *Call) run(ctx context.Context) error {
 // hold runs fn, now that the transaction on conn holds the lock, and ends the
 // transaction. A panic in fn passes through it, to conn.Release.
 func (c *Call) hold(ctx context.Context, fnCtx *nesting.Context, conn Conn) (err error) {
+	defer c.watch.stop() // fn may panic
 	returned := false
 	defer func() {
 		if !returned {
@@ -96,7 +97,8 @@ func (c *Call) hold(ctx context.Context, fnCtx *nesting.Context, conn Conn) (err
 	}()
 	w := c.work(fnCtx, conn)
 	returned = true
-	outcome, refusal := conn.Refuse(ctx)
+	outcome, refusal := conn.Refuse(ctx) // which waits for what fn has left running
+	w.lost = c.watch.stop()
 	switch {
 	case outcome == Unknown:
 		c.Outcome = Unknown
@@ -144,15 +146,16 @@ func (w *worked) ended(refusal error) error {
 	return refusal
 }
 
-// work runs fn with ctx.
+// work runs fn with ctx, and begins the watch over its session.
 func (c *Call) work(ctx *nesting.Context, conn Conn) (w worked) {
 	c.watch.start(cmp.Or(c.Holders, &holders), conn, ctx, c.Longest)
-	defer c.watch.stop(false) // fn may panic
 	w.err = conn.Run(ctx)
 	if own := nesting.Caller(ctx); own.Err() != nil {
 		w.ctxErr = lockerr.Ended(own)
 	}
-	w.lost = c.watch.stop(w.err == nil && time.Since(c.Granted) >= rounds.Every)
+	if w.err == nil && time.Since(c.Granted) >= rounds.Every {
+		c.watch.Look()
+	}
 	return w
 }
 

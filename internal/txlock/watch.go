@@ -31,9 +31,9 @@ func (w *watch) start(all *rounds.Rounds, conn Conn, ctx *nesting.Context, most 
 	all.Enter(&w.place, w)
 }
 
-// stop ends the watch, and reports whether the session was seen to be gone. With
-// look it looks once more. Later calls report the same.
-func (w *watch) stop(look bool) (lost bool) {
+// stop ends the watch, and reports whether the session was seen to be gone. Later
+// calls report the same.
+func (w *watch) stop() (lost bool) {
 	if w.cut != nil {
 		w.cut.Stop()
 	}
@@ -41,9 +41,6 @@ func (w *watch) stop(look bool) (lost bool) {
 
 	w.mu.Lock() // waits for a look at the session, or its end, that is under way
 	defer w.mu.Unlock()
-	if look && w.conn != nil && w.conn.Lost() {
-		w.lost = true
-	}
 	w.conn = nil
 	return w.lost
 }

@@ -1,0 +1,175 @@
+package integration_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/pgxlock"
+	"github.com/pgadvisory/pgadvisory/xactlock"
+)
+
+// lookedAt is a hidden socket, which says that it is being read in passing.
+type lookedAt struct {
+	net.Conn
+	looks  chan struct{}
+	passes atomic.Bool
+}
+
+func (c *lookedAt) SetReadDeadline(d time.Time) error {
+	c.passes.Store(!d.IsZero() && time.Until(d) < 10*time.Millisecond)
+	return c.Conn.SetReadDeadline(d)
+}
+
+func (c *lookedAt) Read(b []byte) (int, error) {
+	if c.passes.Load() {
+		select {
+		case c.looks <- struct{}{}:
+			time.Sleep(100 * time.Millisecond) // as on a machine that is busy
+		default:
+		}
+	}
+	return c.Conn.Read(b)
+}
+
+// fn may take the connection itself at any moment, also in that of a look at it.
+// With -race it is enough that there was a look before.
+func TestPgxConnDuringALook(t *testing.T) {
+	t.Parallel()
+	config, err := pgx.ParseConfig(newDatabase(t))
+	wantNoError(t, err)
+	looks := make(chan struct{})
+	throughTunnel(func(c net.Conn) net.Conn { return &lookedAt{Conn: c, looks: looks} })(config)
+	err = pgxlock.New(openPool(t, config)).WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error {
+		<-looks
+		_, err := tx.Conn().Exec(ctx, `select 1`)
+		return err
+	})
+	if err != nil {
+		t.Errorf("fn's own use of the connection: %v", err)
+	}
+}
+
+// Rule 4: fn is told whether or not a statement runs. One that is only prepared does
+// not.
+func TestHolderIsToldBesideAPreparedStatement(t *testing.T) {
+	t.Parallel()
+	dsn := newDatabase(t)
+	watcher := openDB(t, dsn)
+	db := openDB(t, dsn, throughTunnel(func(c net.Conn) net.Conn { return struct{ net.Conn }{c} }))
+	err := xactlock.New(db).WithTx(t.Context(), key, func(ctx context.Context, tx *sql.Tx) error {
+		pid := number(t, tx, `select pg_backend_pid()`)
+		if _, err := tx.PrepareContext(ctx, `select 1`); err != nil {
+			return err
+		}
+		exec(t, watcher, `select pg_terminate_backend($1)`, pid)
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
+			t.Error("after 10 s fn is not told that its session is gone")
+		}
+		return nil
+	})
+	wantError(t, err, xactlock.ErrLost)
+}
+
+// swallowed has the proxy lose the answer to a try, and leave the connection open.
+func swallowed(t *testing.T) (db *sql.DB, p *proxy, reached chan struct{}) {
+	t.Helper()
+	dsn := newDatabase(t)
+	p, through := newProxy(t, dsn)
+	db = openDB(t, dsn, through)
+	wantNoError(t, parallel(2, func(int) error { return db.Ping() }))
+	reached = make(chan struct{})
+	p.swallow.Store(&swallow{text: "pg_try_advisory", hang: true, reached: reached})
+	return db, p, reached
+}
+
+// endsInTime checks that a call whose ctx ends returns, where the server is silent.
+func endsInTime(t *testing.T, db *sql.DB, p *proxy) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- xactlock.New(db).WithTx(ctx, hashkey.Name("another"), nothing) }()
+	select {
+	case err := <-done:
+		wantError(t, err, context.DeadlineExceeded)
+	case <-time.After(20 * time.Second):
+		t.Error("a call does not return, 20 s after its deadline")
+		p.cutAll()
+		<-done
+	}
+}
+
+// slowErr is a context whose Err waits for a lock.
+type slowErr struct {
+	context.Context
+	mu *sync.Mutex
+}
+
+func (c slowErr) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Context.Err()
+}
+
+// Rule 17: a caller's ctx holds up no other caller.
+func TestCtxHoldsUpNobodyElse(t *testing.T) {
+	db, p, reached := swallowed(t)
+	var mu sync.Mutex
+	ctx, cancel := context.WithCancel(context.Background())
+	first := make(chan error, 1)
+	go func() { first <- xactlock.New(db).WithTx(slowErr{ctx, &mu}, key, nothing) }()
+	<-reached
+	mu.Lock()
+	time.Sleep(1500 * time.Millisecond) // one look
+	endsInTime(t, db, p)
+	mu.Unlock()
+	cancel()
+	wantError(t, <-first, xactlock.ErrNotAcquired)
+}
+
+// MaxHold and Grace bound a call, also where fn has returned and left a statement
+// running.
+func TestMaxHoldOfAStatementLeft(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	l := xactlock.New(db).With(xactlock.Options{MaxHold: 300 * time.Millisecond, Grace: 200 * time.Millisecond})
+	err := l.WithTx(bounded(t), key, func(_ context.Context, tx *sql.Tx) error {
+		go tx.Exec(`select pg_sleep(3600)`)
+		until(t, "it runs", func() bool {
+			return number(t, db, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
+		})
+		return nil
+	})
+	wantError(t, err, xactlock.ErrLost)
+}
+
+// An error of begin is the caller's own, whatever its SQLSTATE.
+func TestWithTxOfBeginsOwnError(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, `create table t (n int)`)
+	_, err := begin(t, db, nil).Exec(`lock table t`)
+	wantNoError(t, err)
+	err = xactlock.WithTxOf(t.Context(), xactlock.New(db), key, func(ctx context.Context) (*sql.Tx, error) {
+		tx, err := db.BeginTx(ctx, nil)
+		wantNoError(t, err)
+		if _, err := tx.ExecContext(ctx, `lock table t nowait`); err != nil {
+			return nil, errors.Join(err, tx.Rollback())
+		}
+		return tx, nil
+	}, func(context.Context, *sql.Tx) error { return nil })
+	if lockerr.SQLState(err) != "55P03" || errors.Is(err, xactlock.ErrNotAcquired) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want begin's error and no other", err)
+	}
+}
