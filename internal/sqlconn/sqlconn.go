@@ -164,5 +164,5 @@ func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 	}
 }
 
-// Open returns how many connections the pool has.
+// OpenConnections returns how many connections the pool has.
 func (p *Pool) OpenConnections() int { return p.db.Stats().OpenConnections }

@@ -20,8 +20,8 @@
 // command, the rest of the work becomes the caller's children, and the caller
 // kills them in the same way.
 //
-// To stop is to signal all of the work. From then on a process of the work that
-// becomes an orphan in a session that the work already had does not leave.
+// To stop is to signal all of the work. From then on a process that becomes an
+// orphan does not leave, unless its session is one of orphans that had left before.
 //
 // Without /proc and without PR_SET_CHILD_SUBREAPER, that is on systems other
 // than Linux, the work is the process group of the command.
