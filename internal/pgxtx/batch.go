@@ -58,7 +58,7 @@ func (r *batchResults) Query() (pgx.Rows, error) {
 func (r *batchResults) QueryRow() pgx.Row { return row{r.query()} }
 
 func (r *batchResults) query() *rows {
-	q := &rows{conn: r.conn, ctx: r.ctx}
+	q := &rows{conn: r.conn, ctx: r.ctx, reading: r.watch}
 	err := r.use(func() (err error) {
 		q.Rows, err = r.results.Query()
 		return err

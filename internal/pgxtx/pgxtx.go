@@ -160,7 +160,7 @@ func (tx *Tx) query(ctx context.Context, sql string, args []any) *rows {
 	r := &rows{conn: tx.c, ctx: ctx}
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) (err error) {
 		if r.Rows, err = tx.c.pgx.Query(ctx, sql, args...); err == nil {
-			r.watch = w
+			r.watch, r.reading = w, w
 			tx.c.Add(r)
 		}
 		return err

@@ -17,11 +17,12 @@ import (
 type rows struct {
 	pgx.Rows // nil if the query could not be sent
 	conn     *conn
-	ctx      context.Context // of the query
-	watch    *interrupt.Watch
-	missed   atomic.Bool // a row was asked for while fn used the connection otherwise
-	done     atomic.Bool // nothing of it reaches the connection any more
-	err      error       // set before done is
+	ctx      context.Context  // of the query
+	watch    *interrupt.Watch // nil for those of a batch
+	reading  *interrupt.Watch // over what is read: its own, or the batch's
+	missed   atomic.Bool      // a row was asked for while fn used the connection otherwise
+	done     atomic.Bool      // nothing of it reaches the connection any more
+	err      error            // set before done is
 }
 
 // use calls f, while the rows are open.
@@ -36,8 +37,8 @@ func (r *rows) use(f func() error) error {
 	case r.done.Load(), r.conn.Over():
 		return errRowsClosed
 	}
-	r.watch.Idle(false)
-	defer r.watch.Idle(true)
+	r.reading.Idle(false)
+	defer r.reading.Idle(true)
 	err := f()
 	if err != nil {
 		_ = r.CloseLocked() // as pgx has done; r.err keeps the error
@@ -140,7 +141,7 @@ func (r *rows) CloseLocked() error {
 	if r.done.Load() {
 		return r.err
 	}
-	r.watch.Idle(false)
+	r.reading.Idle(false)
 	r.Rows.Close()
 	r.conn.Forget(r)
 	r.watch.Stop()
