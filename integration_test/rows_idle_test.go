@@ -206,10 +206,12 @@ func TestRowsOfASilentServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var silent atomic.Bool
+			ends := make(chan net.Conn, 8)
 			config, err := pgx.ParseConfig(newDatabase(t))
 			wantNoError(t, err)
 			throughTunnel(func(c net.Conn) net.Conn {
-				nothing, _ := net.Pipe()
+				nothing, end := net.Pipe()
+				ends <- end
 				return mute{c, nothing, &silent}
 			})(config)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -224,6 +226,9 @@ func TestRowsOfASilentServer(t *testing.T) {
 				}
 				return rows.Err()
 			})
+			for close(ends); len(ends) > 0; { // pgx waits for the server when the pool is closed
+				(<-ends).Close()
+			}
 			wantError(t, err, context.DeadlineExceeded)
 		})
 	}

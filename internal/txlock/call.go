@@ -107,6 +107,8 @@ func (c *Call) hold(ctx context.Context, fnCtx *nesting.Context, conn Conn) (err
 		return lost(c.Keys, w.why())
 	case w.err != nil:
 		return w.err
+	case w.ctxErr != nil && errors.Is(refusal, lockerr.ErrLost):
+		return fmt.Errorf("%w (%w)", refusal, w.ctxErr)
 	case w.ctxErr != nil:
 		return fmt.Errorf("%s: %s: rolled back, because ctx ended inside fn: %w", c.Package, lockerr.Keys(c.Keys), w.ctxErr)
 	case refusal != nil:
