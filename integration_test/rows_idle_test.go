@@ -226,7 +226,7 @@ func TestRowsOfASilentServer(t *testing.T) {
 				}
 				return rows.Err()
 			})
-			for close(ends); len(ends) > 0; { // pgx waits for the server when the pool is closed
+			for len(ends) > 0 { // pgx waits for the server when the pool is closed
 				(<-ends).Close()
 			}
 			wantError(t, err, context.DeadlineExceeded)
