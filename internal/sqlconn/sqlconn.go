@@ -13,7 +13,8 @@ import (
 // Pool is a *sql.DB, for callers that may have less time than it takes to connect.
 type Pool struct {
 	db      *sql.DB
-	dials   chan struct{}       // holds a token while a connection is made that may outlive its caller
+	slow    atomic.Bool         // the last dial took longer than its caller had
+	dials   chan struct{}       // holds a token while a connection is made that may outlive its caller, where dials are slow
 	late    atomic.Pointer[any] // what a dial has panicked with when its caller had gone
 	entered atomic.Int64        // callers that are in db.Conn under their own ctx
 }
@@ -37,10 +38,10 @@ const (
 
 // Conn is db.Conn. But where the caller's ctx ends soon, the connection is made
 // to its end, for the next caller: else callers with less time than a dial takes
-// would never get one, and would keep the server busy. There is
-// one such dial at a time, and one more for each second that it lasts. And an idle
-// connection is not closed because ctx ends while the driver tries whether it is
-// alive.
+// would never get one, and would keep the server busy. Once that was so, there is
+// one such dial at a time, and one more for each second that it lasts, until one is in
+// time. And an idle connection is not closed because ctx ends while the driver tries
+// whether it is alive.
 func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	deadline, ok := ctx.Deadline()
 	if !ok || time.Until(deadline) > enough {
@@ -50,6 +51,9 @@ func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	}
 	if conn, ok, err := p.withoutDial(ctx); ok {
 		return conn, err
+	}
+	if !p.slow.Load() {
+		return p.dial(ctx, func() {})
 	}
 	select {
 	case p.dials <- struct{}{}:
@@ -69,7 +73,7 @@ func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 		panic(*late)
 	}
 	dialing = true
-	return p.dial(ctx)
+	return p.dial(ctx, sync.OnceFunc(func() { <-p.dials }))
 }
 
 // withoutDial is db.Conn for a caller that will not have to make a connection:
@@ -115,18 +119,18 @@ func (p *Pool) idle(ctx context.Context) (*sql.Conn, error) {
 }
 
 // dial makes a connection, to its end, and gives the caller's token back then, or
-// when it takes long.
-func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
+// when it takes long. A dial that outlives a caller who had none takes one.
+func (p *Pool) dial(ctx context.Context, giveBack func()) (*sql.Conn, error) {
 	type result struct {
 		conn     *sql.Conn
 		err      error
 		exited   bool // by a panic or runtime.Goexit
 		panicked any
 	}
-	made := make(chan result)
-	giveBack := sync.OnceFunc(func() { <-p.dials })
+	made, over := make(chan result), make(chan struct{})
 	alone := time.AfterFunc(dialAlone, giveBack)
 	go func() {
+		defer close(over)
 		defer giveBack()
 		defer alone.Stop()
 		r := result{exited: true}
@@ -152,6 +156,7 @@ func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 	}()
 	select {
 	case r := <-made:
+		p.slow.Store(false)
 		switch {
 		case r.panicked != nil:
 			panic(r.panicked)
@@ -160,7 +165,24 @@ func (p *Pool) dial(ctx context.Context) (*sql.Conn, error) {
 		}
 		return r.conn, r.err
 	case <-ctx.Done():
+		p.slow.Store(true)
+		select {
+		case p.dials <- struct{}{}:
+			go p.keepAlone(over)
+		default: // another one is alone
+		}
 		return nil, ctx.Err()
+	}
+}
+
+// keepAlone gives a token back when a dial is over, or has taken long.
+func (p *Pool) keepAlone(over <-chan struct{}) {
+	defer func() { <-p.dials }()
+	timer := time.NewTimer(dialAlone)
+	defer timer.Stop()
+	select {
+	case <-over:
+	case <-timer.C:
 	}
 }
 
