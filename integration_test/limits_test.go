@@ -312,3 +312,19 @@ func TestMaxHoldIsForOneTransaction(t *testing.T) {
 		}
 	})
 }
+
+// MaxHold and Grace bound a call, also where fn has returned and left a statement
+// running.
+func TestMaxHoldOfAStatementLeft(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	l := xactlock.New(db).With(xactlock.Options{MaxHold: 300 * time.Millisecond, Grace: 200 * time.Millisecond})
+	err := l.WithTx(bounded(t), key, func(_ context.Context, tx *sql.Tx) error {
+		go tx.Exec(`select pg_sleep(3600)`)
+		until(t, "it runs", func() bool {
+			return number(t, db, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
+		})
+		return nil
+	})
+	wantError(t, err, xactlock.ErrLost)
+}

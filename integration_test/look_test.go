@@ -3,7 +3,6 @@ package integration_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -131,45 +129,9 @@ func TestCtxHoldsUpNobodyElse(t *testing.T) {
 	go func() { first <- xactlock.New(db).WithTx(slowErr{ctx, &mu}, key, nothing) }()
 	<-reached
 	mu.Lock()
-	time.Sleep(1500 * time.Millisecond) // one look
+	time.Sleep(1500 * time.Millisecond) // one look, which no state tells of
 	endsInTime(t, db, p)
 	mu.Unlock()
 	cancel()
 	wantError(t, <-first, xactlock.ErrNotAcquired)
-}
-
-// MaxHold and Grace bound a call, also where fn has returned and left a statement
-// running.
-func TestMaxHoldOfAStatementLeft(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	l := xactlock.New(db).With(xactlock.Options{MaxHold: 300 * time.Millisecond, Grace: 200 * time.Millisecond})
-	err := l.WithTx(bounded(t), key, func(_ context.Context, tx *sql.Tx) error {
-		go tx.Exec(`select pg_sleep(3600)`)
-		until(t, "it runs", func() bool {
-			return number(t, db, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
-		})
-		return nil
-	})
-	wantError(t, err, xactlock.ErrLost)
-}
-
-// An error of begin is the caller's own, whatever its SQLSTATE.
-func TestWithTxOfBeginsOwnError(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	exec(t, db, `create table t (n int)`)
-	_, err := begin(t, db, nil).Exec(`lock table t`)
-	wantNoError(t, err)
-	err = xactlock.WithTxOf(t.Context(), xactlock.New(db), key, func(ctx context.Context) (*sql.Tx, error) {
-		tx, err := db.BeginTx(ctx, nil)
-		wantNoError(t, err)
-		if _, err := tx.ExecContext(ctx, `lock table t nowait`); err != nil {
-			return nil, errors.Join(err, tx.Rollback())
-		}
-		return tx, nil
-	}, func(context.Context, *sql.Tx) error { return nil })
-	if lockerr.SQLState(err) != "55P03" || errors.Is(err, xactlock.ErrNotAcquired) || errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want begin's error and no other", err)
-	}
 }

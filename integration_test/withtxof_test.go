@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -357,4 +358,24 @@ func TestWithTxOfPanicInsideAQuery(t *testing.T) {
 		t.Error(err)
 	}
 	noTrace(t, watcher)
+}
+
+// An error of begin is the caller's own, whatever its SQLSTATE.
+func TestWithTxOfBeginsOwnError(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, `create table t (n int)`)
+	_, err := begin(t, db, nil).Exec(`lock table t`)
+	wantNoError(t, err)
+	err = xactlock.WithTxOf(t.Context(), xactlock.New(db), key, func(ctx context.Context) (*sql.Tx, error) {
+		tx, err := db.BeginTx(ctx, nil)
+		wantNoError(t, err)
+		if _, err := tx.ExecContext(ctx, `lock table t nowait`); err != nil {
+			return nil, errors.Join(err, tx.Rollback())
+		}
+		return tx, nil
+	}, func(context.Context, *sql.Tx) error { return nil })
+	if lockerr.SQLState(err) != "55P03" || errors.Is(err, xactlock.ErrNotAcquired) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want begin's error and no other", err)
+	}
 }

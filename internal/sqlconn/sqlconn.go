@@ -14,7 +14,7 @@ import (
 type Pool struct {
 	db      *sql.DB
 	slow    atomic.Bool         // the last dial took longer than its caller had
-	dials   chan struct{}       // holds a token while a connection is made that may outlive its caller, where dials are slow
+	dials   chan struct{}       // holds a token while a connection is made, where dials are slow
 	late    atomic.Pointer[any] // what a dial has panicked with when its caller had gone
 	entered atomic.Int64        // callers that are in db.Conn under their own ctx
 }
@@ -119,7 +119,7 @@ func (p *Pool) idle(ctx context.Context) (*sql.Conn, error) {
 }
 
 // dial makes a connection, to its end, and gives the caller's token back then, or
-// when it takes long. A dial that outlives a caller who had none takes one.
+// when it takes long. A dial that outlives its caller takes one, if there is one.
 func (p *Pool) dial(ctx context.Context, giveBack func()) (*sql.Conn, error) {
 	type result struct {
 		conn     *sql.Conn
