@@ -14,6 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	pgtest.Unencrypted()
 	os.Exit(pgtest.Main(m, noGoroutine, noLock, noSession))
 }
 

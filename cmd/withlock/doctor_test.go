@@ -57,11 +57,16 @@ func doctorSays(t *testing.T, golden string, code int, dsn string, args ...strin
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(file)
+	read, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(output, "\n")); diff != "" {
+	want := string(read)
+	if os.Getenv("DATABASE_URL") != "" { // a server of another size
+		size := regexp.MustCompile(`room for \d+`)
+		want, output = size.ReplaceAllString(want, "room for N"), size.ReplaceAllString(output, "room for N")
+	}
+	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(output, "\n")); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", file, diff)
 	}
 }

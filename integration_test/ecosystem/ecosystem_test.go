@@ -29,6 +29,7 @@ import (
 //go:generate env CGO_ENABLED=0 go run github.com/sqlc-dev/sqlc/cmd/sqlc@v1.31.1 generate -f sqlc/sqlc.yaml
 
 func TestMain(m *testing.M) {
+	pgtest.Unencrypted()
 	os.Exit(pgtest.Main(m, func(*pgtest.Server) error {
 		return goleak.Find(
 			// xactlock keeps a database for the transactions that it adopts.

@@ -3,6 +3,7 @@ package pgtest
 import (
 	"net"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -55,4 +56,12 @@ func editQuery(u *url.URL, edit func(url.Values)) string {
 	// The drivers take a plus sign for itself, not for a space.
 	u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20")
 	return u.String()
+}
+
+// Unencrypted has pgx and lib/pq encrypt nothing where neither a URL nor PGSSLMODE
+// says how. It is for tests that look at the messages on their way.
+func Unencrypted() {
+	if os.Getenv("PGSSLMODE") == "" {
+		_ = os.Setenv("PGSSLMODE", "disable")
+	}
 }
