@@ -4,13 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -77,61 +75,4 @@ func TestHolderIsToldBesideAPreparedStatement(t *testing.T) {
 		return nil
 	})
 	wantError(t, err, xactlock.ErrLost)
-}
-
-// swallowed has the proxy lose the answer to a try, and leave the connection open.
-func swallowed(t *testing.T) (db *sql.DB, p *proxy, reached chan struct{}) {
-	t.Helper()
-	dsn := newDatabase(t)
-	p, through := newProxy(t, dsn)
-	db = openDB(t, dsn, through)
-	wantNoError(t, parallel(2, func(int) error { return db.Ping() }))
-	reached = make(chan struct{})
-	p.swallow.Store(&swallow{text: "pg_try_advisory", hang: true, reached: reached})
-	return db, p, reached
-}
-
-// endsInTime checks that a call whose ctx ends returns, where the server is silent.
-func endsInTime(t *testing.T, db *sql.DB, p *proxy) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- xactlock.New(db).WithTx(ctx, hashkey.Name("another"), nothing) }()
-	select {
-	case err := <-done:
-		wantError(t, err, context.DeadlineExceeded)
-	case <-time.After(20 * time.Second):
-		t.Error("a call does not return, 20 s after its deadline")
-		p.cutAll()
-		<-done
-	}
-}
-
-// slowErr is a context whose Err waits for a lock.
-type slowErr struct {
-	context.Context
-	mu *sync.Mutex
-}
-
-func (c slowErr) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.Context.Err()
-}
-
-// Rule 17: a caller's ctx holds up no other caller.
-func TestCtxHoldsUpNobodyElse(t *testing.T) {
-	db, p, reached := swallowed(t)
-	var mu sync.Mutex
-	ctx, cancel := context.WithCancel(context.Background())
-	first := make(chan error, 1)
-	go func() { first <- xactlock.New(db).WithTx(slowErr{ctx, &mu}, key, nothing) }()
-	<-reached
-	mu.Lock()
-	time.Sleep(1500 * time.Millisecond) // one look, which no state tells of
-	endsInTime(t, db, p)
-	mu.Unlock()
-	cancel()
-	wantError(t, <-first, xactlock.ErrNotAcquired)
 }

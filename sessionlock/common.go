@@ -228,8 +228,8 @@ func (c *common) freeOne(ctx context.Context, key hashkey.Key, shared bool) erro
 	var held bool
 	var err error
 	if len(c.held) == 0 {
-		held, err = unlock(ctx, session, shared, key, c.saved)
-	} else if held, err = unlockOne(ctx, session, shared, key); err == nil && n.locks == 0 {
+		held, err = unlock(ctx, session, shared, key, true, c.saved)
+	} else if held, err = unlock(ctx, session, shared, key, false, nil); err == nil && n.locks == 0 {
 		forsake(ctx, session, shared, slices.Repeat([]hashkey.Key{key}, n.left)...)
 	}
 	switch {

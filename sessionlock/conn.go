@@ -174,11 +174,11 @@ func (c *conn) unlock(ctx context.Context) (held bool, err error) {
 	switch {
 	case !c.callers:
 		h.remove()
-		return unlock(ctx, c.session, shared, c.granted, c.saved)
+		return unlock(ctx, c.session, shared, c.granted, true, c.saved)
 	case h.removeCallers(c.granted):
-		return unlockLast(ctx, c.session, shared, c.granted, h.saved)
+		return unlock(ctx, c.session, shared, c.granted, false, h.saved)
 	}
-	return unlockOne(ctx, c.session, shared, c.granted)
+	return unlock(ctx, c.session, shared, c.granted, false, nil)
 }
 
 // Closed is [acquire.Conn]'s.

@@ -52,22 +52,11 @@ func slotIn(rows [][][]byte) (int, error) {
 	return slot, nil
 }
 
-// unlock gives the lock back, and the settings the values that were saved, which
-// takes a second message where they are not the defaults. It reports whether the
-// lock was held.
-func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, saved []locksql.Setting) (held bool, err error) {
-	return leave(ctx, s, locksql.UnlockSession(shared, key, true, saved), saved)
-}
-
-// unlockLast is unlock for the last lock of this package on a session that keeps what
-// else it holds.
-func unlockLast(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, saved []locksql.Setting) (held bool, err error) {
-	return leave(ctx, s, locksql.UnlockSession(shared, key, false, saved), saved)
-}
-
-// leave sends m, which gives a lock back, and gives the settings the values that were saved.
-func leave(ctx context.Context, s *pgsession.Session, m locksql.Message, saved []locksql.Setting) (held bool, err error) {
-	answer, err := s.Open(ctx, leaving, m)
+// unlock gives the lock back, with besides also what else the session may hold, and
+// gives the settings the values that were saved, which takes a second message where
+// they are not the defaults. It reports whether the lock was held.
+func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, besides bool, saved []locksql.Setting) (held bool, err error) {
+	answer, err := s.Open(ctx, leaving, locksql.UnlockSession(shared, key, besides, saved))
 	if err != nil {
 		return false, err
 	}
@@ -110,12 +99,6 @@ func forsake(ctx context.Context, s *pgsession.Session, shared bool, keys ...has
 // have ended.
 func toLeave(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), unlockPatience)
-}
-
-// unlockOne gives one lock of several back.
-func unlockOne(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key) (held bool, err error) {
-	answer, err := s.Open(ctx, leaving, locksql.UnlockSession(shared, key, false, nil))
-	return err == nil && yes(answer), err
 }
 
 // yes reports whether the first value of an answer is true.

@@ -117,7 +117,7 @@ func (c *begunConn[T]) Open(ctx context.Context, o acquire.Opening) (granted boo
 	defer cancel()
 	c.waited = o.Wait
 	t := c.transaction
-	message := locksql.TryBegun(t.Shared, t.Keys[0])
+	message := locksql.TryAllIn(t.Shared, []hashkey.Key{t.Keys[0]}, true)
 	if o.Wait {
 		message = locksql.WaitBegun(t.Shared, t.Keys[0], o.Limit)
 	}

@@ -10,16 +10,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/pgadvisory/pgadvisory/internal/rounds"
 )
 
 // A Policy says what happens to a message once its ctx has ended.
 type Policy struct {
-	// Late is for a message that the server answers at once: that its ctx has
-	// ended may be noticed a second later, which costs less.
-	Late bool
-
 	// DeadlineGrace is for a deadline that the server knows as well: the
 	// server may answer within it, and nothing is done.
 	DeadlineGrace time.Duration
@@ -39,17 +33,15 @@ var (
 	Waiting = Policy{DeadlineGrace: 500 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
 
 	// Ending is for what ends something, also where the caller's ctx has ended.
-	Ending = Policy{Late: true, DeadlineDelay: 5 * time.Second}
+	Ending = Policy{DeadlineDelay: 5 * time.Second}
 )
 
 // A Watch ends one message on the wire once the message's ctx has ended.
 type Watch struct {
 	ctx        context.Context
-	ended      <-chan struct{} // of ctx
 	conn       Conn
 	policy     Policy
-	unregister func() bool  // nil where the policy is Late
-	place      rounds.Place // in late, where it is
+	unregister func() bool
 
 	idle atomic.Bool // the message's user does something else
 
@@ -60,37 +52,24 @@ type Watch struct {
 	lateCancel bool          // a cancel request may still reach the server; set before finished is closed
 }
 
-// late is the messages that are looked at.
-var late rounds.Rounds
-
 // Start watches over a message that is about to be sent on conn. The caller
 // calls Stop when the answer is there, or when it will not be waited for, in a
 // defer: a panic may come from a parameter of the message.
 //
 // It returns nil, which needs no Stop and allows it, where ctx cannot end.
 func Start(ctx context.Context, conn Conn, p Policy) *Watch {
-	ended := ctx.Done()
-	if ended == nil {
+	if ctx.Done() == nil {
 		return nil
 	}
-	w := &Watch{ctx: ctx, ended: ended, conn: conn, policy: p}
-	if p.Late {
-		late.Enter(&w.place, w)
-	} else {
-		w.unregister = context.AfterFunc(ctx, w.interrupt)
-	}
+	w := &Watch{ctx: ctx, conn: conn, policy: p}
+	w.unregister = context.AfterFunc(ctx, w.interrupt)
 	return w
 }
 
 // Stop ends the watch. When it returns, nothing of the interrupt can reach a
 // later message. If that cannot be had otherwise, the connection is closed.
 func (w *Watch) Stop() {
-	switch {
-	case w == nil:
-		return
-	case w.unregister == nil:
-		w.place.Leave()
-	case w.unregister():
+	if w == nil || w.unregister() {
 		return
 	}
 	w.mu.Lock()
@@ -119,20 +98,10 @@ func (w *Watch) Idle(idle bool) {
 	}
 }
 
-// Look is rounds.Looker's.
-func (w *Watch) Look() {
-	select {
-	case <-w.ended: // not ctx.Err, which is the caller's code, and may wait
-		go w.interrupt()
-	default:
-	}
-}
-
-// interrupt is called when ctx has ended. It does nothing the second time, or if
-// Stop has come first.
+// interrupt is called when ctx has ended. It does nothing if Stop has come first.
 func (w *Watch) interrupt() {
 	w.mu.Lock()
-	if w.stopped || w.answered != nil {
+	if w.stopped {
 		w.mu.Unlock()
 		return
 	}

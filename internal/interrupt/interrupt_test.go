@@ -57,7 +57,6 @@ func (c *fakeConn) cut() bool {
 func TestWatch(t *testing.T) {
 	const second = time.Second
 	whole := interrupt.Policy{DeadlineGrace: second, CancelRequest: true, DeadlineDelay: 2 * second}
-	late := interrupt.Policy{Late: true, DeadlineDelay: second}
 	for name, test := range map[string]struct {
 		policy      interrupt.Policy
 		conn        *fakeConn
@@ -77,9 +76,7 @@ func TestWatch(t *testing.T) {
 			wantCancels: 1, wantLasts: 2 * second},
 		"a request that may come later": {policy: whole, conn: &fakeConn{cancelTakes: second, cancelFails: true}, ends: second, answer: 1500 * time.Millisecond,
 			wantCancels: 1, wantClosed: true, wantLasts: 2 * second},
-		"looked at, and answered first": {policy: late, ends: 5 * second, answer: 1500 * time.Millisecond, wantLasts: 1500 * time.Millisecond},
-		"looked at, and ended first":    {policy: late, ends: 100 * time.Millisecond, answer: 1900 * time.Millisecond, wantLasts: 1900 * time.Millisecond},
-		"no request":                    {policy: interrupt.Policy{DeadlineDelay: second}, ends: second, answer: 1500 * time.Millisecond, wantLasts: 1500 * time.Millisecond},
+		"no request": {policy: interrupt.Policy{DeadlineDelay: second}, ends: second, answer: 1500 * time.Millisecond, wantLasts: 1500 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -117,63 +114,43 @@ func TestWatch(t *testing.T) {
 
 // A message that is not answered has its connection cut.
 func TestWatchCuts(t *testing.T) {
-	for name, test := range map[string]struct {
-		policy interrupt.Policy
-		ends   time.Duration // after which ctx ends
-		cut    time.Duration // after which the connection is cut
-	}{
-		"at once":         {interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second}, 0, 2 * time.Second},
-		"looked at":       {interrupt.Policy{Late: true, DeadlineDelay: 2 * time.Second}, 0, 3 * time.Second},
-		"looked at later": {interrupt.Policy{Late: true, DeadlineDelay: 2 * time.Second}, 3100 * time.Millisecond, 6 * time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				var conn fakeConn
-				w := interrupt.Start(ctx, &conn, test.policy)
-				time.AfterFunc(test.ends, cancel)
-				time.Sleep(test.cut - time.Millisecond)
-				synctest.Wait()
-				if conn.cut() {
-					t.Error("cut too soon")
-				}
-				time.Sleep(2 * time.Millisecond)
-				synctest.Wait()
-				if !conn.cut() {
-					t.Error("not cut")
-				}
-				w.Stop()
-				if conn.cut() {
-					t.Error("the next message is cut, too")
-				}
-				time.Sleep(time.Minute) // until nothing is looked at
-			})
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var conn fakeConn
+		w := interrupt.Start(ctx, &conn, interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second})
+		cancel()
+		time.Sleep(2*time.Second - time.Millisecond)
+		synctest.Wait()
+		if conn.cut() {
+			t.Error("cut too soon")
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if !conn.cut() {
+			t.Error("not cut")
+		}
+		w.Stop()
+		if conn.cut() {
+			t.Error("the next message is cut, too")
+		}
+	})
 }
 
 // An interrupt that is about to begin when Stop comes does nothing any more.
 func TestStopComesFirst(t *testing.T) {
-	for name, policy := range map[string]interrupt.Policy{"told": {}, "looked at": {Late: true}} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				for range 100 {
-					ctx, cancel := context.WithCancel(t.Context())
-					var conn fakeConn
-					w := interrupt.Start(ctx, &conn, policy)
-					cancel()
-					w.Look()
-					w.Stop()
-					synctest.Wait()
-					if conn.cut() {
-						t.Fatal("the next message is cut")
-					}
-				}
-				time.Sleep(time.Minute) // until nothing is looked at
-			})
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		for range 100 {
+			ctx, cancel := context.WithCancel(t.Context())
+			var conn fakeConn
+			w := interrupt.Start(ctx, &conn, interrupt.Policy{})
+			cancel()
+			w.Stop()
+			synctest.Wait()
+			if conn.cut() {
+				t.Fatal("the next message is cut")
+			}
+		}
+	})
 }
 
 // A ctx that cannot end costs nothing.

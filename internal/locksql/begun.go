@@ -12,12 +12,13 @@ import (
 
 // TryAllIn asks for keys in the caller's own transaction, without waiting, in one
 // statement. If it refuses, some may be locked: the caller rolls back to a
-// savepoint.
-func TryAllIn(shared bool, keys []hashkey.Key) Message {
+// savepoint. Where the caller has begun the transaction for the library, another
+// savepoint follows.
+func TryAllIn(shared bool, keys []hashkey.Key, savepointFollows bool) Message {
 	var m Message
 	whens, _ := obstacles(false)
 	condition, params := allOf(TryXactLock, shared, keys)
-	return m.end(whens, condition, params, false)
+	return m.end(whens, condition, params, savepointFollows)
 }
 
 // Around TryAllIn.
@@ -27,17 +28,9 @@ var (
 	AfterTry  = One(Statement{SQL: tryRelease})
 )
 
-// TryBegun asks for key in a transaction that the caller has begun for the
-// library, at a level that is not known, without waiting. The savepoint follows.
-func TryBegun(shared bool, key hashkey.Key) Message {
-	var m Message
-	whens, _ := obstacles(false)
-	condition, params := allOf(TryXactLock, shared, []hashkey.Key{key})
-	return m.end(whens, condition, params, true)
-}
-
-// WaitBegun is [TryBegun] that waits for at most limit, which is not 0. A wait
-// that ends is a refusal, and leaves no line in the server's log.
+// WaitBegun is [TryAllIn] of one key, in a transaction that is the library's, that
+// waits for at most limit, which is not 0. A wait that ends is a refusal, and leaves
+// no line in the server's log.
 func WaitBegun(shared bool, key hashkey.Key, limit time.Duration) Message {
 	var m Message
 	whens, noObstacle := obstacles(false)
@@ -51,7 +44,7 @@ func WaitBegun(shared bool, key hashkey.Key, limit time.Duration) Message {
 		set = ", pg_catalog.set_config('pgadvisory.class', $2, true), pg_catalog.set_config('pgadvisory.object', $3, true)"
 		args = "pg_catalog.current_setting('pgadvisory.class')::integer, pg_catalog.current_setting('pgadvisory.object')::integer"
 	}
-	m.addWith(settings, setLockTimeout+set)
+	m.addWith(settings, setQuietly+set)
 	m.waitInBlock("perform "+function(XactLock, shared)+"("+args+"); ", noObstacle)
 	m.add("SELECT", putBack)
 	return m.end(whens, quietlyGranted, nil, true)

@@ -85,16 +85,16 @@ func texts() string {
 	before, after := exec.Exec(500 * time.Millisecond)
 	message("exec: before", before)
 	message("exec: after", after)
-	for _, own := range []bool{false, true} {
-		message(fmt.Sprintf("verdict, own %t: try", own), locksql.TryIn(false, one, own))
-		message(fmt.Sprintf("verdict, own %t: try, two keys", own), locksql.TryIn(true, two, own))
-		message(fmt.Sprintf("verdict, own %t: wait", own), locksql.WaitIn(false, two, time.Second, own))
+	for _, ours := range []bool{false, true} {
+		message(fmt.Sprintf("verdict, ours %t: try", ours), locksql.TryIn(false, one, ours))
+		message(fmt.Sprintf("verdict, ours %t: try, two keys", ours), locksql.TryIn(true, two, ours))
+		message(fmt.Sprintf("verdict, ours %t: wait", ours), locksql.WaitIn(false, two, time.Second, ours))
 	}
 	for _, key := range two {
-		separately(fmt.Sprintf("begun by the caller, %v: try", key), locksql.TryBegun(true, key))
+		separately(fmt.Sprintf("begun by the caller, %v: try", key), locksql.TryAllIn(true, []hashkey.Key{key}, true))
 		separately(fmt.Sprintf("begun by the caller, %v: wait", key), locksql.WaitBegun(false, key, 500*time.Millisecond))
 	}
-	separately("in one statement: try", locksql.TryAllIn(false, two))
+	separately("in one statement: try", locksql.TryAllIn(false, two, false))
 	separately("in statements: wait", locksql.WaitIn(true, two, time.Second, false))
 	message("verdict: the session tries", locksql.SessionVerdict(locksql.TryLock, false, two))
 	message("verdict: the session waits", locksql.WaitForSession(false, two, time.Second))
@@ -144,7 +144,6 @@ func TestTextOfParams(t *testing.T) {
 	}
 }
 
-// The text of COMMIT's message, which is not put together for each call, is that
 // of its statements.
 func TestKnownText(t *testing.T) {
 	m, _ := new(locksql.Transaction).Commit(false)

@@ -85,9 +85,9 @@ func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 func (m *Message) quietly(shared bool, keys []hashkey.Key, limit time.Duration, condition string) {
 	ms := Param{Number: Milliseconds(limit)}
 	if len(keys) == 1 {
-		m.addWith([]Param{ms}, setLockTimeout)
+		m.addWith([]Param{ms}, setQuietly)
 	} else { // one after the other: together they have the time that one has
-		m.addWith([]Param{ms, ms}, setLockTimeout+", "+keepEnd)
+		m.addWith([]Param{ms, ms}, setQuietly+", "+keepEnd)
 	}
 	var locks strings.Builder
 	for i, key := range keys {
@@ -99,12 +99,18 @@ func (m *Message) quietly(shared bool, keys []hashkey.Key, limit time.Duration, 
 	m.waitInBlock(locks.String(), condition)
 }
 
-// setLockTimeout is what comes before the block of a quiet wait. The limit of the
+// setQuietly is what comes before the block of a quiet wait. The limit of the
 // wait is $1.
-const setLockTimeout = "select " +
-	"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
-	"pg_catalog.set_config('lock_timeout', $1, true), " +
-	"pg_catalog.set_config('pgadvisory.granted', 'true', true)"
+const setQuietly = setLockTimeout + ", pg_catalog.set_config('pgadvisory.granted', 'true', true)"
+
+const (
+	// setLockTimeout sets lock_timeout to $1, and keeps what it was.
+	setLockTimeout = "select " +
+		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
+		"pg_catalog.set_config('lock_timeout', $1, true)"
+
+	putLockTimeoutBack = "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)"
+)
 
 // waitInBlock executes locks, if condition is true or "", in the block of a quiet
 // wait, and puts lock_timeout back.
@@ -114,7 +120,7 @@ func (m *Message) waitInBlock(locks, condition string) {
 	}
 	m.add("DO", "do $pgadvisory$ begin "+locks+"exception when lock_not_available then "+
 		"perform pg_catalog.set_config('pgadvisory.granted', 'false', true); end $pgadvisory$")
-	m.add("SELECT", "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
+	m.add("SELECT", putLockTimeoutBack)
 }
 
 // quietlyGranted is true after quietly if all locks were granted.

@@ -141,15 +141,19 @@ func milliseconds(d time.Duration) string { return strconv.FormatInt(Millisecond
 func Forsake(shared bool, keys ...hashkey.Key) Message {
 	m := One(Rollback)
 	for _, key := range keys {
-		m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")
+		m.unlockHeld(shared, key)
 	}
 	return m
+}
+
+func (m *Message) unlockHeld(shared bool, key hashkey.Key) {
+	m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")
 }
 
 // WithoutRollback returns m, which begins with a rollback, without it: the server
 // warns of one where no transaction is open.
 func (m Message) WithoutRollback() Message {
-	m.Statements, m.text = m.Statements[1:], ""
+	m.Statements = m.Statements[1:]
 	return m
 }
 

@@ -40,22 +40,21 @@ const (
 // are asked for in the statement that locks, because a pooler may send the next
 // one elsewhere, and a standby may be promoted.
 func (l *SessionLock) obstacles() string {
-	when := "when pg_catalog.pg_is_in_recovery() then " + strconv.Itoa(SessionStandby)
+	whens := when(standbySQL, SessionStandby)
 	if !l.Pooled {
-		when += " when pg_catalog.pg_backend_pid() operator(pg_catalog.<>) " + strconv.FormatUint(uint64(l.PID), 10) +
-			" then " + strconv.Itoa(SessionPooler)
+		whens += when("pg_catalog.pg_backend_pid() operator(pg_catalog.<>) "+strconv.FormatUint(uint64(l.PID), 10), SessionPooler)
 	}
 	if l.Yield {
-		when += " when " + wanted(l.Keys[0]) + " then " + strconv.Itoa(SessionRefused)
+		whens += when(wanted(l.Keys[0]), SessionRefused)
 	}
-	return when
+	return whens
 }
 
 // Try asks for the first free of the locks, without waiting. The question is put once,
 // though a row for each setting follows from it: WITH … AS MATERIALIZED says so.
 func (l *SessionLock) Try() Message {
 	asked := "with asked as materialized (select slot from (select " +
-		"case " + l.obstacles() + " else " + takeFirst(l.Shared, l.Keys) + " end as slot offset 0) as one) select asked.slot"
+		"case " + l.obstacles() + "else " + takeFirst(l.Shared, l.Keys) + " end as slot offset 0) as one) select asked.slot"
 	if len(l.Settings) == 0 {
 		return Select(asked + " from asked")
 	}
@@ -98,7 +97,7 @@ var slot = Statement{SQL: "show pgadvisory.slot", Tag: "SHOW", Answer: Rows}
 func (l *SessionLock) block(one int, settings string) string {
 	waited := l.Keys[one]
 	var b strings.Builder
-	b.WriteString("do $pgadvisory$ declare slot integer := case " + l.obstacles() + " end; taken pg_catalog.text; begin " +
+	b.WriteString("do $pgadvisory$ declare slot integer := case " + l.obstacles() + "end; taken pg_catalog.text; begin " +
 		"if slot is null then begin " + settings +
 		"perform pg_catalog.set_config('pgadvisory.slot', '" + strconv.Itoa(one) + "', true); " +
 		"for step in 1..2 loop taken := case when step operator(pg_catalog.=) 1 then " + Call(XactLock, l.Shared, waited) + "::pg_catalog.text " +

@@ -37,39 +37,31 @@ type Message struct {
 	Statements []Statement
 	Prepare    bool        // the statements are the same for all keys, and worth preparing
 	Follow     []Statement // what is sent later, and prepared with these
-
-	text string // of a message that is sent often; "" where it is not known
 }
 
 // add adds a statement whose success has a tag that begins with tag.
 func (m *Message) add(tag, sql string) {
-	m.text = ""
 	m.Statements = append(m.Statements, Statement{SQL: sql, Tag: tag})
 }
 
 // addWith adds a select that has params.
 func (m *Message) addWith(params []Param, sql string) {
-	m.text = ""
 	m.Statements = append(m.Statements, Statement{SQL: sql, Params: params, Tag: "SELECT"})
 }
 
 // ask adds a select that answers whether the lock is granted.
 func (m *Message) ask(expression string) {
-	m.text = ""
 	m.Statements = append(m.Statements, Statement{SQL: "select " + expression, Tag: "SELECT", Answer: Granted})
 }
 
 // After returns m with one statement more before all others.
 func (m Message) After(first Statement) Message {
-	m.Statements, m.text = append([]Statement{first}, m.Statements...), ""
+	m.Statements = append([]Statement{first}, m.Statements...)
 	return m
 }
 
 // Text returns the message as one text of the simple query protocol.
 func (m Message) Text() string {
-	if m.text != "" {
-		return m.text
-	}
 	var b strings.Builder
 	b.Grow(128 * len(m.Statements))
 	for i, s := range m.Statements {
@@ -107,6 +99,6 @@ func Select(sql string) Message { return Message{}.Select(sql) }
 
 // Select returns m with a select added.
 func (m Message) Select(sql string) Message {
-	m.Statements, m.text = append(m.Statements, Statement{SQL: sql, Tag: "SELECT", Answer: Rows}), ""
+	m.Statements = append(m.Statements, Statement{SQL: sql, Tag: "SELECT", Answer: Rows})
 	return m
 }

@@ -196,7 +196,6 @@ func (t *Transaction) Abandon() Message {
 var releaseAndCommit = Message{
 	Statements: []Statement{{SQL: Release, Tag: "RELEASE"}, {SQL: "commit", Name: "pgadvisory commit", Tag: "COMMIT"}},
 	Prepare:    true,
-	text:       Release + "; commit",
 }
 
 // Commit ends the transaction. The index is that of its COMMIT.

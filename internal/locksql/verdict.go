@@ -1,6 +1,7 @@
 package locksql
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -21,16 +22,23 @@ const (
 	pretendsSQL = "pg_catalog.current_setting('crdb_version', true) is not null"
 	standbySQL  = "pg_catalog.pg_is_in_recovery()"
 	staleSQL    = "not pg_catalog.starts_with(pg_catalog.current_setting('transaction_isolation'), 'read ')"
-
-	whenNoServer = "when " + pretendsSQL + " then 4 when " + standbySQL + " then 3 "
-	whenStale    = "when " + staleSQL + " then 2 "
 )
+
+var (
+	whenNoServer = when(pretendsSQL, VerdictPretends) + when(standbySQL, VerdictStandby)
+	whenStale    = when(staleSQL, VerdictStale)
+)
+
+// when is a branch of a case that answers with number.
+func when(condition string, number int) string {
+	return "when " + condition + " then " + strconv.Itoa(number) + " "
+}
 
 // obstacles returns the verdicts that come before any lock, and a condition
 // that is true where none of them applies. The isolation level is one of them,
-// unless the library has begun the transaction.
-func obstacles(begun bool) (whens, none string) {
-	if begun {
+// unless it is known.
+func obstacles(levelKnown bool) (whens, none string) {
+	if levelKnown {
 		return whenNoServer, "not (" + pretendsSQL + " or " + standbySQL + ")"
 	}
 	return whenNoServer + whenStale, "not (" + pretendsSQL + " or " + standbySQL + " or " + staleSQL + ")"
@@ -64,15 +72,15 @@ func (m *Message) inTransaction() {
 
 // TryIn asks for keys in an open transaction, without waiting: all or none of
 // them. The savepoint follows where the library has begun the transaction.
-func TryIn(shared bool, keys []hashkey.Key, begun bool) Message {
+func TryIn(shared bool, keys []hashkey.Key, ours bool) Message {
 	var m Message
-	whens, noObstacle := obstacles(begun)
-	if !begun {
+	whens, noObstacle := obstacles(ours)
+	if !ours {
 		m.inTransaction()
 	}
 	if len(keys) == 1 {
 		condition, params := allOf(TryXactLock, shared, keys)
-		return m.end(whens, condition, params, begun)
+		return m.end(whens, condition, params, ours)
 	}
 	// Some may be granted before one is refused. What a block with an
 	// exception clause has locked is freed when it is left by one, as by
@@ -83,32 +91,29 @@ func TryIn(shared bool, keys []hashkey.Key, begun bool) Message {
 		"exception when sqlstate 'PGADV' then "+
 		"perform pg_catalog.set_config('pgadvisory.all', 'false', true); "+
 		"end $pgadvisory$")
-	return m.end(whens, "pg_catalog.current_setting('pgadvisory.all')::boolean", nil, begun)
+	return m.end(whens, "pg_catalog.current_setting('pgadvisory.all')::boolean", nil, ours)
 }
 
 // WaitIn waits for keys in an open transaction, for at most limit where that is
 // not 0. A wait that ends is an error with SQLSTATE 55P03, or a refusal in a
 // transaction of the library's own, where the savepoint follows.
-func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, begun bool) Message {
+func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, ours bool) Message {
 	var m Message
-	whens, noObstacle := obstacles(begun)
-	if !begun {
+	whens, noObstacle := obstacles(ours)
+	if !ours {
 		m.inTransaction()
 	}
 	m.add("SELECT", setAside)
-	if begun {
+	if ours {
 		m.quietly(shared, keys, limit, noObstacle)
 		m.add("SELECT", putBack)
-		return m.end(whens, quietlyGranted, nil, begun)
+		return m.end(whens, quietlyGranted, nil, ours)
 	}
 	ms := Milliseconds(limit)
-	set := "select " +
-		"pg_catalog.set_config('pgadvisory.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
-		"pg_catalog.set_config('lock_timeout', $1, true)"
 	if len(keys) == 1 || limit == 0 {
-		m.addWith([]Param{{Number: ms}}, set)
+		m.addWith([]Param{{Number: ms}}, setLockTimeout)
 	} else {
-		m.addWith([]Param{{Number: ms}, {Number: ms}}, set+", "+keepEnd)
+		m.addWith([]Param{{Number: ms}, {Number: ms}}, setLockTimeout+", "+keepEnd)
 	}
 	for i, key := range keys {
 		call, params := allOf(XactLock, shared, []hashkey.Key{key})
@@ -118,8 +123,8 @@ func WaitIn(shared bool, keys []hashkey.Key, limit time.Duration, begun bool) Me
 		m.addWith(params, "select "+call+" where "+noObstacle)
 	}
 	m.add("SELECT", putBack)
-	m.add("SELECT", "select pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgadvisory.lock_timeout'), true)")
-	return m.end(whens, "true", nil, begun)
+	m.add("SELECT", putLockTimeoutBack)
+	return m.end(whens, "true", nil, ours)
 }
 
 // SessionVerdict asks f, a session's function, about all keys.
@@ -138,7 +143,7 @@ func WaitForSession(shared bool, keys []hashkey.Key, limit time.Duration) Messag
 	m.withoutLimits()
 	for _, key := range keys {
 		if len(keys) > 1 { // or else a lock of the try would be counted twice
-			m.add("SELECT", "select case when "+Held(key)+" then "+Call(Unlock, shared, key)+" end")
+			m.unlockHeld(shared, key)
 		}
 	}
 	m.quietly(shared, keys, limit, noObstacle)

@@ -24,25 +24,17 @@ const (
 	Session
 )
 
-// Context is a callback's context. It is the caller's, and ends before that by
+// Context is a callback's context. It is the caller's, with an end of its own: by
 // End, or by Release, when the call is over. From then on it marks nothing: what
 // the callback has left running with it is refused nothing for that.
 type Context struct {
-	context.Context     // the caller's
-	pool            any // a *sql.DB or a *pgxpool.Pool
-	keys            []hashkey.Key
-	kind            Kind
-	released        atomic.Bool
-
-	// own is the caller's context with an end of its own. It is made on first
-	// use: most callbacks never ask whether their context has ended.
-	own atomic.Pointer[ending]
-}
-
-// ending is a context that can be ended.
-type ending struct {
 	context.Context
-	end context.CancelCauseFunc
+	caller   context.Context
+	end      context.CancelCauseFunc
+	pool     any // a *sql.DB or a *pgxpool.Pool
+	keys     []hashkey.Key
+	kind     Kind
+	released atomic.Bool
 }
 
 type contextKey struct{}
@@ -50,30 +42,17 @@ type contextKey struct{}
 // With returns ctx marked as holding keys through a connection of pool, which
 // is compared with ==.
 func With(ctx context.Context, kind Kind, pool any, keys []hashkey.Key) *Context {
-	return &Context{Context: ctx, pool: pool, keys: keys, kind: kind}
-}
-
-// ending returns c.own, and makes it where it is missing.
-func (c *Context) ending() *ending {
-	if e := c.own.Load(); e != nil {
-		return e
-	}
-	ctx, end := context.WithCancelCause(c.Context)
-	if !c.own.CompareAndSwap(nil, &ending{ctx, end}) || c.released.Load() {
-		end(nil)
-	}
-	return c.own.Load()
+	own, end := context.WithCancelCause(ctx)
+	return &Context{Context: own, caller: ctx, end: end, pool: pool, keys: keys, kind: kind}
 }
 
 // End ends the context, with a cause.
-func (c *Context) End(cause error) { c.ending().end(cause) }
+func (c *Context) End(cause error) { c.end(cause) }
 
 // Release ends the context, and the marking, when the call is over.
 func (c *Context) Release() {
 	c.released.Store(true)
-	if e := c.own.Load(); e != nil {
-		e.end(nil)
-	}
+	c.end(nil)
 }
 
 // Caller returns the caller's context where ctx is a callback's, and otherwise
@@ -81,29 +60,15 @@ func (c *Context) Release() {
 // the caller's is the one to watch.
 func Caller(ctx context.Context) context.Context {
 	if c, ok := ctx.(*Context); ok {
-		return c.Context
+		return c.caller
 	}
 	return ctx
-}
-
-// Done is context.Context's.
-func (c *Context) Done() <-chan struct{} { return c.ending().Done() }
-
-// Err is context.Context's.
-func (c *Context) Err() error {
-	if c.own.Load() != nil || c.released.Load() {
-		return c.ending().Err()
-	}
-	return c.Context.Err()
 }
 
 // Value is context.Context's.
 func (c *Context) Value(key any) any {
 	if key == (contextKey{}) {
 		return c
-	}
-	if e := c.own.Load(); e != nil {
-		return e.Value(key)
 	}
 	return c.Context.Value(key)
 }
@@ -139,7 +104,7 @@ func find(ctx context.Context, match func(*Context) bool) bool {
 		if !c.released.Load() && match(c) {
 			return true
 		}
-		ctx = c.Context
+		ctx = c.caller
 	}
 }
 

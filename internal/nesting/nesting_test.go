@@ -62,51 +62,30 @@ func TestEnd(t *testing.T) {
 		"End":    func(c *nesting.Context, _ context.CancelCauseFunc) { c.End(why) },
 		"caller": func(_ *nesting.Context, caller context.CancelCauseFunc) { caller(why) },
 	} {
-		for _, asked := range []bool{false, true} {
-			caller, cancel := context.WithCancelCause(t.Context())
-			c := nesting.With(caller, nesting.Session, nil, nil)
-			if asked && c.Done() == nil {
-				t.Error("no channel")
-			}
-			if err := c.Err(); err != nil {
-				t.Errorf("%s: ended from the beginning: %v", name, err)
-			}
-			child, stop := context.WithCancel(c)
-			end(c, cancel)
-			<-child.Done()
-			<-c.Done()
-			if c.Err() != context.Canceled || context.Cause(c) != why || context.Cause(child) != why {
-				t.Errorf("%s: %v, %v, %v", name, c.Err(), context.Cause(c), context.Cause(child))
-			}
-			stop()
-			c.Release()
+		caller, cancel := context.WithCancelCause(t.Context())
+		c := nesting.With(caller, nesting.Session, nil, nil)
+		if err := c.Err(); err != nil {
+			t.Errorf("%s: ended from the beginning: %v", name, err)
 		}
-	}
-}
-
-// Release ends the context, whether or not it was asked for its end before.
-func TestRelease(t *testing.T) {
-	for _, asked := range []bool{false, true} {
-		c := nesting.With(t.Context(), nesting.Session, nil, nil)
-		if asked && c.Done() == nil {
-			t.Error("no channel")
-		}
-		c.Release()
-		if c.Err() != context.Canceled {
-			t.Errorf("asked before %t: got %v", asked, c.Err())
-		}
+		child, stop := context.WithCancel(c)
+		end(c, cancel)
+		<-child.Done()
 		<-c.Done()
+		if c.Err() != context.Canceled || context.Cause(c) != why || context.Cause(child) != why {
+			t.Errorf("%s: %v, %v, %v", name, c.Err(), context.Cause(c), context.Cause(child))
+		}
+		stop()
+		c.Release()
 	}
 }
 
-// It also ends the context that is asked for its end just then.
-func TestReleaseBesideDone(t *testing.T) {
-	for range 1000 {
-		c := nesting.With(t.Context(), nesting.Session, nil, nil)
-		asked := make(chan (<-chan struct{}))
-		go func() { asked <- c.Done() }()
-		c.Release()
-		<-<-asked
+// Release ends the context.
+func TestRelease(t *testing.T) {
+	c := nesting.With(t.Context(), nesting.Session, nil, nil)
+	c.Release()
+	<-c.Done()
+	if c.Err() != context.Canceled {
+		t.Errorf("got %v", c.Err())
 	}
 }
 
@@ -115,7 +94,6 @@ func TestLeavesNothing(t *testing.T) {
 	caller := &counting{Context: t.Context(), done: make(chan struct{})}
 	for range 1000 {
 		c := nesting.With(caller, nesting.Session, nil, nil)
-		c.Done()
 		c.Release()
 	}
 	if n := caller.children.Load(); n > 0 {

@@ -24,7 +24,7 @@ import (
 // How long the messages of a call go on once their ctx has ended: see also
 // [interrupt.Waiting] and [interrupt.Ending].
 var (
-	opening = interrupt.Policy{Late: true, DeadlineDelay: time.Second}
+	opening = interrupt.Policy{DeadlineDelay: time.Second}
 	sending = interrupt.Policy{DeadlineGrace: 50 * time.Millisecond, CancelRequest: true, DeadlineDelay: 2 * time.Second}
 
 	// Working is the policy of fn's statements.

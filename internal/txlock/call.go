@@ -11,17 +11,15 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
-	"github.com/pgadvisory/pgadvisory/internal/rounds"
 )
 
 // Call is one call. Its user fills in the request, and reads the report when Run
 // or Exec has returned or panicked.
 type Call struct {
 	acquire.Call
-	Holders *rounds.Rounds // nil: those of the process
-	MaxHold time.Duration  // >0: fn's ctx ends after it
-	Longest time.Duration  // >0: the session ends after it
-	Plain   bool           // for the report
+	MaxHold time.Duration // >0: fn's ctx ends after it
+	Longest time.Duration // >0: the session ends after it
+	Plain   bool          // for the report
 
 	Held    time.Duration
 	Outcome Outcome
@@ -32,9 +30,6 @@ type Call struct {
 	op       string
 	onGrant  func() // nil where there is no tracer
 }
-
-// holders are those of the process, whose sessions are looked after.
-var holders rounds.Rounds
 
 // Do runs the call, or returns bad, which is why there can be none, and tells l of
 // it all.
@@ -150,13 +145,13 @@ func (w *worked) ended(refusal error) error {
 
 // work runs fn with ctx, and begins the watch over its session.
 func (c *Call) work(ctx *nesting.Context, conn Conn) (w worked) {
-	c.watch.start(cmp.Or(c.Holders, &holders), conn, ctx, c.Longest)
+	c.watch.start(conn, ctx, c.Longest)
 	w.err = conn.Run(ctx)
 	if own := nesting.Caller(ctx); own.Err() != nil {
 		w.ctxErr = lockerr.Ended(own)
 	}
-	if w.err == nil && time.Since(c.Granted) >= rounds.Every {
-		c.watch.Look()
+	if w.err == nil && time.Since(c.Granted) >= every {
+		c.watch.look()
 	}
 	return w
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/admission"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
-	"github.com/pgadvisory/pgadvisory/internal/rounds"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
@@ -113,7 +112,6 @@ func newCall(p *fakePool, change func(*txlock.Call)) *txlock.Call {
 		p.fn = func(context.Context) error { return nil }
 	}
 	c := new(txlock.Call)
-	c.Holders = new(rounds.Rounds)
 	c.Request = acquire.Request{
 		Pool: p, Queue: admission.NewQueue(func() int { return 10 }), Owner: p, Keys: []hashkey.Key{hashkey.Name("k")},
 	}
@@ -285,13 +283,12 @@ func TestOneWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const holders = 100
 		began, before := time.Now(), runtime.NumGoroutine()
-		holding := new(rounds.Rounds)
 		var all sync.WaitGroup
 		for i := range holders {
 			p := &fakePool{scripts: []script{{granted}}, fn: func(ctx context.Context) error { <-ctx.Done(); return nil }}
 			p.lost = began.Add(time.Duration(i) * 100 * time.Millisecond)
 			all.Go(func() {
-				c := newCall(p, func(c *txlock.Call) { c.Holders = holding })
+				c := newCall(p, nil)
 				if err := c.Run(t.Context()); !errors.Is(err, lockerr.ErrLost) || time.Since(p.lost) > 2*time.Second {
 					t.Errorf("got %v, %v after the loss", err, time.Since(p.lost))
 				}

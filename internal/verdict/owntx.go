@@ -87,7 +87,7 @@ func (o *OwnTx) tryAll(ctx context.Context) (ok bool, err error) {
 	if _, err := o.Exec(ctx, locksql.BeforeTry); err != nil {
 		return false, err
 	}
-	ok, err = Ask(ctx, o.Exec, locksql.TryAllIn(o.Shared, o.Keys))
+	ok, err = Ask(ctx, o.Exec, locksql.TryAllIn(o.Shared, o.Keys, false))
 	if err == nil && !ok {
 		_, err = o.Exec(ctx, locksql.UndoTry)
 	}
