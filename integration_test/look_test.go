@@ -54,7 +54,7 @@ func TestPgxConnDuringALook(t *testing.T) {
 	}
 }
 
-// Rule 4: fn is told whether or not a statement runs. One that is only prepared does
+// Rule 3: fn is told whether or not a statement runs. One that is only prepared does
 // not.
 func TestHolderIsToldBesideAPreparedStatement(t *testing.T) {
 	t.Parallel()

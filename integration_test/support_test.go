@@ -1,5 +1,6 @@
-// Package integration_test holds the tests that need a server: the contract of
-// xactlock, rule by rule, against a real PostgreSQL and a real PgBouncer.
+// Package integration_test holds the tests that need a server, a real PostgreSQL and
+// a real PgBouncer: the contract of xactlock and pgxlock, rule by rule, in the numbers
+// of the README, sessionlock, and what users see of the rest.
 package integration_test
 
 import (
@@ -128,7 +129,7 @@ func number(tb testing.TB, db interface {
 
 const inThisDatabase = ` locktype = 'advisory' and database = (select oid from pg_database where datname = current_database()) `
 
-// held and waiting count the advisory locks of the database of db.
+// heldLocks and waitingLocks count the advisory locks of the database of db.
 func heldLocks(tb testing.TB, db *sql.DB) int {
 	tb.Helper()
 	return number(tb, db, `select count(*) from pg_locks where granted and`+inThisDatabase)

@@ -47,7 +47,7 @@ func isTold(t *testing.T, ctx context.Context) {
 	}
 }
 
-// Rule 4: fn is told when its session is gone, whether a statement runs or not,
+// Rule 3: fn is told when its session is gone, whether a statement runs or not,
 // and the call returns ErrLost; nothing is committed. Only where fn returns within
 // the second in which a connection breaks off without a word, COMMIT may be
 // sent, and the outcome is not known.

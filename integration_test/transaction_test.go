@@ -73,29 +73,11 @@ func TestTransactionIsWhole(t *testing.T) {
 	})
 }
 
-// traffic makes other calls until the test is over. While there are several at
-// once, their transactions are not ended one by one.
-func traffic(t *testing.T, dsn string) {
-	t.Helper()
-	l := xactlock.New(openDB(t, dsn))
-	ctx, cancel := context.WithCancel(t.Context())
-	var others sync.WaitGroup
-	t.Cleanup(func() { cancel(); others.Wait() })
-	for i := range 2 {
-		others.Go(func() {
-			for ctx.Err() == nil {
-				_ = l.WithTx(ctx, hashkey.Int64(int64(i)), func(context.Context, *sql.Tx) error { return nil })
-			}
-		})
-	}
-}
-
 // A transaction that fn keeps is of no use to it afterwards, whatever it is
 // used for.
 func TestTransactionDoesNotOutliveTheCall(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		traffic(t, dsnOf(t, db))
 		for i := range stress(100) {
 			var kept *sql.Tx
 			if err := l.WithTx(t.Context(), hashkey.Name("k"), func(_ context.Context, tx *sql.Tx) error { kept = tx; return nil }); err != nil {
@@ -125,7 +107,6 @@ func TestTransactionDoesNotOutliveTheCall(t *testing.T) {
 func TestTransactionIsUsedWhileItEnds(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		traffic(t, dsnOf(t, db))
 		var users sync.WaitGroup
 		for i := range stress(200) {
 			started := make(chan struct{})
@@ -170,7 +151,6 @@ func TestTransactionLeavesNothingOpen(t *testing.T) {
 			db := sql.OpenDB(wrapper{stdlib.GetConnector(*config), wrap})
 			t.Cleanup(func() { _ = db.Close() })
 			db.SetMaxOpenConns(1)
-			traffic(t, dsn)
 			l := xactlock.New(db)
 			var left []*sql.Rows
 			for i := range stress(100) {

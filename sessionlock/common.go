@@ -14,7 +14,6 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
@@ -360,7 +359,7 @@ func (c *common) free(k *Lock) error {
 		return k.lost()
 	case err == nil:
 		return nil
-	case errors.Is(err, errNotHeld), errors.Is(err, errDead), !lockerr.IsAnswer(err):
+	case errors.Is(err, errNotHeld), errors.Is(err, errDead), !pgsession.GoesOn(err):
 		return k.lostBy(err)
 	default:
 		return fmt.Errorf("sessionlock: %s: unlock: %w", k.key, err)

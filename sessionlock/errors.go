@@ -43,7 +43,7 @@ var (
 	ErrLockTableFull = lockerr.ErrLockTableFull
 
 	// ErrUnsupportedServer: the server's advisory locks are not PostgreSQL's. It is
-	// CockroachDB, whose lock functions lock nothing before 26.3.
+	// CockroachDB, of any version: before 26.3 its lock functions lock nothing.
 	ErrUnsupportedServer = lockerr.ErrUnsupportedServer
 
 	// ErrStandby: the server is a hot standby. Its advisory locks exclude no

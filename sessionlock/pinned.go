@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
@@ -247,7 +246,7 @@ func silence(ctx context.Context, s *pgsession.Session, err error) error {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return errSilence
-	case lockerr.IsAnswer(err) && !s.Closed():
+	case pgsession.GoesOn(err) && !s.Closed():
 		return nil
 	}
 	return err

@@ -28,7 +28,7 @@ var (
 	ErrTxEnded = lockerr.ErrTxEnded
 
 	// ErrStaleSnapshot: the transaction handed to [Locker.Lock] or
-	// [Locker.TryLock] is REPEATABLE READ or SERIALIZABLE, so what it reads
+	// [Locker.TryLock], or begun for [WithTxOf], is REPEATABLE READ or SERIALIZABLE, so what it reads
 	// may be older than the lock. No lock was taken.
 	ErrStaleSnapshot = lockerr.ErrStaleSnapshot
 
@@ -53,7 +53,7 @@ var (
 	ErrLockTableFull = lockerr.ErrLockTableFull
 
 	// ErrUnsupportedServer: the server's advisory locks are not PostgreSQL's. It is
-	// CockroachDB, whose lock functions lock nothing before 26.3.
+	// CockroachDB, of any version: before 26.3 its lock functions lock nothing.
 	ErrUnsupportedServer = lockerr.ErrUnsupportedServer
 
 	// ErrStandby: the server is a hot standby. Its advisory locks exclude no

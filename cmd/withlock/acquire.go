@@ -180,7 +180,7 @@ func (a *acquisition) ride(ctx context.Context, err error) bool {
 		return true // the turn takes a connection of its own, which the server may lack
 	}
 	a.outage.begin()
-	until, ok := a.patience(why)
+	until, ok := a.patience()
 	if !ok || !until.IsZero() && time.Now().After(until) {
 		return false
 	}
@@ -199,7 +199,7 @@ func (a *acquisition) ride(ctx context.Context, err error) bool {
 
 // patience returns until when an outage may last, zero where there is no end,
 // and whether the program waits for it at all.
-func (a *acquisition) patience(why absence) (until time.Time, ok bool) {
+func (a *acquisition) patience() (until time.Time, ok bool) {
 	switch {
 	case a.connectWaitGiven:
 		until = a.outage.began.Add(a.connectWait)

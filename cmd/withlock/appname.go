@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
 // applicationPrefix and the NAME are withlock's application_name on the server.
@@ -137,7 +138,7 @@ func nameOf(key hashkey.Key, application string) hashkey.Key {
 		}
 	}
 	for _, candidate := range candidates {
-		for i := range maxSlots {
+		for i := range locksql.MaxSlots {
 			if slot := candidate.Slot(i); hashkey.Compare(slot, key) == 0 {
 				return slot
 			}

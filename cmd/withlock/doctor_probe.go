@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
 // A probe is one connection of a doctor.
@@ -123,7 +123,7 @@ func cause(ctx context.Context, err error) error {
 // otherwise err: the connection is of no use any more.
 func refusal(err error) (words string, _ error) {
 	var answer *pgconn.PgError
-	if errors.As(err, &answer) && lockerr.IsAnswer(err) {
+	if errors.As(err, &answer) && pgsession.GoesOn(err) {
 		return answer.Message, nil
 	}
 	return "", err

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Exit codes of withlock's own. Codes below 126 are from sysexits.h, the other
-// two are what a shell returns.
+// Exit codes of withlock's own. Codes below 126 are from sysexits.h, the others
+// are what a shell returns.
 const (
 	exitUsage         = 64
 	exitNoDatabase    = 69

@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 )
 
 // options are what the command line says.
@@ -211,8 +212,8 @@ func (o *options) checkLock(map[string]bool) error {
 	switch {
 	case o.conflictCode < 0 || o.conflictCode > 255:
 		return usageError("-E, --conflict-exit-code is not between 0 and 255: %d", o.conflictCode)
-	case o.slots < 1 || o.slots > maxSlots:
-		return usageError("--slots is not between 1 and %d: %d", maxSlots, o.slots)
+	case o.slots < 1 || o.slots > locksql.MaxSlots:
+		return usageError("--slots is not between 1 and %d: %d", locksql.MaxSlots, o.slots)
 	case o.shared && o.slots > 1:
 		return usageError("-s (--shared) and --slots exclude each other")
 	}
@@ -246,9 +247,6 @@ func (o *options) checkCommand(given map[string]bool) error {
 	}
 	return nil
 }
-
-// maxSlots keeps the message that asks for all of them short.
-const maxSlots = 1000
 
 // shellCommand returns the command that executes shell text, as cron would.
 func shellCommand(text string) []string { return []string{"/bin/sh", "-c", text} }

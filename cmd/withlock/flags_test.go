@@ -57,7 +57,7 @@ func TestParseErrors(t *testing.T) {
 		"--min-hold -5s job ls":      "--min-hold is negative",
 		"--connect-wait -5s job ls":  "--connect-wait is negative",
 		"--dead-client 10ms job ls":  "--dead-client is less than a second: 10ms",
-		"--slots 0 job ls":           "--slots is not between 1 and 1000: 0",
+		"--slots 0 job ls":           "--slots is not between 1 and 10000: 0",
 		"--slots 2 -s job ls":        "-s (--shared) and --slots exclude each other",
 		"--on-lost= job ls":          "the text of --on-lost is empty",
 		"--json job ls":              "--json goes with --list",

@@ -316,8 +316,7 @@ func (t *Ticket) Reserve(ctx context.Context) bool {
 	}
 }
 
-// Asked is called after each question and each slice of a wait, whatever came of
-// it. Then it is the next call's turn.
+// Asked is called when the connection on which the call has asked is given back. Then it is the next call's turn.
 func (t *Ticket) Asked() {
 	if t.seat.asking {
 		t.seat.asking = false

@@ -232,14 +232,14 @@ func (t *Tx) Exec(ctx, waitCtx context.Context, q pgsession.Query, limit time.Du
 	}
 	before, after := t.Transaction.Exec(limit)
 	a, index, sent, err := t.Session.Exec(ctx, sending, before, q, after)
-	e := t.executed(ctx, waitCtx, a, index, sent, err)
+	e := t.executed(waitCtx, a, index, sent, err)
 	if e.Err != nil && e.Outcome != txlock.NotAcquired {
 		e.Err = lockerr.Because(ctx, e.Err)
 	}
 	return e
 }
 
-func (t *Tx) executed(ctx, waitCtx context.Context, a pgsession.Answer, index int, sent bool, err error) txlock.Executed {
+func (t *Tx) executed(waitCtx context.Context, a pgsession.Answer, index int, sent bool, err error) txlock.Executed {
 	commit := index + 1
 	fate := a.Fate(commit, err)
 	failed := func(o txlock.Outcome, err error) txlock.Executed { return txlock.Executed{Outcome: o, Err: err} }

@@ -13,10 +13,9 @@ import (
 // Pool is a *sql.DB, for callers that may have less time than it takes to connect.
 type Pool struct {
 	db      *sql.DB
-	slow    atomic.Bool         // the last dial took longer than its caller had
-	dials   chan struct{}       // holds a token while a connection is made, where dials are slow
-	late    atomic.Pointer[any] // what a dial has panicked with when its caller had gone
-	entered atomic.Int64        // callers that are in db.Conn under their own ctx
+	slow    atomic.Bool   // the last dial took longer than its caller had
+	dials   chan struct{} // holds a token while a connection is made, where dials are slow
+	entered atomic.Int64  // callers that are in db.Conn under their own ctx
 }
 
 // New returns the Pool of db.
@@ -69,9 +68,6 @@ func (p *Pool) Conn(ctx context.Context) (*sql.Conn, error) {
 	if conn, ok, err := p.withoutDial(ctx); ok { // it has been done meanwhile
 		return conn, err
 	}
-	if late := p.late.Swap(nil); late != nil {
-		panic(*late)
-	}
 	dialing = true
 	return p.dial(ctx, sync.OnceFunc(func() { <-p.dials }))
 }
@@ -119,7 +115,8 @@ func (p *Pool) idle(ctx context.Context) (*sql.Conn, error) {
 }
 
 // dial makes a connection, to its end, and gives the caller's token back then, or
-// when it takes long. A dial that outlives its caller takes one, if there is one.
+// when it takes long. A dial that outlives its caller takes one, if there is one. If
+// it panics then, there is no caller to tell.
 func (p *Pool) dial(ctx context.Context, giveBack func()) (*sql.Conn, error) {
 	type result struct {
 		conn     *sql.Conn
@@ -141,9 +138,6 @@ func (p *Pool) dial(ctx context.Context, giveBack func()) (*sql.Conn, error) {
 			select {
 			case made <- r:
 			case <-ctx.Done():
-				if r.panicked != nil {
-					p.late.Store(&r.panicked)
-				}
 				if r.conn != nil {
 					_ = r.conn.Close() // into the pool
 				}

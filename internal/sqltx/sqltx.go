@@ -6,7 +6,7 @@
 // A *sql.Tx can only be made by a BeginTx that runs on some *sql.DB. So there is
 // one for the whole process, made on first use. Its connections are shells:
 // they become the connection that they find in BeginTx's ctx. Their BeginTx sends
-// nothing, and their Close closes nothing. That database keeps a few shells,
+// nothing, and their Close closes nothing. That database keeps up to 64 shells,
 // empty, since database/sql spends more on a new one than on all the rest. It
 // runs one goroutine, as every database does.
 package sqltx

@@ -1,4 +1,4 @@
-// Package testneed ends tests that lack something of the machine.
+// Package testneed sees to what tests need of the machine.
 package testneed
 
 import (
