@@ -40,38 +40,55 @@ func RequestCancel(conn Conn) *Request {
 // server has done what it was asked. If not, the request may still be under way.
 func (r *Request) Done(d time.Duration) bool { return ClosedWithin(r.ended, d) && r.done }
 
+// askAgain is how long after a cancel request a statement may go on until there is
+// another one. A request that the server gets before the statement, or between the
+// messages in which pgx prepares and executes it, cancels nothing.
+const askAgain = 250 * time.Millisecond
+
+// Requests are cancel requests for one statement, one after the other.
+type Requests struct {
+	ended chan struct{}
+	done  bool // set before ended is closed: the server has done what it was asked, each time
+}
+
+// RequestCancelUntil asks the server to cancel the statement that runs on conn, again
+// and again, until over is closed or it is late. It returns at once.
+func RequestCancelUntil(conn Conn, over <-chan struct{}, late time.Time) *Requests {
+	r := &Requests{ended: make(chan struct{})}
+	go func() {
+		defer close(r.ended)
+		for r.done = true; r.done && time.Now().Before(late); {
+			r.done = RequestCancel(conn).Done(hangUpAfter)
+			if ClosedWithin(over, askAgain) {
+				return
+			}
+		}
+	}()
+	return r
+}
+
+// Done waits for the server's answers, for at most d, and reports whether the server has
+// done what it was asked. If not, a request may still be under way, and would hit the
+// next statement of the connection.
+func (r *Requests) Done(d time.Duration) bool { return ClosedWithin(r.ended, d) && r.done }
+
 // Handler cancels pgx's own statements: a ctxwatch.Handler, of one connection.
 type Handler struct {
 	Conn  Conn
 	Delay time.Duration // how long the server has for its answer; after it, the connection is cut
 
-	cut   time.Time
-	over  chan struct{} // closed when the statement is over
-	asked chan struct{} // closed when there is no other cancel request to come
-	done  bool          // set before asked is closed: the server has done what it was asked, each time
+	cut      time.Time
+	over     chan struct{} // closed when the statement is over
+	requests *Requests
 }
-
-// askAgain is how long after a cancel request the statement may go on until there is
-// another one. One that the server gets before the statement cancels nothing.
-const askAgain = time.Second
 
 // HandleCancel is ctxwatch.Handler's. It is called when the ctx of a statement
 // has ended.
 func (h *Handler) HandleCancel(context.Context) {
 	h.cut = time.Now().Add(h.Delay)
 	_ = h.Conn.Conn().SetDeadline(h.cut) // fails only on a closed connection
-	h.over, h.asked = make(chan struct{}), make(chan struct{})
-	go h.ask()
-}
-
-func (h *Handler) ask() {
-	defer close(h.asked)
-	for h.done = true; h.done && time.Now().Before(h.cut); {
-		h.done = RequestCancel(h.Conn).Done(hangUpAfter)
-		if ClosedWithin(h.over, askAgain) {
-			return
-		}
-	}
+	h.over = make(chan struct{})
+	h.requests = RequestCancelUntil(h.Conn, h.over, h.cut)
 }
 
 // HandleUnwatchAfterCancel is ctxwatch.Handler's. It is called when the statement
@@ -80,7 +97,7 @@ func (h *Handler) HandleUnwatchAfterCancel() {
 	close(h.over)
 	switch {
 	case h.Conn.IsClosed():
-	case ClosedWithin(h.asked, time.Until(h.cut)) && h.done:
+	case h.requests.Done(time.Until(h.cut)):
 		_ = h.Conn.Conn().SetDeadline(time.Time{}) // fails only on a closed connection
 	default: // pgx's Close would wait for this method
 		_ = h.Conn.Conn().Close()

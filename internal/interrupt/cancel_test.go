@@ -83,7 +83,7 @@ func TestHandler(t *testing.T) {
 		wantClosed     bool
 	}{
 		"answered":                   {answers: time.Second, lasts: time.Second},
-		"answered first":             {over: 1500 * time.Millisecond, answers: time.Second, lasts: 1500 * time.Millisecond},
+		"answered first":             {over: 1500 * time.Millisecond, answers: 1400 * time.Millisecond, lasts: 1500 * time.Millisecond},
 		"not answered":               {answers: time.Hour, lasts: 5 * time.Second, wantClosed: true},
 		"hung up first":              {over: 20 * time.Second, answers: time.Hour, lasts: 20 * time.Second, wantClosed: true},
 		"of a connection that ended": {answers: time.Hour, closed: true},
@@ -116,17 +116,36 @@ func TestHandler(t *testing.T) {
 }
 
 // A cancel request that the server gets before the statement cancels nothing: there
-// is another one each second, until the statement is over.
-func TestHandlerAsksAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		conn := &slowServer{}
-		h := &interrupt.Handler{Conn: conn, Delay: 5 * time.Second}
-		h.HandleCancel(t.Context())
-		time.Sleep(2500 * time.Millisecond)
-		h.HandleUnwatchAfterCancel()
-		time.Sleep(time.Minute)
-		if n := conn.requests.Load(); n != 3 {
-			t.Errorf("%d requests in 2.5 s, want 3", n)
-		}
-	})
+// is another one soon, until the statement is over, and none after that.
+func TestAsksAgain(t *testing.T) {
+	for name, begin := range map[string]func(t *testing.T, conn *slowServer) (end func()){
+		"Handler": func(t *testing.T, conn *slowServer) func() {
+			h := &interrupt.Handler{Conn: conn, Delay: 5 * time.Second}
+			h.HandleCancel(t.Context())
+			return h.HandleUnwatchAfterCancel
+		},
+		"Watch": func(t *testing.T, conn *slowServer) func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			w := interrupt.Start(ctx, conn, interrupt.Policy{CancelRequest: true, DeadlineDelay: 5 * time.Second})
+			cancel()
+			return w.Stop
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn := &slowServer{answers: 100 * time.Millisecond}
+				end := begin(t, conn)
+				time.Sleep(time.Second)
+				end()
+				n := conn.requests.Load()
+				if n != 3 {
+					t.Errorf("%d requests in a second, want 3", n)
+				}
+				time.Sleep(time.Minute)
+				if late := conn.requests.Load() - n; late > 0 || conn.cut() || conn.socketClosed {
+					t.Errorf("%d requests after the statement, cut %t, closed %t", late, conn.cut(), conn.socketClosed)
+				}
+			})
+		})
+	}
 }

@@ -119,9 +119,9 @@ func (w *Watch) end(answered <-chan struct{}) (lateCancel bool) {
 		return false
 	}
 	cut := time.Now().Add(w.policy.DeadlineDelay)
-	acknowledged := func() bool { return true }
+	var requests *Requests
 	if w.policy.CancelRequest && !ClosedWithin(answered, 0) {
-		acknowledged = cancelStatement(w.conn)
+		requests = RequestCancelUntil(w.conn, answered, cut)
 	}
 	for !ClosedWithin(answered, time.Until(cut)) && w.idle.Load() {
 		cut = time.Now().Add(w.policy.DeadlineDelay)
@@ -134,24 +134,9 @@ func (w *Watch) end(answered <-chan struct{}) (lateCancel bool) {
 		}
 	}
 	<-answered
-	return !acknowledged()
+	return requests != nil && !(w.conn.IsClosed() || requests.Done(cancelTimeout))
 }
 
-// cancelTimeout bounds the wait for the server's word that it has dealt with a
-// cancel request.
+// cancelTimeout bounds the wait for the server's word that it has dealt with cancel
+// requests, once the message is answered.
 const cancelTimeout = 5 * time.Second
-
-// cancelStatement asks the server to cancel the statement that runs on conn.
-// The function it returns waits until the server has done what it was asked,
-// and reports whether that is certain: a request that is still under way would
-// hit the next statement of the connection.
-func cancelStatement(conn Conn) (acknowledged func() bool) {
-	until := time.Now().Add(cancelTimeout)
-	request := RequestCancel(conn)
-	return func() bool {
-		if conn.IsClosed() {
-			return false // then it does not matter
-		}
-		return request.Done(time.Until(until))
-	}
-}

@@ -69,9 +69,9 @@ func TestWatch(t *testing.T) {
 		wantLasts   time.Duration // until Stop returns
 	}{
 		"answered first":              {policy: whole, ends: 5 * second, answer: second, wantLasts: second},
-		"cancelled, and answered":     {policy: whole, ends: second, answer: 2 * second, wantCancels: 1, wantLasts: 2 * second},
+		"cancelled, and answered":     {policy: whole, ends: second, answer: 1200 * time.Millisecond, wantCancels: 1, wantLasts: 1200 * time.Millisecond},
 		"within the deadline's grace": {policy: whole, ends: second, deadline: true, answer: 1900 * time.Millisecond, wantLasts: 1900 * time.Millisecond},
-		"after the deadline's grace":  {policy: whole, ends: second, deadline: true, answer: 3 * second, wantCancels: 1, wantLasts: 3 * second},
+		"after the deadline's grace":  {policy: whole, ends: second, deadline: true, answer: 2200 * time.Millisecond, wantCancels: 1, wantLasts: 2200 * time.Millisecond},
 		"a request that comes late": {policy: whole, conn: &fakeConn{cancelTakes: second}, ends: second, answer: 1500 * time.Millisecond,
 			wantCancels: 1, wantLasts: 2 * second},
 		"a request that may come later": {policy: whole, conn: &fakeConn{cancelTakes: second, cancelFails: true}, ends: second, answer: 1500 * time.Millisecond,

@@ -53,8 +53,9 @@ type bound struct {
 // once, before anything is written, as pgx does it in its QueryExecMode.
 //
 // If err is of the caller's statement or its parameters and nothing was sent,
-// sent is false.
-func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.Message, q Query, after locksql.Message) (a Answer, index int, sent bool, err error) {
+// sent is false. So it is where waitCtx has ended by the time the statement is
+// prepared: the server may have been asked to cancel it before it was there.
+func (s *Session) Exec(ctx, waitCtx context.Context, p interrupt.Policy, before locksql.Message, q Query, after locksql.Message) (a Answer, index int, sent bool, err error) {
 	if copyFromClient.MatchString(q.SQL) {
 		return a, 0, false, errCopyFromClient
 	}
@@ -74,6 +75,9 @@ func (s *Session) Exec(ctx context.Context, p interrupt.Policy, before locksql.M
 			if s.Closed() {
 				err = fmt.Errorf("%w: %w", errNotSent, err)
 			}
+			return a, index, false, err
+		}
+		if err = waitCtx.Err(); err != nil {
 			return a, index, false, err
 		}
 		a, err = s.sendBound(before, b, after)

@@ -154,7 +154,7 @@ func TestStaleDescription(t *testing.T) {
 				return append(stale, &pgproto3.ReadyForQuery{TxStatus: 'I'})
 			})
 			commit := locksql.One(locksql.Statement{SQL: "commit", Tag: "COMMIT"})
-			a, _, sent, err := s.Exec(t.Context(), interrupt.Policy{}, locksql.Message{}, pgsession.Query{SQL: "update t set n = $1", Args: []any{1}}, commit)
+			a, _, sent, err := s.Exec(t.Context(), t.Context(), interrupt.Policy{}, locksql.Message{}, pgsession.Query{SQL: "update t set n = $1", Args: []any{1}}, commit)
 			if err == nil || !s.Closed() || sent || a.Fate(1, err) != pgsession.NotExecuted {
 				t.Errorf("got %v, closed %t, sent %t, fate %v", err, s.Closed(), sent, a.Fate(1, err))
 			}

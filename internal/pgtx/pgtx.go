@@ -231,7 +231,7 @@ func (t *Tx) Exec(ctx, waitCtx context.Context, q pgsession.Query, limit time.Du
 		return txlock.Executed{Outcome: txlock.Failed, Err: fmt.Errorf("%w: %s", err, lockerr.Keys(t.Keys))}
 	}
 	before, after := t.Transaction.Exec(limit)
-	a, index, sent, err := t.Session.Exec(ctx, sending, before, q, after)
+	a, index, sent, err := t.Session.Exec(ctx, waitCtx, sending, before, q, after)
 	e := t.executed(waitCtx, a, index, sent, err)
 	if e.Err != nil && e.Outcome != txlock.NotAcquired {
 		e.Err = lockerr.Because(ctx, e.Err)

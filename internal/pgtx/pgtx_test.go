@@ -32,6 +32,7 @@ type messages = []pgproto3.BackendMessage
 type server struct {
 	answers []messages
 	asked   []string // the texts that came; "" where statements were prepared
+	last    func()   // is called before the last of the answers, if it is not nil
 }
 
 func (s *server) answer(m pgproto3.FrontendMessage) []pgproto3.BackendMessage {
@@ -45,6 +46,9 @@ func (s *server) answer(m pgproto3.FrontendMessage) []pgproto3.BackendMessage {
 	}
 	next := s.answers[0]
 	s.answers = s.answers[1:]
+	if len(s.answers) == 0 && s.last != nil {
+		s.last()
+	}
 	return next
 }
 
@@ -233,24 +237,25 @@ func TestExec(t *testing.T) {
 	rolledBack := messages{done("ROLLBACK"), ready('I')}
 	for name, test := range map[string]struct {
 		answers []messages
-		ended   bool // the wait's ctx
+		ended   bool // the wait's ctx, before the last answer
 		simple  bool
 		want    txlock.Executed
 		is      error // what its error is, if it has one
 		code    string
 	}{
-		"committed":      {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Tag: "UPDATE 3"}},
-		"no number":      {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("CREATE TABLE"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Tag: "CREATE TABLE"}},
-		"fails":          {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), failure("ERROR", "23505"), ready('E')}, rolledBack}, want: txlock.Executed{Outcome: txlock.RolledBack}, code: "23505"},
-		"COMMIT fails":   {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), failure("ERROR", "23503"), ready('I')}}, want: txlock.Executed{Outcome: txlock.Failed}, code: "23503"},
-		"COMMIT is lost": {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), failure("FATAL", "57P01")}}, want: txlock.Executed{Outcome: txlock.Unknown}, is: lockerr.ErrCommitUnknown},
-		"hung up":        {answers: []messages{described, nil}, want: txlock.Executed{Outcome: txlock.Unknown}, is: lockerr.ErrCommitUnknown},
-		"ends itself":    {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("ROLLBACK"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Outcome: txlock.Unknown}, is: lockerr.ErrTxEnded},
-		"a slow lock":    {answers: []messages{described, {done("BEGIN"), failure("ERROR", "55P03"), ready('E')}, rolledBack}, want: txlock.Executed{Busy: true}},
-		"ctx ends":       {answers: []messages{described, {done("BEGIN"), failure("ERROR", "55P03"), ready('E')}, rolledBack}, ended: true, want: txlock.Executed{Outcome: txlock.NotAcquired}, is: context.Canceled},
-		"deadlock":       {answers: []messages{described, {done("BEGIN"), failure("ERROR", "40P01"), ready('E')}, rolledBack}, want: txlock.Executed{Outcome: txlock.Failed}, is: lockerr.ErrDeadlock},
-		"dead before":    {answers: []messages{nil}, want: txlock.Executed{Outcome: txlock.Failed, Dead: true}},
-		"dead":           {answers: []messages{described, {failure("FATAL", "57P01")}}, want: txlock.Executed{Outcome: txlock.Failed, Dead: true}, code: "57P01"},
+		"committed":                      {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Tag: "UPDATE 3"}},
+		"no number":                      {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("CREATE TABLE"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Tag: "CREATE TABLE"}},
+		"fails":                          {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), failure("ERROR", "23505"), ready('E')}, rolledBack}, want: txlock.Executed{Outcome: txlock.RolledBack}, code: "23505"},
+		"COMMIT fails":                   {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), failure("ERROR", "23503"), ready('I')}}, want: txlock.Executed{Outcome: txlock.Failed}, code: "23503"},
+		"COMMIT is lost":                 {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("UPDATE 3"), failure("FATAL", "57P01")}}, want: txlock.Executed{Outcome: txlock.Unknown}, is: lockerr.ErrCommitUnknown},
+		"hung up":                        {answers: []messages{described, nil}, want: txlock.Executed{Outcome: txlock.Unknown}, is: lockerr.ErrCommitUnknown},
+		"ends itself":                    {answers: []messages{described, {done("BEGIN"), done("SELECT 1"), done("ROLLBACK"), done("COMMIT"), ready('I')}}, want: txlock.Executed{Outcome: txlock.Unknown}, is: lockerr.ErrTxEnded},
+		"a slow lock":                    {answers: []messages{described, {done("BEGIN"), failure("ERROR", "55P03"), ready('E')}, rolledBack}, want: txlock.Executed{Busy: true}},
+		"ctx ends while it is described": {answers: []messages{described}, ended: true, want: txlock.Executed{Outcome: txlock.NotAcquired}, is: context.Canceled},
+		"ctx ends":                       {answers: []messages{described, {done("BEGIN"), failure("ERROR", "55P03"), ready('E')}, rolledBack}, ended: true, want: txlock.Executed{Outcome: txlock.NotAcquired}, is: context.Canceled},
+		"deadlock":                       {answers: []messages{described, {done("BEGIN"), failure("ERROR", "40P01"), ready('E')}, rolledBack}, want: txlock.Executed{Outcome: txlock.Failed}, is: lockerr.ErrDeadlock},
+		"dead before":                    {answers: []messages{nil}, want: txlock.Executed{Outcome: txlock.Failed, Dead: true}},
+		"dead":                           {answers: []messages{described, {failure("FATAL", "57P01")}}, want: txlock.Executed{Outcome: txlock.Failed, Dead: true}, code: "57P01"},
 		"dead, and ctx ends": {answers: []messages{described, {failure("FATAL", "57P01")}}, ended: true,
 			want: txlock.Executed{Outcome: txlock.NotAcquired, Dead: true}, is: lockerr.ErrNotAcquired, code: "57P01"},
 		"cannot parse": {answers: []messages{{failure("ERROR", "42601"), ready('I')}}, want: txlock.Executed{Outcome: txlock.RolledBack}, code: "42601"},
@@ -262,7 +267,7 @@ func TestExec(t *testing.T) {
 			waitCtx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			if test.ended {
-				cancel()
+				s.last = cancel
 			}
 			q := pgsession.Query{SQL: "update t set n = 1"}
 			if test.simple {
