@@ -1,9 +1,11 @@
 package cronlock_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,15 +21,20 @@ var key = hashkey.Name("billing/invoices")
 
 // logger keeps what it is told.
 type logger struct {
-	infos []string
-	errs  []error
+	mu    sync.Mutex
+	infos []string // guarded by mu
+	errs  []error  // guarded by mu
 }
 
 func (l *logger) Info(msg string, _ ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.infos = append(l.infos, msg)
 }
 
 func (l *logger) Error(err error, msg string, _ ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.errs = append(l.errs, fmt.Errorf("%s: %w", msg, err))
 }
 
@@ -73,6 +80,64 @@ func TestErrors(t *testing.T) {
 	runUnder(t, wrapper, func() { t.Error("the job has run without a lock") })
 	if len(log.errs) != 2 || log.infos != nil {
 		t.Errorf("the pool is closed; logged: %v, %v", log.infos, log.errs)
+	}
+}
+
+// Runs for which the pool has no connection are given up, and do not come later,
+// one after the other.
+func TestNoConnection(t *testing.T) {
+	db := locktest.DB(t)
+	db.SetMaxOpenConns(1)
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var log logger
+	wrapper := cronlock.SkipIfHeldElsewhere(sessionlock.New(db), key, &log)
+	var ticks sync.WaitGroup
+	for range 3 {
+		ticks.Go(func() { runUnder(t, wrapper, func() { t.Error("the job has run without a lock") }) })
+	}
+	given := make(chan struct{})
+	go func() { ticks.Wait(); close(given) }()
+	select {
+	case <-given:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the runs still wait for a connection")
+	}
+	if len(log.errs) != 3 || log.infos != nil || !errors.Is(log.errs[0], context.DeadlineExceeded) {
+		t.Errorf("logged: %v, %v", log.infos, log.errs)
+	}
+}
+
+// A wrapper without a logger logs to cron's own.
+func TestNoLogger(t *testing.T) {
+	var log logger
+	defer func(usual cron.Logger) { cron.DefaultLogger = usual }(cron.DefaultLogger)
+	cron.DefaultLogger = &log
+	locktest.Hold(t, locktest.URL(t), key)
+	wrapper := cronlock.SkipIfHeldElsewhere(sessionlock.New(locktest.DB(t)), key, nil)
+	if panics := runUnder(t, wrapper, func() { t.Error("the job has run without a lock") }); panics != nil {
+		t.Errorf("the wrapper panicked: %v", panics)
+	}
+	if fmt.Sprint(log.infos) != "[skip]" {
+		t.Errorf("logged: %v", log.infos)
+	}
+}
+
+// The lock excludes, whatever the options of the Locker say.
+func TestSharedExcludes(t *testing.T) {
+	var log logger
+	shared := func() cron.JobWrapper {
+		l := sessionlock.New(locktest.DB(t)).With(sessionlock.Options{Shared: true})
+		return cronlock.SkipIfHeldElsewhere(l, key, &log)
+	}
+	runUnder(t, shared(), func() {
+		runUnder(t, shared(), func() { t.Error("the job runs on two machines at once") })
+	})
+	if fmt.Sprint(log.infos) != "[skip]" || log.errs != nil {
+		t.Errorf("logged: %v, %v", log.infos, log.errs)
 	}
 }
 
