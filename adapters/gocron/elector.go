@@ -26,13 +26,17 @@ var ErrNotLeader = errors.New("gocronlock: this process does not lead")
 // NewElector begins to campaign for the lock of key, in the background: see
 // [sessionlock.Locker.Lead]. The leader keeps the lock, and a connection of the
 // pool, until it is lost, or until Close; with sessionlock.Options.MaxHold it is a
-// candidate again after that. logger is told of losses and of whatever
-// stands in the way of the campaign, as with [NewLocker].
+// candidate again after that. Options.MinHold is not looked at: another process may
+// lead as soon as Close returns. logger is told of losses and of whatever stands in
+// the way of the campaign, as with [NewLocker].
 func NewElector(l *sessionlock.Locker, key hashkey.Key, logger gocron.Logger) *Elector {
 	ctx, cancel := context.WithCancel(context.Background())
 	over, end := context.WithCancelCause(context.Background())
 	e := &Elector{cancel: cancel, over: over}
 	logger = orDefault(logger)
+	o := l.Options()
+	o.MinHold = 0
+	l = l.With(o)
 	go func() {
 		candidate := logged(l, logger)
 		err := candidate.Lead(ctx, key, e.lead)

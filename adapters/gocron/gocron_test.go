@@ -139,6 +139,45 @@ func TestLocker(t *testing.T) {
 	until(t, "the loss is logged", func() bool { return strings.Contains(log.String(), "export") && strings.Contains(log.String(), "lost") })
 }
 
+// A run for which the pool has no connection is given up, and does not come later.
+func TestLockerWithoutConnection(t *testing.T) {
+	db := locktest.DB(t)
+	db.SetMaxOpenConns(1)
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var log logs
+	m := newMachine(t, gocron.WithDistributedLocker(gocronlock.NewLocker(sessionlock.New(db), "billing", log.logger())))
+	if got := m.run(t, "report", nothing); got != gocron.Skip {
+		t.Errorf("the job: %s", got)
+	}
+	if err := receive(t, m.lockErrs); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the listener gets: %v", err)
+	}
+	if !strings.Contains(log.String(), "report") {
+		t.Errorf("it is not logged: %s", &log)
+	}
+}
+
+// The lock of a job excludes, whatever the options of the Locker say.
+func TestLockerExcludes(t *testing.T) {
+	var lockers [2]gocron.Locker
+	for i := range lockers {
+		l := sessionlock.New(locktest.DB(t)).With(sessionlock.Options{Shared: true})
+		lockers[i] = gocronlock.NewLocker(l, "billing", nil)
+	}
+	lock, err := lockers[0].Lock(t.Context(), "report")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Unlock(t.Context())
+	if _, err := lockers[1].Lock(t.Context(), "report"); !errors.Is(err, sessionlock.ErrNotAcquired) {
+		t.Errorf("another machine gets the lock too, or %v", err)
+	}
+}
+
 // The leader runs the jobs. When its process ends, or its session, another one does.
 func TestElector(t *testing.T) {
 	url, key := locktest.URL(t), hashkey.Name("scheduler")
@@ -190,6 +229,24 @@ func TestElectorTerms(t *testing.T) {
 	e.Close()
 	if log.String() != "" {
 		t.Errorf("logged without need: %s", &log)
+	}
+}
+
+// MinHold, of options that are those of a NewLocker, does not keep the lock when
+// the term is over.
+func TestElectorWithMinHold(t *testing.T) {
+	key := hashkey.Name("scheduler")
+	l := sessionlock.New(locktest.DB(t)).With(sessionlock.Options{MinHold: time.Hour})
+	e := gocronlock.NewElector(l, key, nil)
+	defer e.Close()
+	until(t, "it leads", func() bool { return e.IsLeader(t.Context()) == nil })
+	e.Close()
+	lock, err := sessionlock.New(locktest.DB(t)).TryLock(t.Context(), key)
+	if err != nil {
+		t.Fatalf("Close has returned, and the lock is not free: %v", err)
+	}
+	if err := lock.Unlock(); err != nil {
+		t.Error(err)
 	}
 }
 
