@@ -33,11 +33,14 @@ import (
 // in between is refused. The two do not exclude each other: all instances must use
 // the one, or the other.
 //
-// With sessionlock.Options.MinHold, goose returns when that is over.
+// With sessionlock.Options.MinHold, goose returns when that is over. The lock always
+// excludes: Options.Shared is not looked at.
 //
 // db must be of pgx's stdlib.
 func NewSessionLocker(l *sessionlock.Locker, key hashkey.Key) lock.SessionLocker {
-	return &sessionLocker{sessions: l, key: key, locks: make(map[*sql.Conn]*sessionlock.Lock)}
+	o := l.Options()
+	o.Shared = false
+	return &sessionLocker{sessions: l.With(o), key: key, locks: make(map[*sql.Conn]*sessionlock.Lock)}
 }
 
 type sessionLocker struct {

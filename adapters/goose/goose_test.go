@@ -82,6 +82,19 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+// The lock excludes, whatever the options of the Locker say.
+func TestSharedExcludes(t *testing.T) {
+	lock, err := sessionlock.New(locktest.DB(t)).With(sessionlock.Options{Shared: true}).Lock(t.Context(), key) // a reader
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Unlock()
+	p := newInstance(t, migrations, sessionlock.Options{Shared: true, Wait: 50 * time.Millisecond})
+	if _, err := p.Up(t.Context()); !errors.Is(err, sessionlock.ErrNotAcquired) {
+		t.Errorf("error is %v, want ErrNotAcquired", err)
+	}
+}
+
 // A migration whose session ends, ends.
 func TestLost(t *testing.T) {
 	p := newInstance(t, fstest.MapFS{
