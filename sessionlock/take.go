@@ -29,7 +29,8 @@ func (l *Locker) Lock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 }
 
 // TryLock is [Locker.Lock] for a lock that is free: if another session holds it
-// or waits for it, the error is [ErrNotAcquired] at once.
+// or waits for it, the error is [ErrNotAcquired] at once. It waits for a connection
+// of the pool, as long as ctx allows.
 func (l *Locker) TryLock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 	return l.acquire(ctx, key, l.request(ctx, true))
 }
