@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/caddyserver/certmagic"
@@ -26,10 +28,16 @@ import (
 // live on one connection. A lock of an instance that has vanished is free within
 // Options.DeadClient; there is no lease to renew.
 //
-// A lock that is lost is told by the unlock, with sessionlock.ErrLost, for
-// certmagic to log: the next holder looks first whether the work is done.
+// certmagic cannot stop what it does under a lock that is lost: the next holder looks
+// first whether the work is done. The unlock of such a lock is an error in the log of
+// [slog.Default], and returns nil, as there is nothing to free: certmagic would take
+// an error for a lock that this process still has.
+//
+// The locks always exclude: l's Options.Shared is not looked at.
 func WithLocks(storage certmagic.Storage, l *sessionlock.Locker, ns hashkey.Namespace) certmagic.Storage {
-	return &locks{Storage: storage, sessions: l, ns: ns, held: make(map[string][]*sessionlock.Lock)}
+	o := l.Options()
+	o.Shared = false
+	return &locks{Storage: storage, sessions: l.With(o), ns: ns, held: make(map[string][]*sessionlock.Lock)}
 }
 
 type locks struct {
@@ -37,8 +45,8 @@ type locks struct {
 	sessions *sessionlock.Locker
 	ns       hashkey.Namespace
 
-	// The locks by name, the oldest first; all but the last are lost. An unlock is
-	// taken for that of the oldest, and never frees the lock of a later holder.
+	// The locks by name. At most one of them is live, that of the latest holder. See
+	// take for which of them an unlock means.
 	mu   sync.Mutex
 	held map[string][]*sessionlock.Lock // guarded by mu
 }
@@ -68,13 +76,41 @@ func (s *locks) TryLock(ctx context.Context, name string) (bool, error) {
 	return false, err
 }
 
-// Unlock is [certmagic.Locker]'s.
-func (s *locks) Unlock(_ context.Context, name string) error {
-	lock := s.oldest(name)
+// Unlock is [certmagic.Locker]'s. If ctx ends before the server has answered, the
+// error is that of ctx, and the unlock goes on.
+func (s *locks) Unlock(ctx context.Context, name string) error {
+	lock := s.take(name)
 	if lock == nil {
 		return fmt.Errorf("certmagiclock: this process does not hold %s", s.ns.Name(name))
 	}
-	return lock.Unlock()
+	unlocked := make(chan error, 1)
+	go func() { unlocked <- unlock(lock) }()
+	select {
+	case err := <-unlocked:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("certmagiclock: unlock %s: %w", lock.Key(), ctx.Err())
+	}
+}
+
+// unlock gives lock back. certmagic wants an error only for a lock that could not be
+// released, so that of one that was lost is logged.
+func unlock(lock *sessionlock.Lock) error {
+	err := lock.Unlock()
+	if errors.Is(err, sessionlock.ErrLost) {
+		slog.Error("certmagiclock: the lock was not held to the end", "key", lock.Key(), "error", err)
+		return nil
+	}
+	return err
+}
+
+// String returns what storage says of itself: certmagic logs its storage, and would
+// log storage's exported fields, secrets among them.
+func (s *locks) String() string {
+	if storage, ok := s.Storage.(fmt.Stringer); ok {
+		return storage.String()
+	}
+	return fmt.Sprintf("%T", s.Storage)
 }
 
 // keep keeps a lock for Unlock.
@@ -84,16 +120,20 @@ func (s *locks) keep(name string, lock *sessionlock.Lock) {
 	s.held[name] = append(s.held[name], lock)
 }
 
-// oldest returns the oldest lock of a name, and keeps it no longer.
-func (s *locks) oldest(name string) *sessionlock.Lock {
+// take returns the lock that an unlock of name means, and keeps it no longer. That
+// is one that is known to be lost, or else the oldest: the lock of a later holder is
+// not freed by the unlock of a holder that has lost its own.
+func (s *locks) take(name string) *sessionlock.Lock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := s.held[name]
 	if len(all) == 0 {
 		return nil
 	}
-	if s.held[name] = all[1:]; len(all) == 1 {
+	i := max(0, slices.IndexFunc(all, func(lock *sessionlock.Lock) bool { return lock.Err() != nil }))
+	lock := all[i]
+	if s.held[name] = slices.Delete(all, i, i+1); len(all) == 1 {
 		delete(s.held, name)
 	}
-	return all[0]
+	return lock
 }

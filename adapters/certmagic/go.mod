@@ -7,6 +7,7 @@ replace github.com/pgadvisory/pgadvisory => ../..
 require (
 	github.com/caddyserver/certmagic v0.25.6
 	github.com/pgadvisory/pgadvisory v0.0.0-00010101000000-000000000000
+	go.uber.org/zap v1.28.0
 )
 
 require (
@@ -22,7 +23,6 @@ require (
 	github.com/miekg/dns v1.1.73 // indirect
 	github.com/zeebo/blake3 v0.2.4 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
-	go.uber.org/zap v1.28.0 // indirect
 	go.uber.org/zap/exp v0.3.0 // indirect
 	golang.org/x/crypto v0.57.0 // indirect
 	golang.org/x/net v0.59.0 // indirect
