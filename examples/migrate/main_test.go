@@ -1,8 +1,9 @@
 package main
 
 import (
+	"context"
 	"database/sql"
-	"fmt"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -10,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/hashkey/interop"
 	"github.com/pgadvisory/pgadvisory/inspect"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
@@ -63,9 +63,9 @@ func TestInstancesAtOnce(t *testing.T) {
 	check(t, dsn, `select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`, 0)
 }
 
-// golang-migrate takes a lock of its own, under ours. While golang-migrate runs
-// somewhere without ours, the instance that is about to migrate waits for it.
-func TestBesideTheCommand(t *testing.T) {
+// While a program runs golang-migrate without this package, an instance waits for it,
+// until its ctx ends.
+func TestBesideGolangMigrate(t *testing.T) {
 	db, url := locktest.DB(t), locktest.URL(t)
 	var database string
 	if err := db.QueryRow(`select current_database()`).Scan(&database); err != nil {
@@ -73,32 +73,99 @@ func TestBesideTheCommand(t *testing.T) {
 	}
 	theirs := interop.GolangMigrate(database, "public", "schema_migrations")
 	release := locktest.Hold(t, url, theirs)
-	migrated := make(chan error, 1)
-	go func() {
-		_, to, err := migrateUp(t.Context(), db)
-		if err == nil && to != 3 {
-			err = fmt.Errorf("the schema is at version %d", to)
-		}
-		migrated <- err
-	}()
-	for waiting := false; !waiting; {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	migrated := start(ctx, db)
+	until(t, "it waits", func() bool {
 		select {
-		case err := <-migrated:
-			t.Fatalf("it has not waited (error %v)", err)
-		case <-time.After(time.Millisecond):
+		case r := <-migrated:
+			t.Fatalf("it has not waited: %+v", r)
+		default:
 		}
 		locks, err := inspect.Of(t.Context(), db, theirs)
 		if err != nil {
 			t.Fatal(err)
 		}
-		waiting = len(locks) == 2
-	}
-	if locks, err := inspect.Of(t.Context(), db, hashkey.Name("examples/migrate")); err != nil || len(locks) != 1 || !locks[0].Granted {
-		t.Errorf("meanwhile our own lock is not held: %v (error %v)", locks, err)
+		return len(locks) == 2
+	})
+	cancel()
+	if r := receive(t, migrated); !errors.Is(r.err, context.Canceled) {
+		t.Errorf("its ctx has ended: error %v, want that of ctx", r.err)
 	}
 	release()
-	if err := <-migrated; err != nil {
-		t.Error(err)
+	if r := receive(t, start(t.Context(), db)); r.err != nil || r.to != 3 {
+		t.Errorf("once the lock is free: %+v", r)
+	}
+}
+
+// An instance whose ctx ends while it migrates says so, unless it is done.
+func TestStoppedHalfWay(t *testing.T) {
+	db := locktest.DB(t)
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`create table orders (id int)`); err != nil { // the first migration waits for it
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	migrated := start(ctx, db)
+	until(t, "the first migration waits", func() bool {
+		var waiting int
+		if err := db.QueryRow(`select count(*) from pg_locks where not granted and locktype = 'transactionid'
+			and pid in (select pid from pg_stat_activity where datname = current_database())`).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+		return waiting == 1
+	})
+	cancel()
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	r := receive(t, migrated)
+	if (r.err != nil) != (r.to != 3) || r.err != nil && !errors.Is(r.err, context.Canceled) {
+		t.Errorf("its ctx has ended: %+v", r)
+	}
+}
+
+// result is what migrateUp has returned.
+type result struct {
+	from, to uint
+	err      error
+}
+
+// start begins to migrate.
+func start(ctx context.Context, db *sql.DB) <-chan result {
+	migrated := make(chan result, 1)
+	go func() {
+		var r result
+		r.from, r.to, r.err = migrateUp(ctx, db)
+		migrated <- r
+	}()
+	return migrated
+}
+
+const patience = 30 * time.Second
+
+func receive(t *testing.T, migrated <-chan result) result {
+	t.Helper()
+	select {
+	case r := <-migrated:
+		return r
+	case <-time.After(patience):
+		t.Fatal("it has not returned")
+		panic("unreachable")
+	}
+}
+
+func until(t *testing.T, what string, reached func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v it is still not so that %s", patience, what)
+		}
 	}
 }
 
