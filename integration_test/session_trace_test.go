@@ -99,7 +99,8 @@ func TestSessionTrace(t *testing.T) {
 	}
 }
 
-// A Trace or an Observe that panics at the grant leaves no lock.
+// A Trace or an Observe that panics at the grant leaves no lock, and Trace is told of
+// the release with the lock's own context.
 func TestSessionTracePanics(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
@@ -108,9 +109,10 @@ func TestSessionTracePanics(t *testing.T) {
 			panic(errExpected)
 		}
 	}
+	var p pathTracer
 	for name, o := range map[string]sessionlock.Options{
-		"Observe": {Observe: atGrant},
-		"Trace":   {Trace: func(ctx context.Context, e sessionlock.Event) context.Context { atGrant(e); return ctx }},
+		"Observe": {Observe: atGrant, Trace: p.trace},
+		"Trace":   {Trace: func(ctx context.Context, e sessionlock.Event) context.Context { atGrant(e); return p.trace(ctx, e) }},
 	} {
 		func() {
 			defer func() {
@@ -121,5 +123,6 @@ func TestSessionTracePanics(t *testing.T) {
 			_, _ = sessionlock.New(db).With(o).Lock(t.Context(), hashkey.Name("k"))
 		}()
 		noTrace(t, db)
+		p.was(t, name, "waiting released")
 	}
 }

@@ -26,14 +26,16 @@ func (s *spans) Value(key any) any {
 	return (*s.current.Load()).Value(key)
 }
 
-// spansOf returns the innermost call's spans.
+// spansOf returns the innermost call's spans, or nil for a ctx that is not made from
+// one that begin has returned: a panic here would take the place of another.
 func spansOf(ctx context.Context) *spans {
-	return ctx.Value(spansKey{}).(*spans)
+	s, _ := ctx.Value(spansKey{}).(*spans)
+	return s
 }
 
 // rename changes the name of the span that the call is in.
 func rename(ctx context.Context, name string) {
-	if s := spansOf(ctx); !s.held {
+	if s := spansOf(ctx); s != nil && !s.held {
 		trace.SpanFromContext(s).SetName(name)
 	}
 }

@@ -37,6 +37,9 @@ func (l *Locker) acquire(ctx context.Context, key hashkey.Key, r request) (*Lock
 	if err != nil {
 		return nil, err
 	}
+	if l.opts.Trace != nil {
+		k.traced = ctx // for Released, if Observe or Trace panics
+	}
 	granted := false
 	defer func() {
 		if !granted { // Observe or Trace has panicked
