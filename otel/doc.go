@@ -16,11 +16,13 @@
 // instrumented driver for example, is beneath "lock hold". A call that gets no lock
 // has only the first, and so has xactlock's Lock, which does not see the end of the
 // caller's transaction. An Exec that goes in one message does not see its grant, and
-// has one span, "lock exec". The namespace of the keys, where they have one, is
-// part of the name: "lock wait accounts".
+// has one span, "lock exec"; so has an Exec that fails before its grant is seen. The
+// namespace of the keys, where they have one, is part of the name: "lock wait
+// accounts".
 //
 // The span of a call that failed has the status Error and an error.type. A try
-// that was refused has not failed.
+// that was refused has not failed. The spans of sessionlock tell how the lock has
+// ended, and not what fn has returned.
 //
 // # Metrics
 //
@@ -48,7 +50,9 @@
 //     wait, and committed, rolled back, failed or unknown of a hold; of sessionlock
 //     released or lost.
 //   - pgadvisory.contended, at the end, where it is known: whether another call was
-//     in the way.
+//     in the way. It is not known of sessionlock's locks, and of a Lock, TryLock or
+//     Exec in one message it is told only if it is true: such a call may wait on the
+//     server unseen.
 //   - pgadvisory.keys, on spans, if [Options].Names is set: the keys as a person
 //     wrote them.
 package pgadvisoryotel

@@ -12,13 +12,14 @@ import (
 var errPanic = errors.New("a panic has ended the call, or its goroutine has ended")
 
 // failure returns the error of a call that has failed. A try that was refused has
-// not. failed is whether a call without an error has: by a panic, in fn or while
-// the pool connects.
-func failure(err error, failed bool) error {
+// not; acquired is whether the call got its lock, so that the error may be fn's own.
+// failed is whether a call without an error has: by a panic, in fn or while the pool
+// connects.
+func failure(err error, acquired, failed bool) error {
 	switch {
 	case err == nil && failed:
 		return errPanic
-	case errors.Is(err, xactlock.ErrNotAcquired) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
+	case !acquired && errors.Is(err, xactlock.ErrNotAcquired) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
 		return nil
 	}
 	return err

@@ -20,8 +20,9 @@ func (t *Telemetry) Session(ctx context.Context, e sessionlock.Event) context.Co
 		t.granted(ctx, op, keys, e.Waited)
 		return ctx
 	}
-	ended := end{op: op, keys: keys, waited: e.Waited, held: e.Held, outcome: e.Kind.String(), failure: failure(e.Err, e.Kind == sessionlock.Failed)}
-	if e.Kind == sessionlock.Failed && errors.Is(e.Err, sessionlock.ErrNotAcquired) {
+	failed := e.Kind == sessionlock.Failed
+	ended := end{op: op, keys: keys, waited: e.Waited, held: e.Held, outcome: e.Kind.String(), failure: failure(e.Err, !failed, failed)}
+	if failed && errors.Is(e.Err, sessionlock.ErrNotAcquired) {
 		ended.outcome = xactlock.NotAcquired.String()
 	}
 	t.end(ctx, ended)

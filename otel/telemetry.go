@@ -80,14 +80,33 @@ func (t *Telemetry) TraceGranted(ctx context.Context, e xactlock.Event) {
 
 // TraceEnd is [xactlock.Tracer]'s.
 func (t *Telemetry) TraceEnd(ctx context.Context, e xactlock.Event) {
-	if e.Op == "Exec" && e.Outcome != xactlock.NotAcquired && e.Outcome != xactlock.Failed {
-		rename(ctx, name("lock exec", e.Keys)) // it was one message, or else the span has ended
+	if e.Op == "Exec" && e.Outcome != xactlock.NotAcquired {
+		// It was one message, or else the span has ended. One that has failed does not
+		// tell whether it got as far as COMMIT.
+		rename(ctx, name("lock exec", e.Keys))
 	}
-	t.end(ctx, end{
-		op: e.Op, keys: e.Keys, waited: e.Waited, held: e.Held,
-		outcome: e.Outcome.String(), contended: attribute.Bool("pgadvisory.contended", e.Contended),
-		failure: failure(e.Err, e.Outcome == xactlock.RolledBack || e.Outcome == xactlock.Failed || e.Outcome == xactlock.Unknown),
-	})
+	ended := end{
+		op: e.Op, keys: e.Keys, waited: e.Waited, held: e.Held, outcome: e.Outcome.String(),
+		failure: failure(e.Err, e.Outcome != xactlock.NotAcquired, e.Outcome == xactlock.RolledBack || e.Outcome == xactlock.Failed || e.Outcome == xactlock.Unknown),
+	}
+	if e.Contended || asksFirst(ctx, e.Op) {
+		ended.contended = attribute.Bool("pgadvisory.contended", e.Contended)
+	}
+	t.end(ctx, ended)
+}
+
+// asksFirst reports whether the call of ctx has asked for its lock before it waited,
+// so that it is known whether another call was in the way. A Lock, and an Exec that
+// goes in one message, may have waited on the server unseen.
+func asksFirst(ctx context.Context, op string) bool {
+	switch op {
+	case "Lock", "TryLock":
+		return false
+	case "Exec":
+		s := spansOf(ctx)
+		return s != nil && s.held
+	}
+	return true
 }
 
 // begin begins the wait's span, and returns a ctx beneath it.
@@ -101,6 +120,9 @@ func (t *Telemetry) begin(ctx context.Context, op string, keys []hashkey.Key) co
 // granted ends the wait's span and begins the hold's.
 func (t *Telemetry) granted(ctx context.Context, op string, keys []hashkey.Key, waited time.Duration) {
 	s := spansOf(ctx)
+	if s == nil {
+		return
+	}
 	outcome := attribute.String("pgadvisory.outcome", xactlock.Granted.String())
 	t.wait.Record(s, waited.Seconds(), metric.WithAttributes(append(common(op, keys), outcome)...))
 	span := trace.SpanFromContext(s)
@@ -123,6 +145,9 @@ type end struct {
 
 func (t *Telemetry) end(ctx context.Context, e end) {
 	s := spansOf(ctx)
+	if s == nil {
+		return
+	}
 	atEnd := []attribute.KeyValue{attribute.String("pgadvisory.outcome", e.outcome)}
 	if e.failure != nil {
 		atEnd = append(atEnd, attribute.String("error.type", errorType(e.failure)))

@@ -129,6 +129,11 @@ func TestSpansOfEachEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer holder.Unlock()
+	const tables = `create table parent (id int primary key);
+		create table child (parent int references parent deferrable initially deferred)`
+	if _, err := s.db.Exec(tables); err != nil {
+		t.Fatal(err)
+	}
 	fails := func(query string) xactlock.Func {
 		return func(ctx context.Context, tx *sql.Tx) error { _, err := tx.ExecContext(ctx, query); return err }
 	}
@@ -142,6 +147,9 @@ func TestSpansOfEachEnd(t *testing.T) {
 		{"fn's error", func(ctx context.Context) {
 			_ = l.WithTx(ctx, key, func(context.Context, *sql.Tx) error { return errExpected })
 		}, "lock wait accounts, lock hold accounts", "rolled back", "_OTHER"},
+		{"a refused try inside", func(ctx context.Context) {
+			_ = l.WithTx(ctx, key, func(context.Context, *sql.Tx) error { return xactlock.ErrNotAcquired })
+		}, "lock wait accounts, lock hold accounts", "rolled back", "ErrNotAcquired"},
 		{"a statement's error", func(ctx context.Context) { _ = l.WithTx(ctx, key, fails(`select 1/0`)) },
 			"lock wait accounts, lock hold accounts", "rolled back", "22012"},
 		{"a panic", func(ctx context.Context) {
@@ -164,11 +172,13 @@ func TestSpansOfEachEnd(t *testing.T) {
 			"lock exec accounts", "committed", ""},
 		{"Exec that fails", func(ctx context.Context) { _, _ = l.Exec(ctx, key, `select 1/0`) },
 			"lock exec accounts", "rolled back", "22012"},
+		{"Exec whose commit is refused", func(ctx context.Context) { _, _ = l.Exec(ctx, key, `insert into child values (1)`) },
+			"lock exec accounts", "failed", "23503"},
 		{"Exec at a deadline", func(ctx context.Context) { _, _ = l.Exec(soon(ctx), busy, `select 1`) },
 			"lock wait", "not acquired", "ErrNotAcquired"},
 		{"Exec with a bad option", func(ctx context.Context) {
 			_, _ = l.With(xactlock.Options{Trace: s.telemetry, Wait: -1}).Exec(ctx, key, `select 1`)
-		}, "lock wait accounts", "failed", "_OTHER"},
+		}, "lock exec accounts", "failed", "_OTHER"},
 		{"Exec in three messages", func(ctx context.Context) {
 			o := l.Options()
 			o.Plain = true
@@ -221,6 +231,78 @@ func TestSpansOfEachEnd(t *testing.T) {
 		if contended && test.outcome != "not acquired" || !contended && test.name == "a refused try" {
 			t.Errorf("%s: contended is %t", test.name, contended)
 		}
+	}
+}
+
+// A span does not say that a call was not contended where that is not known: a Lock,
+// and an Exec in one message, do not ask before they wait.
+func TestContended(t *testing.T) {
+	s := newSetting(t, pgadvisoryotel.Options{})
+	l := xactlock.New(s.db).With(xactlock.Options{Trace: s.telemetry})
+	busy := hashkey.Int64(7)
+	holder, err := sessionlock.New(s.db).Lock(t.Context(), busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Unlock()
+	inTx := func(ctx context.Context, f func(tx *sql.Tx) error) {
+		tx, err := s.db.BeginTx(ctx, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer tx.Rollback()
+		if err := f(tx); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, test := range []struct {
+		name string
+		call func(ctx context.Context)
+		want string // "" if there is no such attribute
+	}{
+		{"WithTx", func(ctx context.Context) { _ = l.WithTx(ctx, key, nothing) }, "false"},
+		{"a refused TryWithTx", func(ctx context.Context) { _ = l.TryWithTx(ctx, busy, nothing) }, "true"},
+		{"Exec", func(ctx context.Context) { _, _ = l.Exec(ctx, key, `select 1`) }, ""},
+		{"Exec in three messages", func(ctx context.Context) {
+			o := l.Options()
+			o.Plain = true
+			_, _ = l.With(o).Exec(ctx, key, `select 1`)
+		}, "false"},
+		{"Lock", func(ctx context.Context) {
+			inTx(ctx, func(tx *sql.Tx) error { return l.Lock(ctx, tx, key) })
+		}, ""},
+		{"a refused TryLock", func(ctx context.Context) {
+			inTx(ctx, func(tx *sql.Tx) error { _, err := l.TryLock(ctx, tx, busy); return err })
+		}, "true"},
+	} {
+		spans := s.under(t, test.call)
+		if got := attributes(spans[len(spans)-1].Attributes())["pgadvisory.contended"]; got != test.want {
+			t.Errorf("%s: contended is %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+func nothing(context.Context, *sql.Tx) error { return nil }
+
+// A panic of Observe at the grant passes through, and leaves no span open.
+func TestObservePanicsAtTheGrant(t *testing.T) {
+	s := newSetting(t, pgadvisoryotel.Options{})
+	l := sessionlock.New(s.db).With(sessionlock.Options{Trace: s.telemetry.Session, Observe: func(e sessionlock.Event) {
+		if e.Kind == sessionlock.Granted {
+			panic(errExpected)
+		}
+	}})
+	spans := s.under(t, func(ctx context.Context) {
+		defer func() {
+			if p := recover(); p != errExpected {
+				t.Errorf("the panic is %v, want that of Observe", p)
+			}
+		}()
+		_, _ = l.Lock(ctx, key)
+	})
+	if len(spans) != 1 {
+		t.Errorf("the spans that have ended are %v", names(spans))
 	}
 }
 

@@ -18,10 +18,14 @@ type Event struct {
 	Waited time.Duration // from the call to the grant, or to the end where there was none
 	Held   time.Duration // from the grant to the end of the transaction
 
-	Contended bool // another call had the lock, or was first in the queue for it
-	Plain     bool // the call went through database/sql alone: see Options.Plain
-	Outcome   Outcome
-	Err       error // what the call returns; nil where it panics
+	// Contended: another call had the lock, or was first in the queue for it. It is
+	// false, too, where a Lock or an Exec in one message has waited on the server: that
+	// is not seen.
+	Contended bool
+
+	Plain   bool // the call went through database/sql alone: see Options.Plain
+	Outcome Outcome
+	Err     error // what the call returns; nil where it panics
 }
 
 // MarshalJSON returns e for a log: the durations in seconds, and Err as its text.
