@@ -41,7 +41,8 @@ func openOwn(tb testing.TB, url string) *sql.DB {
 func Hold(tb testing.TB, url string, key hashkey.Key) (release func()) {
 	tb.Helper()
 	db := openOwn(tb, url)
-	lock, err := sessionlock.New(db).With(sessionlock.Options{Wait: patience}).Lock(tb.Context(), key)
+	ctx := context.WithoutCancel(tb.Context()) // in a Cleanup of the test it has ended
+	lock, err := sessionlock.New(db).With(sessionlock.Options{Wait: patience}).Lock(ctx, key)
 	if err != nil {
 		tb.Fatalf("locktest: hold the lock: %v%s", err, holders(db, key))
 	}
@@ -81,7 +82,7 @@ func holders(db *sql.DB, key hashkey.Key) string {
 // Lose fails the test if key is free.
 func Lose(tb testing.TB, url string, key hashkey.Key) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), patience) // see Hold
 	defer cancel()
 	db := openOwn(tb, url)
 	pids, err := holdingPIDs(ctx, db, key)

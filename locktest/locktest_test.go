@@ -139,6 +139,19 @@ func TestHoldWaits(t *testing.T) {
 	}
 }
 
+// Hold and Lose also do their work when the test is over, in its Cleanup.
+func TestInCleanup(t *testing.T) {
+	t.Parallel()
+	url, key := locktest.URL(t), hashkey.Name("at the end")
+	t.Run("test", func(t *testing.T) {
+		t.Cleanup(func() {
+			release := locktest.Hold(t, url, key)
+			locktest.Lose(t, url, key)
+			release()
+		})
+	})
+}
+
 // Hold says in whose hands the key is that it cannot get.
 func TestHoldSaysWho(t *testing.T) {
 	db, url, key := locktest.DB(t), locktest.URL(t), hashkey.Name("ours")
