@@ -3,9 +3,9 @@
 //	locks, err := inspect.Of(ctx, db, hashkey.Name("nightly-report"))
 //
 // It reads pg_locks and pg_stat_activity, takes no lock and needs no privilege.
-// A role without pg_monitor (or pg_read_all_stats) sees of other roles' sessions
-// no more than PID, User and Application, as the manual's section on Viewing
-// Statistics says; the other fields are empty.
+// A role without pg_monitor (or pg_read_all_stats) does not see Client, State, Query
+// and Since of other roles' sessions: they are empty, as the manual's section on
+// Viewing Statistics says.
 //
 // What it returns is a picture of a moment ago. Never decide by it whether a
 // lock is free: try to take it.

@@ -131,8 +131,12 @@ func TestThreeProcesses(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	var stdout, stderr strings.Builder
-	if code := run(t.Context(), []string{"-every", "often"}, &stdout, &stderr); code != 2 {
-		t.Errorf("exit code %d", code)
+	for _, every := range []string{"often", "0s", "-1s"} {
+		stderr.Reset()
+		code := run(t.Context(), []string{"-db", "postgres://%zz", "-every", every}, &stdout, &stderr)
+		if code != 2 || !strings.Contains(stderr.String(), "-every") {
+			t.Errorf("-every %s: exit code %d: %s", every, code, stderr.String())
+		}
 	}
 	if code := run(t.Context(), []string{"-db", "postgres://%zz"}, &stdout, &stderr); code != 1 {
 		t.Errorf("exit code %d: %s", code, stderr.String())

@@ -24,6 +24,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
+	if *every <= 0 {
+		fmt.Fprintf(stderr, "leader: -every is %v, and must be more than 0\n", *every)
+		return 2
+	}
 	if err := lead(ctx, *dsn, *every, stdout); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(stderr, "leader:", err)
 		return 1
