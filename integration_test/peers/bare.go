@@ -40,10 +40,12 @@ type bareMessages struct {
 	closing func(ctx context.Context, pg *pgconn.PgConn) error
 }
 
-// The statements are prepared, each but COMMIT under its own text as its name.
+// The statements are prepared under the names that WithTx gives them: their text, a hash
+// of it where it is long, and COMMIT's.
 const (
 	bareBegin     = "begin isolation level read committed"
-	bareLock      = "select pg_catalog.pg_try_advisory_xact_lock($1)"
+	bareLock      = "pgadvisory 690ca39c3174ba10"
+	bareLockSQL   = "select pg_catalog.pg_try_advisory_xact_lock($1) where not pg_catalog.pg_is_in_recovery()"
 	bareSavepoint = "savepoint pgadvisory"
 	bareRelease   = "release savepoint pgadvisory"
 	bareCommit    = "pgadvisory commit"
@@ -70,7 +72,7 @@ func openBare(ctx context.Context, p *place, m bareMessages) (locker, error) {
 			return nil, errors.Join(err, b.close())
 		}
 		b.idle <- pg
-		for name, sql := range map[string]string{bareBegin: bareBegin, bareLock: bareLock, bareSavepoint: bareSavepoint, bareRelease: bareRelease, bareCommit: "commit", bareUpdate: updateSQL} {
+		for name, sql := range map[string]string{bareBegin: bareBegin, bareLock: bareLockSQL, bareSavepoint: bareSavepoint, bareRelease: bareRelease, bareCommit: "commit", bareUpdate: updateSQL} {
 			if _, err := pg.Prepare(ctx, name, sql, nil); err != nil {
 				return nil, errors.Join(err, b.close())
 			}

@@ -71,9 +71,10 @@ func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 	return Statement{
 		SQL: "select pg_catalog.set_config('lock_timeout', $1, true), " + function(XactLock, shared) + args +
 			", pg_catalog.set_config('lock_timeout', before, true) " +
-			"from (select pg_catalog.current_setting('lock_timeout') as before offset 0) as setting",
+			"from (select pg_catalog.current_setting('lock_timeout') as before offset 0) as setting" + onPrimary,
 		Params: all,
 		Tag:    "SELECT",
+		Answer: Locked,
 	}
 }
 

@@ -27,7 +27,8 @@ type Answer int
 // The answers.
 const (
 	Nothing Answer = iota
-	Granted        // one boolean: true if the lock is granted
+	Granted        // one boolean: true if the lock is granted; no row on a hot standby
+	Locked         // one row, of whatever, when the lock is granted; none on a hot standby
 	PID            // the process id of the server session
 	Rows           // any number of rows
 )
@@ -51,8 +52,14 @@ func (m *Message) addWith(params []Param, sql string) {
 
 // ask adds a select that answers whether the lock is granted.
 func (m *Message) ask(expression string) {
-	m.Statements = append(m.Statements, Statement{SQL: "select " + expression, Tag: "SELECT", Answer: Granted})
+	m.Statements = append(m.Statements, Statement{SQL: "select " + expression + onPrimary, Tag: "SELECT", Answer: Granted})
 }
+
+// onPrimary keeps a select from locking on a hot standby, where that would exclude no
+// client of the primary. The server is asked each time, in the statement that locks:
+// what a connection said when it began (in_hot_standby) can be what a pooler remembers
+// of another server, or of this one before a failover.
+const onPrimary = " where not " + standbySQL
 
 // After returns m with one statement more before all others.
 func (m Message) After(first Statement) Message {

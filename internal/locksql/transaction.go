@@ -92,17 +92,15 @@ func (t *Transaction) Try() Message {
 	return m
 }
 
-// tryOne is short enough to be the name of a prepared statement (63 bytes,
-// NAMEDATALEN).
 func tryOne(shared bool, key hashkey.Key) Statement {
-	sql := "select pg_catalog.pg_try_advisory_xact_lock($1)"
+	sql := "select pg_catalog.pg_try_advisory_xact_lock($1)" + onPrimary
 	switch _, _, pair := key.Pair(); {
 	case pair && shared:
-		sql = "select pg_catalog.pg_try_advisory_xact_lock_shared($1, $2)"
+		sql = "select pg_catalog.pg_try_advisory_xact_lock_shared($1, $2)" + onPrimary
 	case pair:
-		sql = "select pg_catalog.pg_try_advisory_xact_lock($1, $2)"
+		sql = "select pg_catalog.pg_try_advisory_xact_lock($1, $2)" + onPrimary
 	case shared:
-		sql = "select pg_catalog.pg_try_advisory_xact_lock_shared($1)"
+		sql = "select pg_catalog.pg_try_advisory_xact_lock_shared($1)" + onPrimary
 	}
 	return Statement{SQL: sql, Params: params(key), Tag: "SELECT", Answer: Granted}
 }

@@ -31,14 +31,25 @@ type Result struct {
 }
 
 // Granted reports whether every statement that answers whether the lock is
-// granted has answered true.
+// granted has answered that it is.
 func (a Answer) Granted() bool {
 	for i, s := range a.statements {
 		if s.Answer == locksql.Granted && (i >= len(a.Results) || a.Results[i].Value != "t") {
 			return false
 		}
 	}
-	return len(a.Results) == len(a.statements)
+	return len(a.Results) == len(a.statements) && !a.Standby()
+}
+
+// Standby reports whether the server has answered, to a statement that locks, that it
+// is a hot standby. Nothing was locked by that statement.
+func (a Answer) Standby() bool {
+	for i, r := range a.Results {
+		if s := a.statements[i]; (s.Answer == locksql.Granted || s.Answer == locksql.Locked) && r.Tag == "SELECT 0" {
+			return true
+		}
+	}
+	return false
 }
 
 // PID returns the process id of the server session, or "" if the message did

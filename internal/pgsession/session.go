@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
-	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 )
 
 // Session is one connection, and what is known of it. It lives as long as the
@@ -32,8 +31,6 @@ type Session struct {
 	statements map[string]*description // of Exec, by their text
 
 	out outgoing
-
-	standbySince time.Time // when the session was first refused for that
 }
 
 // description is what the server says of a statement.
@@ -105,30 +102,6 @@ func (s *Session) Usable() bool {
 
 // InTransaction reports whether a transaction is open, failed or not.
 func (s *Session) InTransaction() bool { return !s.pg.IsClosed() && s.pg.TxStatus() != 'I' }
-
-// maxStandbyAge is how long a connection may report in_hot_standby before it is
-// closed: the server tells of a promotion only with a reply, and a call that is
-// refused sends nothing. The next call connects.
-const maxStandbyAge = time.Second
-
-// CheckServer returns why the locks of the server exclude no session, as far as the
-// server has said so, when the session began or with a later answer. It
-// sends nothing.
-func (s *Session) CheckServer() error {
-	switch {
-	case s.Pretends():
-		return lockerr.ErrUnsupportedServer
-	case s.pg.ParameterStatus("in_hot_standby") == "on":
-		if s.standbySince.IsZero() {
-			s.standbySince = time.Now()
-		}
-		if time.Since(s.standbySince) > maxStandbyAge {
-			s.Discard()
-		}
-		return lockerr.ErrStandby
-	}
-	return nil
-}
 
 // Pretends reports whether the server is one whose locks are not PostgreSQL's, as it
 // said when the session began.

@@ -47,8 +47,8 @@ type Tx struct {
 
 // Open is [txlock.Conn]'s.
 func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
-	if err := t.Session.CheckServer(); err != nil {
-		return false, fmt.Errorf("%w: %s", err, lockerr.Keys(t.Keys))
+	if t.Session.Pretends() {
+		return false, lockerr.ErrUnsupportedServer
 	}
 	var a pgsession.Answer
 	if o.Wait {
@@ -63,6 +63,8 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 		t.direct = pid == strconv.FormatUint(uint64(t.Session.PG().PID()), 10)
 	}
 	switch {
+	case a.Standby():
+		err = lockerr.ErrStandby
 	case err == nil:
 		return a.Granted() && !t.Session.Closed(), nil
 	case o.Wait && lockerr.IsLockTimeout(err) && !t.Session.Closed():
@@ -227,8 +229,8 @@ func NoSuchSavepoint(err error) bool {
 
 // Exec is [txlock.Execer]'s.
 func (t *Tx) Exec(ctx, waitCtx context.Context, q pgsession.Query, limit time.Duration) txlock.Executed {
-	if err := t.Session.CheckServer(); err != nil {
-		return txlock.Executed{Outcome: txlock.Failed, Err: fmt.Errorf("%w: %s", err, lockerr.Keys(t.Keys))}
+	if t.Session.Pretends() {
+		return txlock.Executed{Outcome: txlock.Failed, Err: fmt.Errorf("%w: %s", lockerr.ErrUnsupportedServer, lockerr.Keys(t.Keys))}
 	}
 	before, after := t.Transaction.Exec(limit)
 	a, index, sent, err := t.Session.Exec(ctx, waitCtx, sending, before, q, after)
@@ -246,6 +248,8 @@ func (t *Tx) executed(waitCtx context.Context, a pgsession.Answer, index int, se
 	switch {
 	case err == pgsession.ErrSimpleProtocol:
 		return txlock.Executed{Unfit: true}
+	case a.Standby(): // where nothing can be written
+		return failed(txlock.Failed, fmt.Errorf("%w: %s", lockerr.ErrStandby, lockerr.Keys(t.Keys)))
 	case fate == pgsession.NotExecuted && len(a.Results) >= index && !pgsession.GoesOn(err): // the lock was granted
 		return failed(txlock.RolledBack, lockerr.Lost(t.Keys, err))
 	case !sent && t.Session.Closed(), fate == pgsession.NotExecuted && sent && !pgsession.GoesOn(err):

@@ -102,22 +102,53 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// A server whose locks exclude nobody is refused without a message.
-func TestOpenOnPretenders(t *testing.T) {
-	for want, parameter := range map[error]pgproto3.ParameterStatus{
-		lockerr.ErrStandby:           {Name: "in_hot_standby", Value: "on"},
-		lockerr.ErrUnsupportedServer: {Name: "crdb_version", Value: "CockroachDB"},
+// A server whose locks are not PostgreSQL's is refused without a message.
+func TestPretender(t *testing.T) {
+	s := new(server)
+	tx := begin(t, s, locksql.ReadCommitted, pgproto3.ParameterStatus{Name: "crdb_version", Value: "CockroachDB"})
+	if granted, err := tx.Open(t.Context(), acquire.Opening{}); granted || err != lockerr.ErrUnsupportedServer {
+		t.Errorf("granted %t, %v", granted, err)
+	}
+	if e := tx.Exec(t.Context(), t.Context(), pgsession.Query{SQL: "select 1"}, 0); !errors.Is(e.Err, lockerr.ErrUnsupportedServer) || e.Outcome != txlock.Failed {
+		t.Errorf("Exec: got %+v", e)
+	}
+	if len(s.asked) > 0 {
+		t.Errorf("it was asked %q", s.asked)
+	}
+}
+
+// A hot standby says so instead of locking, whatever becomes of the rest of the
+// message, and whatever it, or a pooler, has said when the session began.
+func TestHotStandby(t *testing.T) {
+	rolledBack := messages{done("ROLLBACK"), ready('I')}
+	described := messages{&pgproto3.ParseComplete{}, &pgproto3.ParameterDescription{}, &pgproto3.NoData{}, ready('I')}
+	said := pgproto3.ParameterStatus{Name: "in_hot_standby", Value: "off"}
+	for name, test := range map[string]struct {
+		level   string
+		wait    bool
+		answers []messages
+	}{
+		"a try":        {locksql.ReadCommitted, false, []messages{{done("BEGIN"), done("SELECT 0"), done("SAVEPOINT"), ready('T')}, rolledBack}},
+		"a wait":       {locksql.ReadCommitted, true, []messages{{done("BEGIN"), done("SELECT 1"), done("SELECT 0"), done("SELECT 1"), done("SAVEPOINT"), ready('T')}, rolledBack}},
+		"SERIALIZABLE": {locksql.Serializable, false, []messages{{done("BEGIN"), done("SELECT 0"), done("COMMIT"), failure("ERROR", "0A000"), ready('E')}, {done("ROLLBACK"), done("SELECT 1"), ready('I')}}},
 	} {
-		s := new(server)
-		tx := begin(t, s, locksql.ReadCommitted, parameter)
-		if granted, err := tx.Open(t.Context(), acquire.Opening{}); granted || !errors.Is(err, want) || !strings.Contains(err.Error(), `"k"`) {
-			t.Errorf("granted %t, %v", granted, err)
+		s := &server{answers: test.answers}
+		tx := begin(t, s, test.level, said)
+		if granted, err := tx.Open(t.Context(), acquire.Opening{Wait: test.wait, Limit: time.Second}); granted || err != lockerr.ErrStandby {
+			t.Errorf("%s: granted %t, %v", name, granted, err)
 		}
-		if e := tx.Exec(t.Context(), t.Context(), pgsession.Query{SQL: "select 1"}, 0); !errors.Is(e.Err, want) {
-			t.Errorf("Exec: got %v", e.Err)
+		if len(s.asked) != 2 || tx.Session.Closed() {
+			t.Errorf("%s: %d messages, closed %t", name, len(s.asked), tx.Session.Closed())
 		}
-		if len(s.asked) > 0 {
-			t.Errorf("it was asked %q", s.asked)
+	}
+	for name, last := range map[string]messages{
+		"a statement that reads":  {done("BEGIN"), done("SELECT 0"), done("SELECT 1"), done("COMMIT"), ready('I')},
+		"a statement that writes": {done("BEGIN"), done("SELECT 0"), failure("ERROR", "25006"), ready('E')},
+	} {
+		s := &server{answers: []messages{described, last, rolledBack}}
+		e := begin(t, s, locksql.ReadCommitted, said).Exec(t.Context(), t.Context(), pgsession.Query{SQL: "select f()"}, time.Second)
+		if !errors.Is(e.Err, lockerr.ErrStandby) || e.Outcome != txlock.Failed {
+			t.Errorf("Exec of %s: got %+v", name, e)
 		}
 	}
 }
