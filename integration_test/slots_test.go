@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
@@ -182,6 +183,25 @@ func TestSlotIsFound(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A key has as many slots as may be, at each level.
+func TestManySlots(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	for _, key := range []hashkey.Key{hashkey.Name("many"), hashkey.Pair(-1, -2)} {
+		for _, level := range isolations {
+			l := xactlock.New(db).With(xactlock.Options{Isolation: level})
+			err := l.WithSlot(bounded(t), key, locksql.MaxSlots, func(ctx context.Context, tx *sql.Tx) error {
+				holds(t, tx, false, key)
+				return nil
+			})
+			if err != nil {
+				t.Errorf("%v: %v", level, err)
+			}
+		}
+	}
+	noTrace(t, db)
 }
 
 // A call inside a slot's callback, for a slot of the same key on the same pool, is

@@ -85,25 +85,34 @@ func params(key hashkey.Key) []Param {
 // whatever mode. pg_locks shows a bigint as classid and objid, high half first,
 // with objsubid 1, and a pair as the same two with objsubid 2.
 func Held(key hashkey.Key) string {
-	return shown("granted", "pid"+equal+"pg_catalog.pg_backend_pid()", key)
+	return shown(heldHere, key)
 }
 
 // wanted returns an expression that is true if any session waits for key.
 func wanted(key hashkey.Key) string {
-	return shown("not granted", "database"+equal+"(select oid from pg_catalog.pg_database where datname"+
+	return shown("not granted and "+advisory+" and database"+equal+"(select oid from pg_catalog.pg_database where datname"+
 		equal+"pg_catalog.current_database())", key)
 }
 
-const equal = " operator(pg_catalog.=) "
+const (
+	equal    = " operator(pg_catalog.=) "
+	advisory = "locktype" + equal + "'advisory'"
+
+	// heldHere is true of the advisory locks in pg_locks that this session holds.
+	heldHere = "granted and " + advisory + " and pid" + equal + "pg_catalog.pg_backend_pid()"
+)
+
+// subID is what pg_locks says of the kind of key.
+func subID(key hashkey.Key) string {
+	if _, _, ok := key.Pair(); ok {
+		return "2"
+	}
+	return "1"
+}
 
 // shown returns an expression that is true if pg_locks shows such a lock of key.
-func shown(state, whose string, key hashkey.Key) string {
-	subid := "1"
-	if _, _, ok := key.Pair(); ok {
-		subid = "2"
-	}
-	return "exists (select from pg_catalog.pg_locks where " + state + " and locktype" + equal + "'advisory'" +
-		" and " + whose + " and objsubid" + equal + subid +
+func shown(such string, key hashkey.Key) string {
+	return "exists (select from pg_catalog.pg_locks where " + such + " and objsubid" + equal + subID(key) +
 		" and classid" + equal + oid(uint32(key.Int64()>>32)) +
 		" and objid" + equal + oid(uint32(key.Int64())) + ")"
 }

@@ -1,6 +1,7 @@
 package locksql
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -28,4 +29,47 @@ func firstOf(keys []hashkey.Key, condition, then func(hashkey.Key) string) strin
 	}
 	b.WriteString("end")
 	return b.String()
+}
+
+// takeSlot returns an expression that takes the first free slot.
+func (t *Transaction) takeSlot() string {
+	return firstOf(t.locks(), func(key hashkey.Key) string { return Call(TryXactLock, t.Shared, key) }, t.taken)
+}
+
+// heldSlots are the slots that the session holds, as a table: at most limit of them, or
+// all. pg_locks is read once, however many slots the key has.
+func (t *Transaction) heldSlots(limit string) string {
+	var all strings.Builder
+	for i, slot := range t.locks() {
+		if i > 0 {
+			all.WriteByte(',')
+		}
+		all.WriteString(strconv.FormatInt(slot.Int64(), 10))
+	}
+	return "(select slot from (select " +
+		"(classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) objid::pg_catalog.int8 as slot " +
+		"from pg_catalog.pg_locks where " + heldHere + " and objsubid" + equal + subID(t.Keys[0]) + ") as held " +
+		"where slot" + equal + "any('{" + all.String() + "}'::pg_catalog.int8[]) " + limit + "offset 0) as held"
+}
+
+// callOfSlot returns a call of f for the column of heldSlots.
+func (t *Transaction) callOfSlot(f Func) string {
+	args := "slot"
+	if _, _, pair := t.Keys[0].Pair(); pair {
+		args = "(slot operator(pg_catalog.>>) 32)::integer, ((slot operator(pg_catalog.<<) 32) operator(pg_catalog.>>) 32)::integer"
+	}
+	return function(f, t.Shared) + "(" + args + ")"
+}
+
+// ofHeldSlot returns an expression of the one slot that the session holds. If it holds
+// none, it is NULL.
+func (t *Transaction) ofHeldSlot(expression string) string {
+	return "(select " + expression + " from " + t.heldSlots("limit 1 ") + ")"
+}
+
+// forsakeSlots is [Forsake] for whatever slots the session holds.
+func (t *Transaction) forsakeSlots() Message {
+	m := One(Rollback)
+	m.add("SELECT", "select "+t.callOfSlot(Unlock)+" from "+t.heldSlots(""))
+	return m
 }

@@ -157,7 +157,7 @@ func (t *Transaction) afterGrant(m *Message) {
 		}
 		m.add("SET", mode)
 		if t.Slots > 0 {
-			m.ask(t.ofHeld(func(key hashkey.Key) string { return handover(t.Shared, key) }))
+			m.ask(t.ofHeldSlot("case when " + t.callOfSlot(TryXactLock) + " then " + t.callOfSlot(Unlock) + " end"))
 		} else {
 			m.ask(handover(t.Shared, t.Keys...))
 		}
@@ -185,10 +185,13 @@ func handover(shared bool, keys ...hashkey.Key) string {
 // Abandon ends what an opening message that failed has left. The session may
 // hold a lock, if the message was cancelled between the wait and the handover.
 func (t *Transaction) Abandon() Message {
-	if t.OneSnapshot() {
-		return Forsake(t.Shared, t.locks()...)
+	switch {
+	case !t.OneSnapshot():
+		return One(Rollback)
+	case t.Slots > 0:
+		return t.forsakeSlots()
 	}
-	return One(Rollback)
+	return Forsake(t.Shared, t.Keys...)
 }
 
 var releaseAndCommit = Message{
@@ -217,9 +220,9 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 	}
 	m.add("RELEASE", Release)
 	if t.Slots > 0 {
-		m.add("SELECT", "select "+t.ofHeld(func(key hashkey.Key) string { return Call(TryLock, t.Shared, key) }))
+		m.add("SELECT", "select "+t.ofHeldSlot(t.callOfSlot(TryLock)))
 		m.add("COMMIT", "commit")
-		m.add("SELECT", "select "+t.ofHeld(func(key hashkey.Key) string { return Call(Unlock, t.Shared, key) }))
+		m.add("SELECT", "select "+t.ofHeldSlot(t.callOfSlot(Unlock)))
 		return m, 2
 	}
 	for _, key := range t.Keys {
@@ -237,8 +240,11 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 // it was COMMIT that failed, the session has them all, and if it has a slot, or
 // another statement failed, the server is asked what it has.
 func (t *Transaction) Unlock(all bool) Message {
-	if t.Slots > 0 || !all {
-		return Forsake(t.Shared, t.locks()...)
+	switch {
+	case t.Slots > 0:
+		return t.forsakeSlots()
+	case !all:
+		return Forsake(t.Shared, t.Keys...)
 	}
 	m := One(Rollback)
 	for _, key := range t.Keys {
@@ -286,16 +292,6 @@ func (t *Transaction) taken(key hashkey.Key) string {
 		return Call(TryLock, t.Shared, key)
 	}
 	return "true"
-}
-
-// takeSlot returns an expression that takes the first free slot.
-func (t *Transaction) takeSlot() string {
-	return firstOf(t.locks(), func(key hashkey.Key) string { return Call(TryXactLock, t.Shared, key) }, t.taken)
-}
-
-// ofHeld returns an expression of the slot that the session holds.
-func (t *Transaction) ofHeld(then func(hashkey.Key) string) string {
-	return firstOf(t.locks(), Held, then)
 }
 
 // trySlots asks for a slot without waiting.
