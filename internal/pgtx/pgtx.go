@@ -70,7 +70,7 @@ func (t *Tx) Open(ctx context.Context, o acquire.Opening) (granted bool, err err
 	case o.Wait && lockerr.IsLockTimeout(err) && !t.Session.Closed():
 		return false, nil // the slice is over
 	}
-	t.abandon(ctx)
+	t.free(ctx, t.Abandon())
 	return false, err
 }
 
@@ -104,12 +104,17 @@ func (t *Tx) traced(ctx context.Context, m locksql.Message) (context.Context, fu
 	}
 }
 
-// abandon ends what an opening message that failed has left.
-func (t *Tx) abandon(ctx context.Context) {
-	if t.Session.Closed() {
+// free frees, by m, what a message that failed may have left. If that fails, the session
+// is discarded. m begins with a rollback, which is left out where the server would warn
+// of it.
+func (t *Tx) free(ctx context.Context, m locksql.Message) {
+	if !t.Session.InTransaction() {
+		m = m.WithoutRollback()
+	}
+	if t.Session.Closed() || len(m.Statements) == 0 {
 		return
 	}
-	if _, err := t.send(ctx, t.Abandon()); err != nil {
+	if _, err := t.send(ctx, m); err != nil {
 		t.Session.Discard()
 	}
 }
@@ -169,24 +174,9 @@ func (t *Tx) Commit(ctx context.Context) (txlock.Outcome, error) {
 	a, err := t.send(ctx, m)
 	outlives := index > 1
 	if n := len(a.Results); outlives && err != nil && n > 0 && n < len(m.Statements) {
-		t.unlock(ctx, n == index)
+		t.free(ctx, t.Unlock(n == index))
 	}
 	return t.outcome(a, index, err)
-}
-
-// unlock frees the session's locks, which the message that commits has taken and
-// not freed: all of them, or some.
-func (t *Tx) unlock(ctx context.Context, all bool) {
-	if t.Session.Closed() {
-		return
-	}
-	m := t.Unlock(all)
-	if !t.Session.InTransaction() {
-		m = m.WithoutRollback()
-	}
-	if _, err := t.send(ctx, m); err != nil {
-		t.Session.Discard()
-	}
 }
 
 // outcome returns what a message that commits has come to. a and err are its answer,

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
@@ -99,7 +98,7 @@ func (c *Call) hold(ctx context.Context, fnCtx *nesting.Context, conn Conn) (err
 		c.Outcome = Unknown
 		return w.ended(refusal)
 	case w.lost:
-		return lost(c.Keys, w.why())
+		return lockerr.Lost(c.Keys, w.why())
 	case w.err != nil:
 		return w.err
 	case w.ctxErr != nil && errors.Is(refusal, lockerr.ErrLost):
@@ -122,16 +121,19 @@ type worked struct {
 	lost   bool  // the session is gone
 }
 
-// why returns the error to report with another one: fn's, or that of fn's ctx.
-func (w *worked) why() error { return cmp.Or(w.err, w.ctxErr) }
+// why returns the error to report with another one: fn's, or that of fn's ctx. That
+// the session is gone is said without it.
+func (w *worked) why() error {
+	if err := cmp.Or(w.err, w.ctxErr); err != lockerr.ErrLost {
+		return err
+	}
+	return nil
+}
 
 // ended returns the error of the call where fn has ended the transaction, as
 // refusal says. A loss is no ErrLost then, which says that nothing is committed.
 func (w *worked) ended(refusal error) error {
 	why := w.why()
-	if why == lockerr.ErrLost { // the cause of ctx's end
-		why = nil
-	}
 	switch {
 	case errors.Is(why, lockerr.ErrTxEnded):
 		return why
@@ -154,14 +156,6 @@ func (c *Call) work(ctx *nesting.Context, conn Conn) (w worked) {
 		c.watch.look()
 	}
 	return w
-}
-
-// lost is the error of a call where the session is gone and fn returned err.
-func lost(keys []hashkey.Key, err error) error {
-	if err == nil || err == lockerr.ErrLost { // the cause of ctx's end
-		return fmt.Errorf("%w: %s: nothing is committed", lockerr.ErrLost, lockerr.Keys(keys))
-	}
-	return fmt.Errorf("%w: %s: nothing is committed (%w)", lockerr.ErrLost, lockerr.Keys(keys), err)
 }
 
 // Tell tells l of the start of the call, and returns the ctx to go on with.
