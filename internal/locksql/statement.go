@@ -3,15 +3,31 @@ package locksql
 import (
 	"strconv"
 	"strings"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Statement is one statement of a message.
 type Statement struct {
 	SQL    string // with $1, $2, … in the place of Params
-	Name   string // of the prepared statement; "": its text is its name
+	Name   string // of the prepared statement; "": see PreparedName
 	Params []Param
 	Tag    string // how the server's command tag begins, if the statement succeeds; "" for any
 	Answer Answer // what its row is
+}
+
+// PreparedName is the name of the prepared statement. It says what its text is: it does
+// not matter then which client has prepared it. It is the text, or where that is too long
+// (NAMEDATALEN) a hash of it.
+func (s Statement) PreparedName() string {
+	const longest = 63
+	switch {
+	case s.Name != "":
+		return s.Name
+	case len(s.SQL) <= longest:
+		return s.SQL
+	}
+	return "pgadvisory " + strconv.FormatUint(xxhash.Sum64String(s.SQL), 16)
 }
 
 // Param is a parameter of a statement: a number, which goes as text, and its type

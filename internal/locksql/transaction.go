@@ -92,17 +92,29 @@ func (t *Transaction) Try() Message {
 	return m
 }
 
+// tryOne asks for key, without waiting.
 func tryOne(shared bool, key hashkey.Key) Statement {
-	sql := "select pg_catalog.pg_try_advisory_xact_lock($1)" + onPrimary
-	switch _, _, pair := key.Pair(); {
-	case pair && shared:
-		sql = "select pg_catalog.pg_try_advisory_xact_lock_shared($1, $2)" + onPrimary
-	case pair:
-		sql = "select pg_catalog.pg_try_advisory_xact_lock($1, $2)" + onPrimary
-	case shared:
-		sql = "select pg_catalog.pg_try_advisory_xact_lock_shared($1)" + onPrimary
-	}
-	return Statement{SQL: sql, Params: params(key), Tag: "SELECT", Answer: Granted}
+	_, _, pair := key.Pair()
+	s := tries[kind{shared, pair}]
+	s.Params = params(key)
+	return s
+}
+
+type kind struct{ shared, pair bool }
+
+// tries are the statements of tryOne, but for their parameters. They are put together
+// and named once, rather than for each call.
+var tries = map[kind]Statement{
+	{false, false}: try("pg_try_advisory_xact_lock($1)"),
+	{false, true}:  try("pg_try_advisory_xact_lock($1, $2)"),
+	{true, false}:  try("pg_try_advisory_xact_lock_shared($1)"),
+	{true, true}:   try("pg_try_advisory_xact_lock_shared($1, $2)"),
+}
+
+func try(call string) Statement {
+	s := Statement{SQL: "select pg_catalog." + call + onPrimary, Tag: "SELECT", Answer: Granted}
+	s.Name = s.PreparedName()
+	return s
 }
 
 // Wait begins the transaction and waits for the locks, for at most limit. The limits of the role and the database are set aside for the

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
@@ -206,7 +205,7 @@ func (s *Session) sendPrepared(ctx context.Context, p interrupt.Policy, m locksq
 // writeParse has st prepared, if it is not, and returns parsing with its name
 // added then.
 func (s *Session) writeParse(st locksql.Statement, parsing []string) []string {
-	name := nameOf(st)
+	name := st.PreparedName()
 	if s.names[name] {
 		return parsing
 	}
@@ -224,7 +223,7 @@ func (s *Session) writePrepared(st locksql.Statement, parsing []string) []string
 		s.out.digits = strconv.AppendInt(s.out.digits, p.Number, 10)
 		s.out.params = append(s.out.params, s.out.digits[start:])
 	}
-	s.writeBound(pgproto3.Bind{PreparedStatement: nameOf(st), Parameters: s.out.params})
+	s.writeBound(pgproto3.Bind{PreparedStatement: st.PreparedName(), Parameters: s.out.params})
 	return parsing
 }
 
@@ -232,20 +231,6 @@ func (s *Session) writeBound(bind pgproto3.Bind) {
 	s.out.bind = bind
 	s.pg.Frontend().SendBind(&s.out.bind)
 	s.pg.Frontend().SendExecute(&s.out.execute)
-}
-
-// nameOf returns the name of a prepared statement, which says what its text is:
-// it does not matter then which client has prepared it. It is the text, or
-// where that is too long (NAMEDATALEN) a hash of it.
-func nameOf(st locksql.Statement) string {
-	const longest = 63
-	switch {
-	case st.Name != "":
-		return st.Name
-	case len(st.SQL) <= longest:
-		return st.SQL
-	}
-	return "pgadvisory " + strconv.FormatUint(xxhash.Sum64String(st.SQL), 16)
 }
 
 // exchange sends what has been written and reads the answer to its end. parsing
