@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
@@ -59,9 +60,11 @@ func TestWhatIsPrepared(t *testing.T) {
 // connection, and nothing else.
 func TestPreparedStatementsInvalid(t *testing.T) {
 	t.Parallel()
+	opening := locksql.Transaction{Keys: []hashkey.Key{hashkey.Name("k")}, Level: locksql.ReadCommitted}
+	try := opening.Try().Statements[1].PreparedName()
 	for name, spoil := range map[string]string{
 		"gone":       `deallocate all`,
-		"in the way": `deallocate all; prepare "begin isolation level read committed" as select 1`,
+		"in the way": `deallocate all; prepare "` + try + `" as select 1`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			var m meter
