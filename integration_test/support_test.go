@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -25,8 +26,7 @@ import (
 // it is a test that fails anyway.
 const patience = 30 * time.Second
 
-// longestPause is between two looks at a state: the first come sooner.
-const longestPause = 30 * time.Millisecond
+var until = testneed.Until
 
 // newDatabase returns the DSN of an empty database of the test's own.
 func newDatabase(tb testing.TB) string {
@@ -93,18 +93,6 @@ func bounded(tb testing.TB) context.Context {
 		cancel()
 	})
 	return ctx
-}
-
-// until waits for a state.
-func until(tb testing.TB, state string, reached func() bool) {
-	tb.Helper()
-	deadline := time.Now().Add(patience)
-	for pause := time.Millisecond; !reached(); pause = min(2*pause, longestPause) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("after %v it is still not so that %s", patience, state)
-		}
-		time.Sleep(pause)
-	}
 }
 
 // exec runs a statement that must succeed.

@@ -15,6 +15,7 @@ import (
 
 	gocronlock "github.com/pgadvisory/pgadvisory/adapters/gocron"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 	"github.com/pgadvisory/pgadvisory/locktest"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
@@ -27,6 +28,8 @@ type machine struct {
 	outcomes  chan gocron.JobStatus // of the runs
 	lockErrs  chan error
 }
+
+var until = testneed.Until
 
 func newMachine(t *testing.T, option gocron.SchedulerOption) *machine {
 	t.Helper()
@@ -96,15 +99,6 @@ func (l *logs) String() string {
 }
 
 func (l *logs) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
-
-func until(t *testing.T, what string, reached func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after %v it is still not so that %s", patience, what)
-		}
-	}
-}
 
 // Of several machines one runs a short job, also if their clocks differ: the second
 // one comes when the first one has done it.

@@ -18,6 +18,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -25,27 +26,10 @@ import (
 // it is a test that fails anyway.
 const patience = 60 * time.Second
 
-// longestPause is between two looks at a state: the first come sooner.
-const longestPause = 30 * time.Millisecond
-
-// reached waits for a state, and reports whether it came.
-func reached(state func() bool) bool {
-	end := time.Now().Add(patience)
-	for pause := 2 * time.Millisecond; !state(); pause = min(2*pause, longestPause) {
-		if time.Now().After(end) {
-			return false
-		}
-		time.Sleep(pause)
-	}
-	return true
-}
-
-func until(tb testing.TB, what string, state func() bool) {
-	tb.Helper()
-	if !reached(state) {
-		tb.Fatalf("after %v it is still not so that %s", patience, what)
-	}
-}
+var (
+	until   = testneed.Until
+	reached = testneed.Reached
+)
 
 func openDB(tb testing.TB, dsn string) *sql.DB {
 	tb.Helper()

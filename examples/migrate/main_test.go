@@ -14,11 +14,14 @@ import (
 	"github.com/pgadvisory/pgadvisory/hashkey/interop"
 	"github.com/pgadvisory/pgadvisory/inspect"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 	"github.com/pgadvisory/pgadvisory/locktest"
 )
 
 // asProgram makes the test binary the program.
 const asProgram = "MIGRATE_TEST_AS_PROGRAM"
+
+var until = testneed.Until
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
@@ -157,15 +160,6 @@ func receive(t *testing.T, migrated <-chan result) result {
 	case <-time.After(patience):
 		t.Fatal("it has not returned")
 		panic("unreachable")
-	}
-}
-
-func until(t *testing.T, what string, reached func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after %v it is still not so that %s", patience, what)
-		}
 	}
 }
 

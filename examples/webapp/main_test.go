@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -22,8 +23,7 @@ import (
 // it is a test that fails anyway.
 const patience = 30 * time.Second
 
-// longestPause is between two looks at a state: the first come sooner.
-const longestPause = 30 * time.Millisecond
+var until = testneed.Until
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 
@@ -131,18 +131,6 @@ func send(t *testing.T, method, url, contentType, body string) reply {
 		t.Errorf("%s %s: read the body: %v", method, url, err)
 	}
 	return reply{response.StatusCode, response.Header.Get("Retry-After"), strings.TrimSpace(string(text))}
-}
-
-// until waits for a state.
-func until(t *testing.T, state string, reached func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for pause := time.Millisecond; !reached(); pause = min(2*pause, longestPause) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after %v it is still not so that %s", patience, state)
-		}
-		time.Sleep(pause)
-	}
 }
 
 // waiters is how many sessions wait for an advisory lock of the database.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
 
@@ -27,6 +28,8 @@ import (
 //
 //go:generate go tool ent generate --feature sql/execquery ./ent/schema
 //go:generate env CGO_ENABLED=0 go run github.com/sqlc-dev/sqlc/cmd/sqlc@v1.31.1 generate -f sqlc/sqlc.yaml
+
+var until = testneed.Until
 
 func TestMain(m *testing.M) {
 	pgtest.Unencrypted()
@@ -42,9 +45,6 @@ func TestMain(m *testing.M) {
 
 // patience bounds every wait for a state.
 const patience = 30 * time.Second
-
-// longestPause is between two looks at a state: the first come sooner.
-const longestPause = 30 * time.Millisecond
 
 var isolations = []sql.IsolationLevel{sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSerializable}
 
@@ -120,17 +120,6 @@ func (s *setting) nothingLeft(t *testing.T) {
 			where datname = current_database() and pid <> pg_backend_pid() and xact_start is not null`) == 0
 	})
 	until(t, "no connection is in use", func() bool { return s.db.Stats().InUse+s.other.Stats().InUse == 0 })
-}
-
-func until(t *testing.T, state string, reached func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for pause := time.Millisecond; !reached(); pause = min(2*pause, longestPause) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after %v it is still not so that %s", patience, state)
-		}
-		time.Sleep(pause)
-	}
 }
 
 func exec(t *testing.T, db *sql.DB, query string) {

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 // However a process ends, its server and its PgBouncer end with it and their
@@ -37,10 +38,10 @@ func TestNothingOutlivesTheProcess(t *testing.T) {
 			server, bouncer := c.readDSN(t), c.readDSN(t)
 			pid := c.postmaster(t)
 			c.end(t, sig)
-			eventually(t, "the postmaster is gone", func() bool { return !running(pid) })
-			eventually(t, "nobody listens at "+server, func() bool { return !listening(server) })
-			eventually(t, "nobody listens at "+bouncer, func() bool { return !listening(bouncer) })
-			eventually(t, c.dir+" is empty", c.leftNothing)
+			testneed.Until(t, "the postmaster is gone", func() bool { return !running(pid) })
+			testneed.Until(t, "nobody listens at "+server, func() bool { return !listening(server) })
+			testneed.Until(t, "nobody listens at "+bouncer, func() bool { return !listening(bouncer) })
+			testneed.Until(t, c.dir+" is empty", c.leftNothing)
 		})
 	}
 }
@@ -49,12 +50,12 @@ func TestNothingOutlivesTheProcess(t *testing.T) {
 func TestNothingOutlivesAKillDuringInitdb(t *testing.T) {
 	t.Parallel()
 	c := startChild(t, "HOME=", "XDG_CACHE_HOME=") // where no cluster is kept
-	eventually(t, "initdb has begun", func() bool {
+	testneed.Until(t, "initdb has begun", func() bool {
 		found, err := filepath.Glob(filepath.Join(c.dir, "pgtest-*", "data", "base"))
 		return err == nil && len(found) == 1
 	})
 	c.end(t, syscall.SIGKILL)
-	eventually(t, c.dir+" is empty", c.leftNothing)
+	testneed.Until(t, c.dir+" is empty", c.leftNothing)
 }
 
 // A childProcess is this test program, started again to run [child].

@@ -2,7 +2,6 @@ package pgtest_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -31,14 +30,4 @@ func query[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) T {
 		t.Fatal(err)
 	}
 	return v
-}
-
-// eventually polls until reached does, and fails the test after a minute.
-func eventually(t *testing.T, what string, reached func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !reached(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after a minute it is not true that %s", what)
-		}
-	}
 }

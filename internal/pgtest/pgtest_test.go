@@ -173,7 +173,7 @@ func TestStandbyFollowsItsPrimary(t *testing.T) {
 		t.Error("the standby is none")
 	}
 	mustExec(t, connect(t, primary.DSN()), "create table note (text text)")
-	eventually(t, "the primary's table shows on the standby", func() bool {
+	testneed.Until(t, "the primary's table shows on the standby", func() bool {
 		return query[bool](t, conn, "select to_regclass('note') is not null")
 	})
 }
@@ -185,7 +185,7 @@ func TestOldPrimaryFollowsTheNewOne(t *testing.T) {
 	promoted, address := old.Standby(t), old.DSN()
 	mustExec(t, connect(t, old.DSN()), "create table note (text text)")
 	conn := connect(t, promoted.DSN())
-	eventually(t, "the primary's table shows on the standby", func() bool {
+	testneed.Until(t, "the primary's table shows on the standby", func() bool {
 		return query[bool](t, conn, "select to_regclass('note') is not null")
 	})
 	old.Crash(t)
@@ -204,7 +204,7 @@ func TestOldPrimaryFollowsTheNewOne(t *testing.T) {
 	if !query[bool](t, conn, "select pg_is_in_recovery()") {
 		t.Error("the old primary is no standby")
 	}
-	eventually(t, "what the new primary got shows on the old one", func() bool {
+	testneed.Until(t, "what the new primary got shows on the old one", func() bool {
 		return query[int](t, conn, "select count(*) from note") == 2
 	})
 }

@@ -21,15 +21,6 @@ import (
 
 const patience = 20 * time.Second
 
-func until(tb testing.TB, what string, state func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(patience); !state(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("after %v it is still not so that %s", patience, what)
-		}
-	}
-}
-
 // run is a running caller. The shell text that it runs finds these commands:
 //
 //	note FILE   writes the shell's pid into FILE
@@ -41,6 +32,8 @@ type run struct {
 
 const note = `note() { echo $$ >$1.new; mv $1.new $1; }
 `
+
+var until = testneed.Until
 
 func command(tb testing.TB, dir, text string) *exec.Cmd {
 	tb.Helper()

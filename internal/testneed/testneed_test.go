@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
@@ -28,4 +30,26 @@ func TestMissing(t *testing.T) {
 			t.Errorf("CI=%q: %s, want %s", ci, f.ended, want)
 		}
 	}
+}
+
+// A state that comes is waited for.
+func TestReached(t *testing.T) {
+	looks := 0
+	if !testneed.Reached(func() bool { looks++; return looks == 5 }) || looks != 5 {
+		t.Errorf("%d looks", looks)
+	}
+	testneed.Until(t, "it is so", func() bool { return true })
+}
+
+// One that does not come is given up, which ends the test that waits for it.
+func TestNotReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		if testneed.Reached(func() bool { return false }) {
+			t.Error("reached")
+		}
+		if waited := time.Since(began); waited < testneed.Patience {
+			t.Errorf("given up after %v", waited)
+		}
+	})
 }
