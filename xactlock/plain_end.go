@@ -34,10 +34,10 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedUnseen)
 	case pgtx.NoSuchSavepoint(err):
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
+	case lockerr.InFailedTransaction(err): // after which bun's pgdriver calls its connection dead
+		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, err)
 	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
 		return txlock.RolledBack, lockerr.Lost(keys, err)
-	case lockerr.InFailedTransaction(err):
-		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, err)
 	case lockerr.SQLState(err) == "":
 		// The driver has not sent it: fn has left rows open, which
 		// database/sql closes before it commits.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
-	"github.com/uptrace/bun/driver/pgdriver"
 
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
@@ -107,7 +106,7 @@ func TestBunAccounts(t *testing.T) {
 // bun's own driver is not pgx's.
 func TestBunPgdriver(t *testing.T) {
 	dsn, other := guideDatabase(t)
-	db := closeAfter(t, sql.OpenDB(pgdriver.NewConnector(pgdriver.WithDSN(dsn))))
+	db := openPgdriver(t, dsn)
 	a := &bunAccounts{bun.NewDB(db, pgdialect.New()), xactlock.New(db)}
 	guideTest{
 		library: "bun, on its pgdriver",

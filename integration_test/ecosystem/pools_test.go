@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/lib/pq"
+	"github.com/uptrace/bun/driver/pgdriver"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
@@ -53,6 +54,12 @@ func openPq(t *testing.T, dsn string) *sql.DB {
 		t.Fatal(err)
 	}
 	return closeAfter(t, sql.OpenDB(connector))
+}
+
+// openPgdriver opens a pool of bun's own driver.
+func openPgdriver(t *testing.T, dsn string) *sql.DB {
+	t.Helper()
+	return closeAfter(t, sql.OpenDB(pgdriver.NewConnector(pgdriver.WithDSN(dsn))))
 }
 
 // openPgxpool opens a *sql.DB over a pgxpool, which a program may use both.
@@ -117,9 +124,10 @@ func (c *meteredConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-func TestLibPq(t *testing.T)   { contract(t, false, openPq) }
-func TestPgxpool(t *testing.T) { contract(t, false, openPgxpool) }
-func TestOtelsql(t *testing.T) { contract(t, false, openOtel) }
+func TestLibPq(t *testing.T)    { contract(t, false, openPq) }
+func TestPgdriver(t *testing.T) { contract(t, false, openPgdriver) }
+func TestPgxpool(t *testing.T)  { contract(t, false, openPgxpool) }
+func TestOtelsql(t *testing.T)  { contract(t, false, openOtel) }
 
 // A wrapper that shows no way to the connection in it takes the plain path.
 func TestOpaqueWrapper(t *testing.T) {

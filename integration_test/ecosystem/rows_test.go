@@ -26,7 +26,8 @@ func openOpaque(t *testing.T, dsn string) *sql.DB {
 
 // drivers are the pools on which rows may be left open.
 var drivers = map[string]func(t *testing.T, dsn string) *sql.DB{
-	"pgx": openPgx, "pgxpool": openPgxpool, "otelsql": openOtel, "lib/pq": openPq, "opaque pgx": openOpaque,
+	"pgx": openPgx, "pgxpool": openPgxpool, "otelsql": openOtel, "lib/pq": openPq, "pgdriver": openPgdriver,
+	"opaque pgx": openOpaque,
 }
 
 // leavesOpen are queries whose rows fn does not close, of one row and of more

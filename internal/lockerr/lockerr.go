@@ -53,6 +53,10 @@ func SQLState(err error) string {
 	if errors.As(err, &e) {
 		return e.SQLState()
 	}
+	var f interface{ Field(byte) string } // bun's pgdriver has the fields of the protocol
+	if errors.As(err, &f) {
+		return f.Field('C')
+	}
 	return ""
 }
 

@@ -59,6 +59,31 @@ func TestAcquireError(t *testing.T) {
 	}
 }
 
+// fieldError is an error as bun's pgdriver has them.
+type fieldError map[byte]string
+
+func (e fieldError) Error() string         { return "ERROR" }
+func (e fieldError) Field(key byte) string { return e[key] }
+
+// Drivers tell the SQLSTATE in two ways.
+func TestSQLState(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{errors.New("broken pipe"), ""},
+		{stateError("3B001"), "3B001"},
+		{fmt.Errorf("query: %w", stateError("3B001")), "3B001"},
+		{fieldError{'S': "ERROR", 'C': "3B001"}, "3B001"},
+		{fmt.Errorf("query: %w", fieldError{'C': "3B001"}), "3B001"},
+	} {
+		if got := lockerr.SQLState(test.err); got != test.want {
+			t.Errorf("SQLState(%v) = %q, want %q", test.err, got, test.want)
+		}
+	}
+}
+
 func TestKeys(t *testing.T) {
 	var keys []hashkey.Key
 	for i := range 6 {
