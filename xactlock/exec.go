@@ -69,6 +69,27 @@ type execution struct {
 
 // asFunc runs the statement as a WithTx.
 func (e *execution) asFunc(ctx context.Context, tx *sql.Tx) (err error) {
-	e.result, err = tx.ExecContext(ctx, e.query, e.args...)
+	if e.result, err = tx.ExecContext(ctx, e.query, e.args...); err == nil {
+		e.result = read(e.result)
+	}
 	return err
 }
+
+// result is a sql.Result that is read. That of database/sql waits for its
+// connection, which runs the statements of other calls when its own is over: the
+// connections that fn's transactions are made of go round among all pools.
+type result struct {
+	id, rows       int64
+	idErr, rowsErr error
+}
+
+// read returns what r says.
+func read(r sql.Result) *result {
+	var all result
+	all.id, all.idErr = r.LastInsertId()
+	all.rows, all.rowsErr = r.RowsAffected()
+	return &all
+}
+
+func (r *result) LastInsertId() (int64, error) { return r.id, r.idErr }
+func (r *result) RowsAffected() (int64, error) { return r.rows, r.rowsErr }

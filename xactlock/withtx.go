@@ -32,7 +32,9 @@ import (
 // and the connection is back in the pool or closed.
 //
 // The transaction's now() is the time of the call, before any wait; use
-// clock_timestamp() for times that must come after an earlier holder's.
+// clock_timestamp() for times that must come after an earlier holder's. A
+// sql.Result is to be read inside fn, as rows are: after the call it can wait for
+// another call's statement.
 func (l *Locker) WithTx(ctx context.Context, key hashkey.Key, fn Func) error {
 	return l.run(ctx, "WithTx", key, nil, false, fn)
 }
@@ -81,7 +83,8 @@ func (l *Locker) TryWithSlot(ctx context.Context, key hashkey.Key, n int, fn Fun
 }
 
 // Value is [Locker.WithTx] for an fn with a result. It returns the result if
-// the transaction committed, and the zero T otherwise.
+// the transaction committed, and the zero T otherwise. A result that is a
+// sql.Result has been read: it waits for nothing.
 func Value[T any](ctx context.Context, l *Locker, key hashkey.Key, fn func(context.Context, *sql.Tx) (T, error)) (T, error) {
 	return value(ctx, l, "Value", key, false, fn)
 }
@@ -97,6 +100,9 @@ func value[T any](ctx context.Context, l *Locker, op string, key hashkey.Key, tr
 	if fn != nil {
 		wrapped = func(ctx context.Context, tx *sql.Tx) (err error) {
 			result, err = fn(ctx, tx)
+			if r, ok := any(&result).(*sql.Result); ok && err == nil && *r != nil {
+				*r = read(*r)
+			}
 			return err
 		}
 	}
