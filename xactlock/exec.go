@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
 
@@ -72,7 +74,7 @@ func (e *execution) asFunc(ctx context.Context, tx *sql.Tx) (err error) {
 	if e.result, err = tx.ExecContext(ctx, e.query, e.args...); err == nil {
 		e.result = read(e.result)
 	}
-	return err
+	return lockerr.Because(nesting.Caller(ctx), err) // a driver may not tell
 }
 
 // result is a sql.Result that is read. That of database/sql waits for its

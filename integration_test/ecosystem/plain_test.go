@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 	"github.com/pgadvisory/pgadvisory/xactlock"
@@ -49,6 +50,49 @@ func TestEndingsOnOtherDrivers(t *testing.T) {
 				}
 				if err := l.WithTx(t.Context(), key, func(context.Context, *sql.Tx) error { return nil }); err != nil {
 					t.Errorf("the next call: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// An Exec in three messages whose ctx ends under its statement has ctx's error and
+// cause, however the driver tells that the statement was cancelled.
+func TestExecEndsWithContext(t *testing.T) {
+	cause := errors.New("shutting down")
+	for name, test := range map[string]struct {
+		open    func(t *testing.T, dsn string) *sql.DB
+		options xactlock.Options
+	}{
+		"lib/pq":            {open: openPq},
+		"opaque pgx":        {open: openOpaque},
+		"pgx, plain":        {open: openPgx, options: xactlock.Options{Plain: true}},
+		"pgx, serializable": {open: openPgx, options: xactlock.Options{Isolation: sql.LevelSerializable}},
+	} {
+		for _, why := range []error{context.Canceled, context.DeadlineExceeded} {
+			t.Run(name+"/"+why.Error(), func(t *testing.T) {
+				dsn := pgtest.New(t).Scratch(t)
+				watcher, db := openPgx(t, dsn), test.open(t, dsn)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				if why == context.DeadlineExceeded {
+					var end context.CancelFunc
+					ctx, end = context.WithTimeoutCause(ctx, time.Second, cause)
+					defer end()
+				}
+				done := make(chan error, 1)
+				go func() {
+					_, err := xactlock.New(db).With(test.options).Exec(ctx, key, `select pg_sleep(3600)`)
+					done <- err
+				}()
+				if why == context.Canceled {
+					until(t, "the statement sleeps", func() bool {
+						return number(t, watcher, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`) == 1
+					})
+					cancel(cause)
+				}
+				if err := <-done; !errors.Is(err, why) || !errors.Is(err, cause) {
+					t.Errorf("got %v, want %v and its cause", err, why)
 				}
 			})
 		}

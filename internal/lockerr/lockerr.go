@@ -198,10 +198,10 @@ func Ended(ctx context.Context) error {
 	return why
 }
 
-// Because returns err with ctx's end joined, where ctx has ended: err is then
-// most likely a consequence.
+// Because returns err with ctx's end joined, where ctx has ended and err does not
+// have it: err is then most likely a consequence.
 func Because(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
+	if err == nil || ctx.Err() == nil || errors.Is(err, ctx.Err()) && errors.Is(err, context.Cause(ctx)) {
 		return err
 	}
 	return fmt.Errorf("%w (%w)", Ended(ctx), err)

@@ -84,6 +84,30 @@ func TestSQLState(t *testing.T) {
 	}
 }
 
+// What ctx has ended with is joined once.
+func TestBecause(t *testing.T) {
+	reason, failure := errors.New("shutting down"), stateError("57014")
+	caused, cause := context.WithCancelCause(t.Context())
+	if err := lockerr.Because(caused, failure); err != failure {
+		t.Errorf("ctx goes on: %v", err)
+	}
+	cause(reason)
+	if err := lockerr.Because(caused, nil); err != nil {
+		t.Errorf("no error: %v", err)
+	}
+	for _, err := range []error{failure, fmt.Errorf("%w: %w", context.Canceled, failure)} {
+		got := lockerr.Because(caused, err)
+		for _, want := range []error{failure, context.Canceled, reason} {
+			if !errors.Is(got, want) {
+				t.Errorf("%v is not %v", got, want)
+			}
+		}
+		if twice := lockerr.Because(caused, got); twice != got {
+			t.Errorf("joined twice: %v", twice)
+		}
+	}
+}
+
 func TestKeys(t *testing.T) {
 	var keys []hashkey.Key
 	for i := range 6 {
