@@ -76,7 +76,8 @@ type Options struct {
 	Plain bool
 
 	// RequirePgx has calls fail with [ErrDriver], rather than take the plain
-	// path, where the driver is not pgx's and hides pgx's connection.
+	// path, where the driver is not pgx's and hides pgx's connection. With Plain,
+	// too, the driver is to be pgx's.
 	RequirePgx bool
 
 	// Observe, if not nil, is called once at the end of each call that runs a

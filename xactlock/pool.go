@@ -35,19 +35,17 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 		return nil, err
 	}
 	s := pgsession.Unwrap(pooled)
-	if !p.opts.Plain {
-		if s != nil {
-			c := &pgxConn{job: &p.job, conn: conn, pooled: pooled.(driver.Conn)}
-			c.Tx = pgtx.Tx{Package: "xactlock", Session: s, Transaction: &p.transaction}
-			if p.query != nil {
-				return &execConn{c}, nil
-			}
-			return c, nil
+	switch {
+	case s == nil && p.opts.RequirePgx:
+		_ = conn.Close() // it goes back as it was
+		return nil, fmt.Errorf("%w, and not %T (Options.RequirePgx is set)", ErrDriver, pooled)
+	case s != nil && !p.opts.Plain:
+		c := &pgxConn{job: &p.job, conn: conn, pooled: pooled.(driver.Conn)}
+		c.Tx = pgtx.Tx{Package: "xactlock", Session: s, Transaction: &p.transaction}
+		if p.query != nil {
+			return &execConn{c}, nil
 		}
-		if p.opts.RequirePgx {
-			_ = conn.Close() // it goes back as it was
-			return nil, fmt.Errorf("%w, and not %T (Options.RequirePgx is set)", ErrDriver, pooled)
-		}
+		return c, nil
 	}
 	*p.plain = true
 	return &plainConn{job: &p.job, conn: conn, session: s}, nil

@@ -122,9 +122,11 @@ func TestBunPgdriver(t *testing.T) {
 // wantPgx checks what does not work on a driver that is not pgx's.
 func wantPgx(t *testing.T, db *sql.DB) {
 	t.Helper()
-	err := xactlock.New(db).With(xactlock.Options{RequirePgx: true}).WithTx(t.Context(), key, unreachable(t))
-	if !errors.Is(err, xactlock.ErrDriver) || !containsAll(err.Error(), "Options.RequirePgx", ", and not *") {
-		t.Errorf("RequirePgx: %v, want ErrDriver with the option and the driver's type", err)
+	for _, plain := range []bool{false, true} {
+		err := xactlock.New(db).With(xactlock.Options{RequirePgx: true, Plain: plain}).WithTx(t.Context(), key, unreachable(t))
+		if !errors.Is(err, xactlock.ErrDriver) || !containsAll(err.Error(), "Options.RequirePgx", ", and not *") {
+			t.Errorf("RequirePgx, Plain %t: %v, want ErrDriver with the option and the driver's type", plain, err)
+		}
 	}
 	if _, err := sessionlock.New(db).Lock(t.Context(), key); !errors.Is(err, sessionlock.ErrDriver) {
 		t.Errorf("sessionlock: %v, want ErrDriver", err)

@@ -98,3 +98,14 @@ func TestExecEndsWithContext(t *testing.T) {
 		}
 	}
 }
+
+// On pgx, the plain path is there for those who ask for both.
+func TestRequirePgxWithPlain(t *testing.T) {
+	db := openPgx(t, pgtest.New(t).Scratch(t))
+	err := xactlock.New(db).With(xactlock.Options{RequirePgx: true, Plain: true}).WithTx(t.Context(), key, func(context.Context, *sql.Tx) error {
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
