@@ -369,3 +369,53 @@ func TestExecAfterAlterTable(t *testing.T) {
 		})
 	}
 }
+
+// The type of a parameter that is dropped and created anew costs one call at most.
+func TestExecAfterTypeAnew(t *testing.T) {
+	t.Parallel()
+	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
+		owner := openSame(t, db)
+		create := func() {
+			t.Helper()
+			exec(t, owner, `drop table if exists typed`)
+			exec(t, owner, `drop type if exists letter`)
+			exec(t, owner, `create type letter as enum ('a', 'b')`)
+			exec(t, owner, `create table typed (n letter)`)
+		}
+		call := func() error {
+			_, err := l.Exec(t.Context(), hashkey.Name("k"), `insert into typed values ($1)`, "a")
+			return err
+		}
+		create()
+		keepsConnection(t, db, func() {
+			if err := call(); err != nil {
+				t.Fatal(err)
+			}
+			create()
+			if first := call(); first != nil {
+				if err := call(); err != nil {
+					t.Errorf("%v, then %v", first, err)
+				}
+			}
+		})
+	})
+}
+
+// A statement that has begun is not sent again, whatever SQLSTATE it raises.
+func TestExecRunsOnce(t *testing.T) {
+	t.Parallel()
+	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
+		exec(t, db, `create sequence runs`)
+		for _, code := range []string{"26000", "42P05", "0A000"} {
+			exec(t, db, `alter sequence runs restart`)
+			exec(t, db, fmt.Sprintf(`create or replace function fails() returns int language plpgsql as
+				$$ begin perform nextval('runs'); raise sqlstate '%s'; end $$`, code))
+			if _, err := l.Exec(t.Context(), hashkey.Name("k"), `select fails()`); sqlState(err) != code {
+				t.Errorf("got %v, want SQLSTATE %s", err, code)
+			}
+			if n := number(t, db, `select last_value from runs`); n != 1 {
+				t.Errorf("%s: it ran %d times", code, n)
+			}
+		}
+	})
+}

@@ -239,7 +239,8 @@ func (s *Session) forget(sql string) {
 
 // forgetStale forgets what is prepared and, by the error that it met, is not
 // what it was. It reports whether to send the message once more: a statement
-// was missing, so nothing is committed.
+// was missing, so nothing is committed. One that was bound has begun, and has raised
+// the SQLSTATE itself.
 func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bool) {
 	code := lockerr.SQLState(err)
 	if code == "" || s.Closed() {
@@ -256,7 +257,7 @@ func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bo
 		return true
 	case failed == index && s.statements[b.text] != nil && mayBeStale(code):
 		s.forget(b.text)
-		return wrongStatement(err) && !s.Closed()
+		return a.bound <= index && wrongStatement(err) && !s.Closed()
 	}
 	return false
 }
@@ -267,6 +268,7 @@ func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bo
 func mayBeStale(code string) bool {
 	switch code[:min(2, len(code))] {
 	case "08", // protocol violation: the result has not the columns that it had
+		"XX", // internal error: "cache lookup failed" for a type that was dropped
 		"26", // invalid SQL statement name: it was deallocated
 		"0A", // feature not supported: "cached plan must not change result type"
 		"22", // data exception: a value that is not of the type that the parameter had

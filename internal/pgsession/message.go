@@ -20,6 +20,7 @@ type Answer struct {
 	Results    []Result
 	Rows       [][][]byte // of all statements that ask for rows, in their order
 	statements []locksql.Statement
+	bound      int // how many statements have begun, of those that are not one text
 	cutShort   int // 1 + the index of the statement that was cancelled while it waited for a standby
 }
 
@@ -275,6 +276,8 @@ func (s *Session) read(a Answer, parsing []string) (_ Answer, err error) {
 				s.names[parsing[0]] = true
 				parsing = parsing[1:]
 			}
+		case *pgproto3.BindComplete:
+			a.bound++
 		case *pgproto3.DataRow:
 			a.take(&result, m.Values)
 		case *pgproto3.CommandComplete:
