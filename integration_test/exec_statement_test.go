@@ -167,6 +167,24 @@ func TestExecOptionsOfPgx(t *testing.T) {
 	})
 }
 
+// An argument with a name is its value, as with database/sql.
+func TestExecNamedArgument(t *testing.T) {
+	t.Parallel()
+	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
+		exec(t, db, `create table named (n int, v text, j json)`)
+		args := []any{sql.Named("n", 5), sql.Named("v", new(counted)), sql.Named("j", `{"a":1}`)}
+		if _, err := l.Exec(t.Context(), hashkey.Name("k"), `insert into named values ($1, $2, $3)`, args...); err != nil {
+			t.Fatal(err)
+		}
+		if n := number(t, db, `select count(*) from named where n = 5 and v = '7' and j::text = '{"a":1}'`); n != 1 {
+			t.Error("other values are stored")
+		}
+		if _, ok := args[0].(sql.NamedArg); !ok {
+			t.Error("the caller's arguments are changed")
+		}
+	})
+}
+
 type tenantKey struct{}
 
 // ofTenant rewrites a query with what it finds in ctx.

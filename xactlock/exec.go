@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -54,7 +55,7 @@ func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err e
 	case l.opts.Plain, !l.settings.OneMessage():
 		return c.Run(ctx)
 	}
-	c.pool.query = &pgsession.Query{SQL: e.query, Args: e.args}
+	c.pool.query = &pgsession.Query{SQL: e.query, Args: unnamed(e.args)}
 	tag, oneMessage, err := c.Exec(ctx)
 	if oneMessage {
 		e.result = driver.RowsAffected(pgconn.NewCommandTag(tag).RowsAffected()) // as pgx's
@@ -67,6 +68,18 @@ type execution struct {
 	query  string
 	args   []any
 	result sql.Result
+}
+
+// unnamed returns args with the values of those that have a name, which is what
+// database/sql and pgx make of them.
+func unnamed(args []any) []any {
+	values := slices.Clone(args)
+	for i, arg := range args {
+		if named, ok := arg.(sql.NamedArg); ok {
+			values[i] = named.Value
+		}
+	}
+	return values
 }
 
 // asFunc runs the statement as a WithTx.
