@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -100,22 +101,37 @@ func TestExecOfNothing(t *testing.T) {
 }
 
 // COPY to the client succeeds, as with pgx alone. COPY from the client, where
-// pgx alone waits for ever, fails and changes nothing.
+// pgx alone waits for ever, fails and changes nothing, also behind a comment and
+// where Exec takes three messages.
 func TestExecOfCopy(t *testing.T) {
 	t.Parallel()
 	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
-		keepsConnection(t, db, func() {
-			if _, err := l.Exec(t.Context(), hashkey.Name("k"), "copy (select 1) to stdout"); err != nil {
-				t.Error(err)
+		for name, o := range map[string]xactlock.Options{
+			"one message": {}, "plain": {Plain: true}, "serializable": {Isolation: sql.LevelSerializable}, "MaxHold": {MaxHold: time.Minute},
+		} {
+			t.Run(name, func(t *testing.T) { execOfCopy(t, db, l.With(o)) })
+		}
+	})
+}
+
+func execOfCopy(t *testing.T, db *sql.DB, l *xactlock.Locker) {
+	keepsConnection(t, db, func() {
+		for _, query := range []string{"copy (select 1) to stdout", "copy (select 'copy t from stdin') to stdout"} {
+			if _, err := l.Exec(t.Context(), hashkey.Name("k"), query); err != nil {
+				t.Errorf("%s: %v", query, err)
 			}
-			_, err := l.Exec(bounded(t), hashkey.Name("k"), "copy t from stdin")
-			if err == nil || errors.Is(err, xactlock.ErrCommitUnknown) {
-				t.Errorf("copy t from stdin: got %v", err)
+		}
+		for _, query := range []string{"copy t from stdin", "/* a comment */ copy t from stdin"} {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			_, err := l.Exec(ctx, hashkey.Name("k"), query)
+			cancel()
+			if err == nil || errors.Is(err, xactlock.ErrCommitUnknown) || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: got %v", query, err)
 			}
-			if _, err := l.Exec(bounded(t), hashkey.Name("k"), "insert into t values (1)"); err != nil {
-				t.Error(err)
-			}
-		})
+		}
+		if _, err := l.Exec(bounded(t), hashkey.Name("k"), "insert into t values (1)"); err != nil {
+			t.Error(err)
+		}
 	})
 }
 

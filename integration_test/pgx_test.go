@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -279,6 +281,20 @@ func TestPgxStatementIsCancelled(t *testing.T) {
 				})
 				wantError(t, err, context.Canceled)
 			})
+		})
+	}
+}
+
+// COPY from the client is refused, in one message and in three.
+func TestPgxExecOfCopy(t *testing.T) {
+	t.Parallel()
+	s := newPgxStage(t)
+	for _, o := range []pgxlock.Options{{}, {MaxHold: time.Minute}} {
+		s.keepsItsConnection(t, func() {
+			_, err := s.l.With(o).Exec(bounded(t), hashkey.Name("k"), `/* a comment */ copy t from stdin`)
+			if err == nil || !strings.Contains(err.Error(), "COPY FROM STDIN") {
+				t.Errorf("MaxHold %v: got %v", o.MaxHold, err)
+			}
 		})
 	}
 }

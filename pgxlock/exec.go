@@ -39,6 +39,9 @@ func (l *Locker) Exec(ctx context.Context, key hashkey.Key, sql string, args ...
 		return err
 	}
 	c, err := l.newCall(key, nil, false, asFunc)
+	if err == nil {
+		err = c.Refuse(sql)
+	}
 	ctx = c.Tell(ctx, l.listener(), "Exec")
 	defer func() { c.Told(ctx, err) }()
 	switch {

@@ -47,6 +47,9 @@ func (l *Locker) Exec(ctx context.Context, key hashkey.Key, query string, args .
 // exec runs a statement under the lock of key, in one message where that can be.
 func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err error) {
 	c, err := l.newCall(key, nil, false, e.asFunc)
+	if err == nil {
+		err = c.Refuse(e.query)
+	}
 	ctx = c.Tell(ctx, l.listener(), "Exec")
 	defer func() { c.Told(ctx, err) }()
 	switch {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"regexp"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,12 +19,6 @@ import (
 // protocol, which cannot tell the statements of one text apart. Nothing was
 // sent.
 var ErrSimpleProtocol = errors.New("the statement goes by the simple query protocol")
-
-// copyFromClient recognises a COPY of rows that the client is to send. The server
-// would wait for them, and take COMMIT for one.
-var copyFromClient = regexp.MustCompile(`(?is)^\s*copy\b.*\bfrom\s+stdin\b`)
-
-var errCopyFromClient = errors.New("COPY FROM STDIN has no rows to send here; use pgx's CopyFrom in a transaction")
 
 // maxParameters is how many the extended query protocol allows.
 const maxParameters = 65535
@@ -56,9 +49,6 @@ type bound struct {
 // sent is false. So it is where waitCtx has ended by the time the statement is
 // prepared: the server may have been asked to cancel it before it was there.
 func (s *Session) Exec(ctx, waitCtx context.Context, p interrupt.Policy, before locksql.Message, q Query, after locksql.Message) (a Answer, index int, sent bool, err error) {
-	if copyFromClient.MatchString(q.SQL) {
-		return a, 0, false, errCopyFromClient
-	}
 	if mode, _, _ := s.mode(q.Args); mode == pgx.QueryExecModeSimpleProtocol {
 		return a, 0, false, ErrSimpleProtocol
 	}
