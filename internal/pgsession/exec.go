@@ -23,6 +23,13 @@ var ErrSimpleProtocol = errors.New("the statement goes by the simple query proto
 // maxParameters is how many the extended query protocol allows.
 const maxParameters = 65535
 
+// maxBytes is how long a statement's text may be, and its parameters together. pgx
+// encodes no message of 1 GB, and its error looks like that of a connection that
+// is dead, on which nothing was sent.
+const maxBytes = 1<<30 - 1<<20
+
+var errTooLong = errors.New("the statement or its parameters are too long: a message to PostgreSQL has less than 1 GB")
+
 // maxStatements is how many statements of Exec stay prepared on one connection,
 // or described.
 const maxStatements = 128
@@ -38,6 +45,15 @@ type bound struct {
 	text string // of the caller, rewritten: what it is known by
 	name string // of the prepared statement; "" if the text is sent along
 	bind *pgproto3.Bind
+}
+
+// tooLong reports whether the parameters do not fit into a message.
+func (b *bound) tooLong() bool {
+	n := 0
+	for _, p := range b.bind.Parameters {
+		n += len(p)
+	}
+	return n > maxBytes
 }
 
 // Exec sends, in one message, the statements before, the caller's statement and
@@ -69,6 +85,9 @@ func (s *Session) Exec(ctx, waitCtx context.Context, p interrupt.Policy, before 
 		}
 		if err = waitCtx.Err(); err != nil {
 			return a, index, false, err
+		}
+		if b.tooLong() {
+			return a, index, false, errTooLong
 		}
 		a, err = s.sendBound(before, b, after)
 		if !s.forgetStale(a, index, b, err) {
@@ -117,6 +136,8 @@ func (s *Session) bind(ctx context.Context, q Query) (bound, error) {
 		return bound{}, err
 	case len(args) > maxParameters:
 		return bound{}, fmt.Errorf("the statement has %d parameters, and PostgreSQL takes %d at most", len(args), maxParameters)
+	case len(sql) > maxBytes:
+		return bound{}, errTooLong
 	case mode == pgx.QueryExecModeExec:
 		return s.encode(bound{text: sql}, nil, args)
 	}
