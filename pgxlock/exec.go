@@ -32,7 +32,7 @@ import (
 // committed. At a higher Options.Isolation, with Poll or MaxHold, and where pgx
 // uses the simple protocol, Exec runs as a WithTx, in three messages. Where args
 // are none, text of several statements is refused by the server in one message,
-// and executed in three.
+// and executed in three. COPY FROM STDIN is refused: its rows have no way in.
 func (l *Locker) Exec(ctx context.Context, key hashkey.Key, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	asFunc := func(ctx context.Context, tx pgx.Tx) (err error) {
 		tag, err = tx.Exec(ctx, sql, args...)

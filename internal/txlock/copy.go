@@ -17,7 +17,7 @@ var copyFromClient = regexp.MustCompile(strings.NewReplacer(
 	"TABLE", `(?:[^\s"'();,]|"[^"]*")+`,
 ).Replace(`(?i)^(?:;|GAP)*copyGAP+(?:binaryGAP+)?TABLE(?:GAP*\.GAP*TABLE)*GAP*(?:\((?:[^"()]|"[^"]*")*\)GAP*)?fromGAP+(?:stdin|stdout)(?:\W|$)`))
 
-var errCopyFromClient = errors.New("COPY FROM STDIN has no rows to send here; use pgx's CopyFrom in a transaction")
+var errCopyFromClient = errors.New("COPY FROM STDIN has no rows to send here; use the driver's own COPY, as pgx's CopyFrom, inside a WithTx")
 
 // Refuse returns why query cannot be the statement of an Exec, or nil. The server
 // would wait for the rows of a COPY while the lock is held, and in one message
