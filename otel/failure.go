@@ -1,9 +1,11 @@
 package pgadvisoryotel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -52,9 +54,5 @@ func errorType(err error) string {
 			return known.name
 		}
 	}
-	var state interface{ SQLState() string }
-	if errors.As(err, &state) && state.SQLState() != "" {
-		return state.SQLState()
-	}
-	return "_OTHER" // OpenTelemetry's name for whatever has none
+	return cmp.Or(lockerr.SQLState(err), "_OTHER") // OpenTelemetry's name for whatever has none
 }

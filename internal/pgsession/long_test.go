@@ -38,7 +38,7 @@ func TestExecOfLongParameters(t *testing.T) {
 	s := pgsession.Of(conn)
 	exec := func(n zeros) (sent bool, err error) {
 		q := pgsession.Query{SQL: "insert into t values ($1)", Args: []any{pgx.QueryExecModeExec, n}}
-		_, _, sent, err = s.Exec(t.Context(), interrupt.Policy{}, locksql.Message{}, q, locksql.One(locksql.Statement{SQL: "commit", Tag: "COMMIT"}))
+		_, _, sent, err = s.Exec(t.Context(), t.Context(), interrupt.Policy{}, locksql.Message{}, q, locksql.One(locksql.Statement{SQL: "commit", Tag: "COMMIT"}))
 		return sent, err
 	}
 	if sent, err := exec(long); err == nil || sent || asked || s.Closed() {
