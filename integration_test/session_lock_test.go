@@ -166,6 +166,42 @@ func TestSessionWaitEnds(t *testing.T) {
 	noTrace(t, db, other)
 }
 
+// Options.Wait bounds a try that finds no connection, and a refused try is refused
+// at once, whatever Wait says.
+func TestSessionTryWait(t *testing.T) {
+	t.Parallel()
+	for name, o := range homes {
+		db, other := two(t)
+		db.SetMaxOpenConns(1)
+		key := hashkey.Name(name)
+		try := func(wait time.Duration) []error {
+			o.Wait = wait
+			l := sessionlock.New(db).With(o)
+			ctx := bounded(t)
+			_, err := l.TryLock(ctx, key)
+			return []error{
+				err,
+				l.TryWithLock(ctx, key, func(context.Context, *sql.Conn) error { return errExpected }),
+				l.TryWithSlot(ctx, key, 1, func(context.Context, *sql.Conn) error { return errExpected }),
+			}
+		}
+		conn, err := db.Conn(t.Context()) // the only one
+		wantNoError(t, err)
+		for _, err := range try(50 * time.Millisecond) {
+			wantError(t, err, sessionlock.ErrNotAcquired, context.DeadlineExceeded)
+		}
+		conn.Close()
+		k := lock(t, sessionlock.New(other), key)
+		for _, err := range try(time.Hour) {
+			if !errors.Is(err, sessionlock.ErrNotAcquired) || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: a refused try: %v", name, err)
+			}
+		}
+		unlock(t, k)
+		noTrace(t, other, db)
+	}
+}
+
 func TestSessionCancelledWait(t *testing.T) {
 	t.Parallel()
 	db, other := two(t)

@@ -67,7 +67,7 @@ func (l *Locker) asked(ctx context.Context, call *acquire.Call, key hashkey.Key,
 }
 
 func (l *Locker) call(key hashkey.Key, r request) *acquire.Call {
-	call := &acquire.Call{Request: acquire.Request{
+	return &acquire.Call{Request: acquire.Request{
 		Package: "sessionlock",
 		Queue:   l.queue,
 		Owner:   l.db,
@@ -77,13 +77,10 @@ func (l *Locker) call(key hashkey.Key, r request) *acquire.Call {
 		Shared:   l.opts.Shared,
 		Slots:    r.slots,
 		Try:      r.try,
+		Wait:     r.wait,
 		Poll:     l.opts.Poll,
 		Persists: true,
 	}}
-	if !r.try {
-		call.Wait = r.wait
-	}
-	return call
 }
 
 // pool returns the pool as one call uses it. With a lease, the server ends the

@@ -15,8 +15,9 @@ type Options struct {
 	// once, and no exclusive one. [Locker.Lead] refuses it.
 	Shared bool
 
-	// Wait bounds the time from the call to the grant, on top of ctx. 0 means
-	// as long as ctx allows. [Locker.Lead] does not look at it: a candidate
+	// Wait bounds the time from the call to the grant, on top of ctx; a try's as
+	// well, which may have to wait for a connection. 0 means as long as ctx allows.
+	// [Locker.Lead] does not look at it: a candidate
 	// waits until its ctx ends.
 	Wait time.Duration
 

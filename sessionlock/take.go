@@ -29,8 +29,8 @@ func (l *Locker) Lock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 }
 
 // TryLock is [Locker.Lock] for a lock that is free: if another session holds it
-// or waits for it, the error is [ErrNotAcquired] at once. It waits for a connection
-// of the pool, as long as ctx allows.
+// or waits for it, the error is [ErrNotAcquired] at once. ctx and Options.Wait
+// bound the wait for a connection.
 func (l *Locker) TryLock(ctx context.Context, key hashkey.Key) (*Lock, error) {
 	return l.acquire(ctx, key, l.request(ctx, true))
 }
@@ -57,7 +57,7 @@ func (l *Locker) WithLock(ctx context.Context, key hashkey.Key, fn func(ctx cont
 
 // TryWithLock is [Locker.WithLock] for a lock that is free: if another session
 // holds it or waits for it, fn does not run, and the error is [ErrNotAcquired]
-// at once.
+// at once. ctx and Options.Wait bound the wait for a connection.
 func (l *Locker) TryWithLock(ctx context.Context, key hashkey.Key, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	return l.with(ctx, key, fn, l.request(ctx, true))
 }
@@ -79,7 +79,8 @@ func (l *Locker) WithSlot(ctx context.Context, key hashkey.Key, n int, fn func(c
 }
 
 // TryWithSlot is [Locker.WithSlot] for a slot that is free: if there is none, fn
-// does not run, and the error is [ErrNotAcquired] at once.
+// does not run, and the error is [ErrNotAcquired] at once. ctx and Options.Wait
+// bound the wait for a connection.
 func (l *Locker) TryWithSlot(ctx context.Context, key hashkey.Key, n int, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	return l.withSlot(ctx, key, n, fn, true)
 }
