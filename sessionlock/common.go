@@ -71,7 +71,7 @@ func (c *common) use(ctx context.Context, f func(ctx context.Context) error) err
 
 // useOf is use, for as long as c has session: without it, it returns errDead. It
 // waits for its turn however long that takes.
-func (c *common) useOf(session *pgsession.Session, f func(ctx context.Context) error) error {
+func (c *common) useOf(session *pgsession.Session, f func() error) error {
 	select {
 	case c.busy <- struct{}{}:
 		defer func() { <-c.busy }()
@@ -81,9 +81,7 @@ func (c *common) useOf(session *pgsession.Session, f func(ctx context.Context) e
 	if c.session != session || session.Closed() {
 		return errDead
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
-	defer cancel()
-	return f(ctx)
+	return f()
 }
 
 // try asks for the lock of p.key without waiting, and returns it if it is granted.
@@ -125,10 +123,8 @@ func (c *common) try(ctx context.Context, p *pool) (k *Lock, dead bool, err erro
 		case answered <- answer{k, dead, err}:
 		case <-ctx.Done():
 			if k != nil {
-				ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
-				defer cancel()
 				c.forget(k)
-				_ = c.freeOne(ctx, p.key, p.opts.Shared) // an error means that it is not held
+				_ = c.freeOne(p.key, p.opts.Shared) // an error means that it is not held
 			}
 		}
 	}()
@@ -148,8 +144,7 @@ func (c *common) open(ctx context.Context, p *pool) error {
 	}
 	c.pinned, c.session, c.held = own.(*conn).conn, own.(*conn).session, make(map[hashkey.Key]count)
 	if !c.session.Usable() {
-		c.session.Discard() // a caller left a transaction open in the pool
-		c.lose(errDead)
+		c.lose(errDead) // a caller left a transaction open in the pool
 		return driver.ErrBadConn
 	}
 	return nil
@@ -178,8 +173,6 @@ func (c *common) ask(p *pool, settings []locksql.Setting) (k *Lock, dead bool, e
 }
 
 func (c *common) askFor(p *pool, settings []locksql.Setting) (granted bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
-	defer cancel()
 	n, now := c.held[bare(p.key)], time.Now()
 	lock := p.opts.sessionLock(c.session, []hashkey.Key{p.key}, settings)
 	if n.locks == 0 {
@@ -188,7 +181,12 @@ func (c *common) askFor(p *pool, settings []locksql.Setting) (granted bool, err 
 		n.inTurn = now
 		lock.Yield = true
 	}
-	answer, err := c.session.Send(ctx, asking, lock.Try())
+	ctx, over := question(unlockPatience+asking.DeadlineDelay, c.tell)
+	answer, err := c.session.Send(ctx, checking, lock.Try())
+	if over() {
+		c.session.Discard()
+		err = cmp.Or(err, errSilence)
+	}
 	switch {
 	case err != nil && c.session.Closed():
 		return false, err
@@ -216,7 +214,7 @@ func (c *common) askFor(p *pool, settings []locksql.Setting) (granted bool, err 
 
 // freeOne gives one lock of key back, and with the last lock the connection. The
 // caller uses the session.
-func (c *common) freeOne(ctx context.Context, key hashkey.Key, shared bool) error {
+func (c *common) freeOne(key hashkey.Key, shared bool) error {
 	session := c.session
 	n := c.held[bare(key)]
 	if n.locks--; n.locks > 0 {
@@ -224,6 +222,7 @@ func (c *common) freeOne(ctx context.Context, key hashkey.Key, shared bool) erro
 	} else {
 		delete(c.held, bare(key))
 	}
+	ctx, over := question(unlockPatience, c.tell)
 	var held bool
 	var err error
 	if len(c.held) == 0 {
@@ -231,9 +230,11 @@ func (c *common) freeOne(ctx context.Context, key hashkey.Key, shared bool) erro
 	} else if held, err = unlock(ctx, session, shared, key, false, nil); err == nil && n.locks == 0 {
 		forsake(ctx, session, shared, slices.Repeat([]hashkey.Key{key}, n.left)...)
 	}
+	if over() {
+		err = cmp.Or(err, errSilence)
+	}
 	switch {
 	case err != nil:
-		session.Discard()
 		c.lose(err)
 		return err
 	case session.Closed():
@@ -263,19 +264,26 @@ func (c *common) close(lost error) {
 	c.pinned, c.session, c.held, c.over = nil, nil, nil, nil
 }
 
-// lose tells all locks of the session that they are lost. The caller uses the
-// session.
+// lose tells all locks of the session that they are lost, and then ends it. The
+// caller uses the session.
 func (c *common) lose(err error) {
 	if c.pinned == nil {
 		return
 	}
-	session := c.session
 	err = cmp.Or(err, errDead)
+	c.tell(err)
+	c.session.Discard()
 	c.close(err)
+}
+
+// tell tells all locks of the session that they are lost, which is about to be
+// ended, or was. The caller uses the session, or the question that it puts there
+// calls tell.
+func (c *common) tell(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for k := range c.locks {
-		if k.session == session {
+		if k.session == c.session {
 			k.lose(err)
 			delete(c.locks, k)
 		}
@@ -298,7 +306,6 @@ func (c *common) watch(over <-chan struct{}, o *Options, pulse time.Duration) {
 			default:
 			}
 			if err := c.look(ask, answerWithin(pulse)); err != nil {
-				c.session.Discard()
 				c.lose(err)
 			}
 			return nil
@@ -319,11 +326,10 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 	case !ask:
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
+	ctx, over := question(timeout, c.tell)
 	answer, err := c.session.Send(ctx, checking, locksql.CountHeld())
-	if err != nil {
-		return silence(ctx, c.session, err)
+	if silent := over(); silent || err != nil {
+		return lossOf(c.session, err, silent)
 	}
 	if n, err := strconv.Atoi(first(answer)); err == nil && n < len(c.held) {
 		return errNotHeld
@@ -342,11 +348,11 @@ func (c *common) forget(k *Lock) bool {
 
 // release frees k, unless that is done.
 func (c *common) release(k *Lock) error {
-	err := c.useOf(k.session, func(ctx context.Context) error {
+	err := c.useOf(k.session, func() error {
 		if !c.forget(k) {
 			return errNotHeld
 		}
-		return c.freeOne(ctx, k.key, k.opts.Shared)
+		return c.freeOne(k.key, k.opts.Shared)
 	})
 	c.forget(k) // if the session has ended
 	return err
@@ -368,7 +374,7 @@ func (c *common) free(k *Lock) error {
 
 // isHeld is home's.
 func (c *common) isHeld(k *Lock) error {
-	return c.useOf(k.session, func(context.Context) error { return c.look(true, unlockPatience) })
+	return c.useOf(k.session, func() error { return c.look(true, unlockPatience) })
 }
 
 func (c *common) cut(k *Lock) {

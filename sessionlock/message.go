@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
@@ -99,6 +100,27 @@ func forsake(ctx context.Context, s *pgsession.Session, shared bool, keys ...has
 // have ended.
 func toLeave(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), unlockPatience)
+}
+
+// question returns the ctx of a message on whose answer locks depend. Where there
+// is no answer within timeout, the ctx ends, and the session is ended for that. The
+// server frees its locks then, so lose is called before: a holder must be told
+// before the next one comes. over is for the caller, once, when the message is
+// answered or not. It reports whether lose was called.
+func question(timeout time.Duration, lose func(loss error)) (ctx context.Context, over func() (silent bool)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	late := time.AfterFunc(timeout, func() {
+		lose(errSilence)
+		cancel()
+	})
+	return ctx, func() bool {
+		if late.Stop() {
+			cancel()
+			return false
+		}
+		<-ctx.Done() // lose has returned then
+		return true
+	}
 }
 
 // yes reports whether the first value of an answer is true.

@@ -216,6 +216,7 @@ func (p *pinned) look(k *Lock, ask bool, timeout time.Duration) error {
 	if err != nil {
 		// The caller that gets the connection from the pool has a lock that is
 		// never given back.
+		k.lose(errConnClosed)
 		k.session.Cut()
 		return errConnClosed
 	}
@@ -226,25 +227,26 @@ func (p *pinned) look(k *Lock, ask bool, timeout time.Duration) error {
 // asks for an answer: the statement could fail there, or be the one that takes
 // the transaction's snapshot.
 func (p *pinned) ask(k *Lock, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
+	ctx, over := question(timeout, k.lose)
 	if k.session.InTransaction() {
 		_, err := k.session.Send(ctx, checking, locksql.One(locksql.Statement{SQL: "-- is the session there?"}))
-		return silence(ctx, k.session, err)
+		return lossOf(k.session, err, over())
 	}
 	answer, err := k.session.Send(ctx, checking, locksql.Select("select "+locksql.Held(k.key)))
-	if err == nil && !yes(answer) {
+	silent := over()
+	if err == nil && !silent && !yes(answer) {
 		return errNotHeld
 	}
-	return silence(ctx, k.session, err)
+	return lossOf(k.session, err, silent)
 }
 
-// silence returns the error of a question that was not answered. That the
+// lossOf returns why a lock is lost after a question about it, or nil. That the
 // question was refused is an answer: where statements are cancelled, or pg_locks may
 // not be read, there is a session all the same.
-func silence(ctx context.Context, s *pgsession.Session, err error) error {
+func lossOf(s *pgsession.Session, err error, silent bool) error {
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case silent:
+		s.Discard() // the answer may have come just now, and the loss is told
 		return errSilence
 	case pgsession.GoesOn(err) && !s.Closed():
 		return nil
