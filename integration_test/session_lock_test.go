@@ -378,6 +378,40 @@ func TestSessionTokenUnderRows(t *testing.T) {
 	noTrace(t, db)
 }
 
+// The end of its ctx bounds Token, also where the server does not answer. The lock
+// is lost then, and Err says so; but no Shareable one, for a short ctx of one caller.
+func TestSessionTokenOfASilentServer(t *testing.T) {
+	t.Parallel()
+	for name, o := range homes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := newDatabase(t)
+			p, through := newRelay(t, dsn)
+			db, other := openDB(t, dsn, through), openDB(t, dsn)
+			o.Check = time.Hour
+			k := lock(t, sessionlock.New(db).With(o), hashkey.Name("token"))
+			p.swallows.Store(true)
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			began := time.Now()
+			_, err := k.Token(ctx)
+			if took := time.Since(began); took > 4*time.Second {
+				t.Errorf("Token took %v", took)
+			}
+			wantError(t, err, context.DeadlineExceeded)
+			if !o.Shareable {
+				wantError(t, err, sessionlock.ErrLost)
+				wantError(t, k.Err(), sessionlock.ErrLost)
+			} else {
+				notLost(t, k)
+			}
+			p.cut()
+			wantError(t, k.Unlock(), sessionlock.ErrLost)
+			noTrace(t, other, db)
+		})
+	}
+}
+
 // A ctx that ends while the token is asked for does not cost the lock.
 func TestSessionTokenCancelled(t *testing.T) {
 	t.Parallel()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
+	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
@@ -55,15 +56,31 @@ func newCommon() *common {
 // conn is nil: the session is not one lock's own.
 func (c *common) conn() *sql.Conn { return nil }
 
-// use calls f while nothing else uses the session. f makes the other locks of the
-// session wait, so its ctx ends after unlockPatience, whatever ctx says.
-func (c *common) use(ctx context.Context, f func(ctx context.Context) error) error {
+// use is home's. A message makes the other locks of the session wait, so it is
+// cancelled after unlockPatience, and not when ctx ends: if it is not answered then,
+// all of them are lost.
+func (c *common) use(ctx context.Context, k *Lock, f func(sender) error) error {
 	select {
 	case c.busy <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	done := make(chan error, 1)
+	go func() {
 		defer func() { <-c.busy }()
-		ctx, cancel := context.WithTimeout(ctx, unlockPatience)
-		defer cancel()
-		return f(ctx)
+		done <- f(func(m locksql.Message) (pgsession.Answer, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+			defer cancel()
+			answer, err := sendHolding(ctx, k.session, sharing, m, c.tell)
+			if k.session.Closed() {
+				c.lose(err)
+			}
+			return answer, lockerr.Because(ctx, err)
+		})
+	}()
+	select {
+	case err := <-done:
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -299,17 +316,15 @@ func (c *common) watch(over <-chan struct{}, o *Options, pulse time.Duration) {
 		if !ok {
 			return
 		}
-		_ = c.use(context.Background(), func(context.Context) error {
-			select {
-			case <-over: // just now
-				return nil
-			default:
-			}
+		c.busy <- struct{}{}
+		select {
+		case <-over: // just now
+		default:
 			if err := c.look(ask, answerWithin(pulse)); err != nil {
 				c.lose(err)
 			}
-			return nil
-		})
+		}
+		<-c.busy
 	}
 }
 

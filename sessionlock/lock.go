@@ -49,8 +49,9 @@ type Lock struct {
 type home interface {
 	// conn returns the session for the caller's own statements, or nil.
 	conn() *sql.Conn
-	// use calls f while nothing else uses the session.
-	use(ctx context.Context, f func(ctx context.Context) error) error
+	// use calls f while nothing else uses the session, with what to send a message
+	// by. It may return before f does, when ctx ends.
+	use(ctx context.Context, k *Lock, f func(sender) error) error
 	// free gives the lock back, once.
 	free(k *Lock) error
 	// isHeld asks the server whether the lock is held, and returns why it is lost, or
@@ -59,6 +60,9 @@ type home interface {
 	// cut ends the lock of a callback that does not return.
 	cut(k *Lock)
 }
+
+// sender sends a message that frees nothing.
+type sender func(locksql.Message) (pgsession.Answer, error)
 
 // newLock returns the lock of key that the session has.
 func newLock(h home, p *pool, key hashkey.Key, session *pgsession.Session) *Lock {
@@ -111,9 +115,12 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // unless Conn is in a transaction of the caller's own.
 //
 // The first call asks the server, on Conn, where no rows may be open, and waits
-// for a statement that runs there; later ones wait for it. ctx bounds the question,
-// and on the session of Shareable locks, which all wait for it, four seconds. It
-// returns [ErrLost] or [ErrUnlocked] if the lock is not held.
+// for a statement that runs there; later ones wait for it. When ctx ends, the question
+// is cancelled; if the server does not answer within a second then, the lock is lost,
+// and Token returns within another half. Of a Shareable lock, Token returns when ctx
+// ends, and the question, for which the other locks of the session wait, goes on for
+// four seconds until it is cancelled. Token returns [ErrLost] or [ErrUnlocked] if the
+// lock is not held.
 func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	k.tokenMu.Lock()
 	defer k.tokenMu.Unlock()
@@ -124,7 +131,7 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 		token, err := k.askToken(ctx)
 		switch {
 		case err == nil:
-		case k.session.Closed() && k.Err() == nil:
+		case k.Err() == ErrLost:
 			return 0, k.lostBy(lockerr.Because(ctx, err))
 		default:
 			return 0, fmt.Errorf("sessionlock: %s: fencing token: %w", k.key, lockerr.Because(ctx, err))
@@ -134,25 +141,29 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	return k.token, nil
 }
 
-func (k *Lock) askToken(ctx context.Context) (token uint64, err error) {
-	err = k.home.use(ctx, func(bounded context.Context) error {
+func (k *Lock) askToken(ctx context.Context) (uint64, error) {
+	var token uint64 // is for f alone where use returns an error
+	err := k.home.use(ctx, k, func(send sender) error {
 		if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now another caller may have the session
 			return err
 		}
 		if k.session.PG().IsBusy() {
 			return errRows
 		}
-		answer, err := k.session.Send(bounded, holding, locksql.SessionToken())
-		switch {
-		case err != nil && ctx.Err() == nil:
-			return lockerr.Because(bounded, err)
-		case err != nil:
+		answer, err := send(locksql.SessionToken())
+		if k.session.Closed() {
+			k.lose(cmp.Or(err, errDead))
+		}
+		if err != nil {
 			return err
 		}
 		token, err = strconv.ParseUint(first(answer), 10, 64)
 		return err
 	})
-	return token, err
+	if err != nil {
+		return 0, err
+	}
+	return token, nil
 }
 
 // Unlock gives the lock back and puts the connection back into the pool, with

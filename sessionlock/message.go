@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 )
@@ -121,6 +122,25 @@ func question(timeout time.Duration, lose func(loss error)) (ctx context.Context
 		<-ctx.Done() // lose has returned then
 		return true
 	}
+}
+
+// sendHolding sends a message that frees nothing, and is cancelled when ctx ends.
+// Where it is not answered then, the session is ended, and lose is called before: see
+// question.
+func sendHolding(ctx context.Context, s *pgsession.Session, p interrupt.Policy, m locksql.Message, lose func(loss error)) (pgsession.Answer, error) {
+	answered, told := make(chan struct{}), make(chan bool, 1)
+	stop := context.AfterFunc(ctx, func() {
+		silent := !interrupt.ClosedWithin(answered, p.DeadlineDelay/2)
+		if silent {
+			lose(errSilence)
+		}
+		told <- silent
+	})
+	answer, err := s.Send(ctx, p, m)
+	if close(answered); !stop() && <-told {
+		s.Discard() // the answer may have come just now
+	}
+	return answer, err
 }
 
 // yes reports whether the first value of an answer is true.

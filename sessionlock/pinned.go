@@ -39,8 +39,12 @@ func (p *pinned) conn() *sql.Conn {
 	return p.own.conn
 }
 
-func (p *pinned) use(ctx context.Context, f func(ctx context.Context) error) error {
-	return p.own.conn.Raw(func(any) error { return f(ctx) })
+func (p *pinned) use(ctx context.Context, k *Lock, f func(sender) error) error {
+	return p.own.conn.Raw(func(any) error {
+		return f(func(m locksql.Message) (pgsession.Answer, error) {
+			return sendHolding(ctx, k.session, holding, m, k.lose)
+		})
+	})
 }
 
 // isHeld is home's.

@@ -10,7 +10,8 @@ import (
 // [interrupt.Waiting].
 var (
 	asking   = interrupt.Policy{DeadlineDelay: time.Second}
-	holding  = interrupt.Policy{CancelRequest: true, DeadlineDelay: 5 * time.Second}
+	holding  = interrupt.Policy{CancelRequest: true, DeadlineDelay: time.Second}
+	sharing  = interrupt.Policy{CancelRequest: true, DeadlineDelay: 5 * time.Second} // where other locks are lost, too
 	checking = interrupt.Policy{}
 	leaving  = interrupt.Policy{CancelRequest: true, DeadlineDelay: time.Second}
 )
