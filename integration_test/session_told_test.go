@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"database/sql"
 	"testing"
 	"time"
 
@@ -70,5 +71,63 @@ func lostOrUnlocked(t *testing.T, k *sessionlock.Lock) {
 	case <-k.Lost():
 	case <-time.After(patience):
 		t.Error("the lock beside counts as held")
+	}
+}
+
+// A loss is told when it is noticed and not when the callback returns, once, and
+// after the callback's ctx has ended. An Observe that is slow to return holds up
+// neither another lock's loss nor the end of the session.
+func TestSessionLossIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, o := range homes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, other := two(t)
+			told, goOn, inside := make(chan sessionlock.Event, 10), make(chan struct{}), make(chan context.Context, 1)
+			key := hashkey.Name("k")
+			o.Check = quick.Check
+			o.Observe = func(e sessionlock.Event) {
+				if e.Kind != sessionlock.Lost && e.Kind != sessionlock.Released {
+					return
+				}
+				if e.Key == key && (<-inside).Err() == nil {
+					t.Error("the loss is told while the callback's ctx goes on")
+				}
+				told <- e
+				<-goOn
+			}
+			l := sessionlock.New(db).With(o)
+			beside := lock(t, l, hashkey.Name("beside"))
+			err := l.WithLock(t.Context(), key, func(ctx context.Context, _ *sql.Conn) error {
+				defer close(goOn)
+				inside <- ctx
+				began := time.Now()
+				terminateHolders(t, other)
+				keys := make(map[hashkey.Key]bool)
+				for range 2 {
+					select {
+					case e := <-told:
+						keys[e.Key] = true
+						wantError(t, e.Err, sessionlock.ErrLost)
+						if most := time.Since(began) + time.Minute; e.Kind != sessionlock.Lost || e.Held <= 0 || e.Held > most {
+							t.Errorf("told of %v, held %v", e.Kind, e.Held)
+						}
+					case <-time.After(patience):
+						t.Fatal("the loss is not told while the callback goes on")
+					}
+				}
+				if len(keys) != 2 {
+					t.Errorf("told of the loss of %v", keys)
+				}
+				becomesFree(t, other, key)
+				return nil
+			})
+			wantError(t, err, sessionlock.ErrLost)
+			wantError(t, beside.Unlock(), sessionlock.ErrLost)
+			if len(told) > 0 {
+				t.Errorf("told again: %v", <-told)
+			}
+			noTrace(t, other, db)
+		})
 	}
 }

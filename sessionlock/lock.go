@@ -37,6 +37,8 @@ type Lock struct {
 	unlock   func() error
 	giveTurn func() // of a lock on the common session: the next in this process may take it
 
+	ended sync.Once // the end is told
+
 	lossMu sync.Mutex
 	loss   error // guarded by lossMu; how the loss was noticed
 
@@ -214,12 +216,28 @@ func (k *Lock) releaseAfter(d time.Duration) error {
 // release gives the lock back, and tells Options.Observe and Trace.
 func (k *Lock) release() error {
 	err := k.home.free(k)
-	e := Event{Kind: Released, Key: k.asked, Held: time.Since(k.granted), Err: err}
-	if errors.Is(err, ErrLost) {
-		e.Kind = Lost
-	}
-	k.opts.tell(k.traced, e)
+	k.tellEnd(err)
 	return err
+}
+
+// tellEnd tells of the end of the lock, once.
+func (k *Lock) tellEnd(err error) {
+	k.ended.Do(func() {
+		e := Event{Kind: Released, Key: k.asked, Held: time.Since(k.granted), Err: err}
+		if errors.Is(err, ErrLost) {
+			e.Kind = Lost
+		}
+		k.opts.tell(k.traced, e)
+	})
+}
+
+// tellLost tells of the end of a lock that is lost, and not of one that is
+// unlocked: it is called when either has happened, on a goroutine of its own. What
+// Observe takes its time for holds up the return of Unlock alone.
+func (k *Lock) tellLost() {
+	if k.Err() == ErrLost {
+		k.tellEnd(k.lost())
+	}
 }
 
 // lose marks k as lost, unless it is lost or unlocked already.
@@ -281,7 +299,10 @@ func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error
 	}
 	mark := nesting.With(ctx, nesting.Session, k.owner, []hashkey.Key{k.asked, k.key})
 	defer mark.Release()
-	stop := context.AfterFunc(k.held, func() { mark.End(k.Err()) })
+	stop := context.AfterFunc(k.held, func() {
+		mark.End(k.Err())
+		k.tellLost()
+	})
 	defer func() {
 		stop()
 		mark.End(k.Err()) // now, and not when AfterFunc gets to it

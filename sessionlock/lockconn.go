@@ -40,7 +40,7 @@ func (l *Locker) lockConn(ctx context.Context, conn *sql.Conn, key hashkey.Key, 
 	}
 	r := l.request(ctx, try)
 	r.conn = conn
-	return l.acquire(ctx, key, r)
+	return l.take(ctx, key, r)
 }
 
 var errNilConn = errors.New("sessionlock: the *sql.Conn is nil")

@@ -25,14 +25,23 @@ import (
 //
 // ctx bounds the wait and nothing else: the lock stays when ctx ends.
 func (l *Locker) Lock(ctx context.Context, key hashkey.Key) (*Lock, error) {
-	return l.acquire(ctx, key, l.request(ctx, false))
+	return l.take(ctx, key, l.request(ctx, false))
 }
 
 // TryLock is [Locker.Lock] for a lock that is free: if another session holds it
 // or waits for it, the error is [ErrNotAcquired] at once. ctx and Options.Wait
 // bound the wait for a connection.
 func (l *Locker) TryLock(ctx context.Context, key hashkey.Key) (*Lock, error) {
-	return l.acquire(ctx, key, l.request(ctx, true))
+	return l.take(ctx, key, l.request(ctx, true))
+}
+
+// take returns a lock whose loss is told when it is noticed, though no callback runs.
+func (l *Locker) take(ctx context.Context, key hashkey.Key, r request) (*Lock, error) {
+	k, err := l.acquire(ctx, key, r)
+	if err == nil && (l.opts.Observe != nil || l.opts.Trace != nil) {
+		context.AfterFunc(k.held, k.tellLost) // the grant is told by now
+	}
+	return k, err
 }
 
 // WithLock waits for the lock of key, runs fn once while it is held and gives
