@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // dsn returns the connection string and where it is from, for messages. An
@@ -56,6 +57,9 @@ func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
 	if err := checkScheme(text); err != nil {
 		return nil, err
 	}
+	if isURL(text) && strings.TrimRight(text, "\r\n") != text { // elsewhere it is a space like others
+		return nil, errors.New("it ends with a line break")
+	}
 	config, err := pgx.ParseConfig(text)
 	if name := unknownService(text, err); name != "" {
 		return nil, fmt.Errorf("there is no service %q in the service file (%w)", name, errors.Unwrap(err))
@@ -74,6 +78,9 @@ func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
 	}
 	if strings.Contains(config.Host+config.Database, "@") {
 		return nil, errors.New("it has an @ too many (in a user name or a password write %40 for @ and %2F for /)")
+	}
+	if n := config.SSLNegotiation; n != "" && n != "postgres" && n != "direct" { // which pgx takes for postgres
+		return nil, errors.New("sslnegotiation is none of postgres and direct" + shown(text, n))
 	}
 	return config, adoptParams(config, env)
 }
@@ -106,10 +113,54 @@ func parseReason(err error) string {
 		text, _, _ = strings.Cut(text, end)
 	}
 	var file *fs.PathError
-	if errors.As(err, &file) {
+	var config *pgconn.ParseConfigError
+	switch inner := errors.Unwrap(err); {
+	case errors.As(err, &file):
 		text += ": " + file.Error()
+	case text != tlsFailed || !errors.As(err, &config) || inner == nil:
+	case inner.Error() == "sslmode is invalid":
+		text = "sslmode is none of disable, allow, prefer, require, verify-ca and verify-full" +
+			shown(config.ConnString, sslmode(config.ConnString))
+	default: // it names a parameter, and may go on with what is wrong with a file
+		reason, _, _ := strings.Cut(inner.Error(), ": ")
+		text += ": " + reason
 	}
 	return text
+}
+
+// tlsFailed is what pgx says of all parameters that are about TLS.
+const tlsFailed = "failed to configure TLS"
+
+var (
+	sslmodePattern = regexp.MustCompile(`\bsslmode\s*=\s*'?([^\s'&]*)`)
+	wordPattern    = regexp.MustCompile(`^[\w-]{1,20}$`)
+)
+
+// sslmode returns the sslmode of a connection string, or of the environment, or ""
+// where what looks like it could be within the password.
+func sslmode(text string) string {
+	if isURL(text) {
+		_, text, _ = strings.Cut(text, "?")
+	}
+	at := sslmodePattern.FindStringSubmatchIndex(text)
+	switch {
+	case at == nil:
+		return os.Getenv("PGSSLMODE")
+	case strings.ContainsAny(text[:at[0]], `'\`): // it may be quoted
+		return ""
+	}
+	return text[at[2]:at[3]]
+}
+
+// shown returns a value of the connection string text for the end of a message. It
+// is empty where the value could be a part of the password: one with a ? in it that
+// is not written %3F makes parameters of the rest, up to an @.
+func shown(text, value string) string {
+	question := strings.IndexByte(text, '?')
+	if !wordPattern.MatchString(value) || isURL(text) && question >= 0 && strings.Contains(text[question:], "@") {
+		return ""
+	}
+	return fmt.Sprintf(": %q", value)
 }
 
 // atAddress returns config with libpq's hostaddr: the address to connect to,
@@ -155,9 +206,14 @@ func unknownService(text string, err error) string {
 	return ""
 }
 
+// isURL reports whether a connection string is a URL, and not keywords and values.
+func isURL(text string) bool {
+	return strings.HasPrefix(text, "postgres://") || strings.HasPrefix(text, "postgresql://")
+}
+
 // with returns a connection string with one more parameter.
 func with(text, name, value string) string {
-	if !strings.HasPrefix(text, "postgres://") && !strings.HasPrefix(text, "postgresql://") {
+	if !isURL(text) {
 		return text + " " + name + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
 	}
 	separator := "?"

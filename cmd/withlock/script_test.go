@@ -13,7 +13,8 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/pgtest"
 )
 
-// Scripts have a database of their own at DATABASE_URL, and these commands:
+// Scripts have a database of their own at DATABASE_URL, line breaks in LF and CR, and
+// these commands:
 //
 //	status CODE COMMAND…   (with exec) runs a command that is to end with CODE
 //	waitfor FILE           waits until there is such a file
@@ -29,6 +30,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("DATABASE_URL", dsn)
 			env.Values["db"] = openDB(tb, dsn)
 			env.Setenv("GORACE", os.Getenv("GORACE"))
+			env.Setenv("LF", "\n")
+			env.Setenv("CR", "\r")
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
