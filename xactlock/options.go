@@ -18,6 +18,10 @@ import (
 type Options struct {
 	// Shared takes the lock in share mode: any number of shared holders at
 	// once, and no exclusive one.
+	//
+	// Readers that hold it for longer than half a second, and of whom the next
+	// comes before the last has gone, can keep a writer out without end: see
+	// docs/pitfalls.md for the reason and the way out.
 	Shared bool
 
 	// Wait bounds the time from the call to the grant, on top of ctx. 0 means
