@@ -101,7 +101,6 @@ func TestSessionLossIsToldAtOnce(t *testing.T) {
 			err := l.WithLock(t.Context(), key, func(ctx context.Context, _ *sql.Conn) error {
 				defer close(goOn)
 				inside <- ctx
-				began := time.Now()
 				terminateHolders(t, other)
 				keys := make(map[hashkey.Key]bool)
 				for range 2 {
@@ -109,7 +108,7 @@ func TestSessionLossIsToldAtOnce(t *testing.T) {
 					case e := <-told:
 						keys[e.Key] = true
 						wantError(t, e.Err, sessionlock.ErrLost)
-						if most := time.Since(began) + time.Minute; e.Kind != sessionlock.Lost || e.Held <= 0 || e.Held > most {
+						if e.Kind != sessionlock.Lost || e.Held <= 0 {
 							t.Errorf("told of %v, held %v", e.Kind, e.Held)
 						}
 					case <-time.After(patience):

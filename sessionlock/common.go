@@ -86,8 +86,8 @@ func (c *common) use(ctx context.Context, k *Lock, f func(sender) error) error {
 	}
 }
 
-// useOf is use, for as long as c has session: without it, it returns errDead. It
-// waits for its turn however long that takes.
+// useOf calls f while nothing else uses the session, for as long as c has session:
+// without it, it returns errDead. It waits for its turn however long that takes.
 func (c *common) useOf(session *pgsession.Session, f func() error) error {
 	select {
 	case c.busy <- struct{}{}:

@@ -13,8 +13,8 @@ import (
 // A call that locks begins with Waiting, and goes on with Granted or Failed. A
 // lock that was granted ends with Released or Lost: Lost comes when the loss is
 // noticed, after the callback's ctx has ended, and mostly before the callback
-// returns. Each campaign of
-// [Locker.Lead] is such a call, and each of its terms such a lock.
+// returns. Each campaign of [Locker.Lead] is such a call, and each of its terms such
+// a lock.
 type Event struct {
 	Kind EventKind
 
