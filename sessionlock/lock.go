@@ -119,7 +119,7 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // The first call asks the server, on Conn, where no rows may be open, and waits
 // for a statement that runs there; later ones wait for it. When ctx ends, the question
 // is cancelled; if the server does not answer within a second then, the lock is lost,
-// and Token returns within another half. Of a Shareable lock, Token returns when ctx
+// and Token returns within another. Of a Shareable lock, Token returns when ctx
 // ends, and the question, for which the other locks of the session wait, goes on for
 // four seconds until it is cancelled. Token returns [ErrLost] or [ErrUnlocked] if the
 // lock is not held.
