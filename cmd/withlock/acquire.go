@@ -25,10 +25,7 @@ const (
 	silence = 10 * time.Second
 )
 
-var (
-	errConflict = errors.New("another session has the lock")
-	errNoAnswer = fmt.Errorf("no answer within %v", answerTimeout)
-)
+var errConflict = errors.New("another session has the lock")
 
 // acquisition is how the program comes by its lock.
 type acquisition struct {

@@ -11,7 +11,7 @@ import (
 
 // conflict returns one line that says which sessions hold the lock.
 func (p *program) conflict(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := toAnswer(ctx)
 	defer cancel()
 	locks, err := inspect.Of(ctx, p.db, p.keys()...)
 	if err != nil {

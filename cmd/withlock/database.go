@@ -2,8 +2,10 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +17,13 @@ import (
 // answerTimeout is what the server gets to connect and to answer. To connect, each
 // host gets its share of it, and one that is alone half of it.
 const answerTimeout = 8 * time.Second
+
+var errNoAnswer = fmt.Errorf("no answer within %v", answerTimeout)
+
+// toAnswer returns ctx for one question to the server.
+func toAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+}
 
 // open returns the pool. It does not connect.
 func open(o *options, env []string) (*sql.DB, error) {

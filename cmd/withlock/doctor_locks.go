@@ -203,14 +203,14 @@ func (d *doctor) trySessionLock(ctx context.Context) (wrong string, err error) {
 
 // tryXact returns why xactlock does not work here.
 func (d *doctor) tryXact(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	ctx, cancel := toAnswer(ctx)
 	defer cancel()
 	return xactlock.New(d.db).TryWithTx(ctx, d.key, func(context.Context, *sql.Tx) error { return nil })
 }
 
 // trySession returns why sessionlock does not work here.
 func (d *doctor) trySession(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	ctx, cancel := toAnswer(ctx)
 	defer cancel()
 	lock, err := sessionlock.New(d.db).With(sessionlock.Options{Pooler: d.pooler}).TryLock(ctx, d.key)
 	if err != nil {

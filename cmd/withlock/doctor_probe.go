@@ -22,7 +22,7 @@ type probe struct {
 }
 
 func newProbe(ctx context.Context, db *sql.DB) (*probe, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	ctx, cancel := toAnswer(ctx)
 	defer cancel()
 	taken, err := db.Conn(ctx)
 	if err != nil {
@@ -46,7 +46,7 @@ func (p *probe) close() {
 
 // ask sends one text and returns the rows of the last statement. NULL is "".
 func (p *probe) ask(ctx context.Context, query string) ([][]string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	ctx, cancel := toAnswer(ctx)
 	defer cancel()
 	results, err := p.conn.PgConn().Exec(ctx, query).ReadAll()
 	if err != nil || len(results) == 0 {

@@ -51,7 +51,7 @@ func (p *program) showList(ctx context.Context) error {
 
 // look reads the locks.
 func (p *program) look(ctx context.Context) ([]inspect.Lock, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	ctx, cancel := toAnswer(ctx)
 	defer cancel()
 	if p.name == "" {
 		locks, err := inspect.Locks(ctx, p.db)

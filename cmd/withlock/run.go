@@ -104,7 +104,7 @@ func (p *program) take(ctx context.Context) (*hold, uint64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	asking, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	asking, cancel := toAnswer(ctx)
 	defer cancel()
 	token, err := lock.Token(asking)
 	return lock, token, err

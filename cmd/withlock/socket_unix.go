@@ -3,11 +3,9 @@
 package main
 
 import (
-	"net"
 	"syscall"
 
-	"github.com/jackc/pgx/v5/stdlib"
-
+	"github.com/pgadvisory/pgadvisory/internal/pgsession"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
@@ -18,16 +16,8 @@ import (
 func socketOf(lock *sessionlock.Lock) int {
 	socket := -1
 	_ = lock.Conn().Raw(func(driverConn any) error { // without it there is none
-		c, isStdlib := driverConn.(*stdlib.Conn)
-		if !isStdlib {
-			return nil
-		}
-		conn := c.Conn().PgConn().Conn()
-		if tls, encrypted := conn.(interface{ NetConn() net.Conn }); encrypted {
-			conn = tls.NetConn()
-		}
-		if plain, has := conn.(syscall.Conn); has {
-			socket = dup(plain)
+		if conn, ok := pgsession.SocketOf(pgsession.Unwrap(driverConn).PG().Conn()); ok {
+			socket = dup(conn)
 		}
 		return nil
 	})

@@ -32,7 +32,7 @@ func (t *turn) wanted(ctx context.Context, db *sql.DB, key hashkey.Key) bool {
 	if t.held != nil || t.failed {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := toAnswer(ctx)
 	defer cancel()
 	locks, err := inspect.Of(ctx, db, key)
 	if err != nil {

@@ -1,9 +1,6 @@
 package pgsession
 
-import (
-	"net"
-	"syscall"
-)
+import "syscall"
 
 // PeerClosed reports whether the other side has closed the connection, or the
 // kernel has given it up, without reading from it, and whether that is known: it
@@ -13,7 +10,7 @@ import (
 // if the other side sent something before it hung up, which was not read
 // yet. Reading with MSG_PEEK, the portable way, would not see beyond that.
 func (s *Session) PeerClosed() (closed, known bool) {
-	socket, ok := socketOf(s.pg.Conn())
+	socket, ok := SocketOf(s.pg.Conn())
 	if !ok {
 		return false, false
 	}
@@ -26,20 +23,6 @@ func (s *Session) PeerClosed() (closed, known bool) {
 		return true, true // closed on this side
 	}
 	return closed, known
-}
-
-// socketOf returns the socket under conn, and under TLS where there is TLS.
-func socketOf(conn net.Conn) (syscall.Conn, bool) {
-	for {
-		switch c := conn.(type) {
-		case syscall.Conn:
-			return c, true
-		case interface{ NetConn() net.Conn }:
-			conn = c.NetConn()
-		default:
-			return nil, false
-		}
-	}
 }
 
 // epoll asks the kernel, without waiting. Once a second is not often enough to
