@@ -204,6 +204,31 @@ func TestManySlots(t *testing.T) {
 	noTrace(t, db)
 }
 
+// A slot's lock that other code has left on the pooled session stays there, and nothing
+// else does.
+func TestSlotBesideALeftover(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	db.SetMaxOpenConns(1)
+	for _, level := range isolations {
+		for i := range int64(12) { // pg_locks has no order
+			key := hashkey.Int64(i)
+			left := key.Slot(1).Int64()
+			exec(t, db, `select pg_advisory_lock($1)`, left)
+			l := xactlock.New(db).With(xactlock.Options{Isolation: level})
+			wantNoError(t, l.WithSlot(bounded(t), key, 3, nothing))
+			if n := heldLocks(t, db); n != 1 {
+				t.Errorf("%v: %d locks are held, want what was left", level, n)
+			}
+			exec(t, db, `select pg_advisory_unlock($1)`, left)
+			if n := heldLocks(t, db); n != 0 {
+				t.Errorf("%v: %d locks are held without what was left", level, n)
+			}
+			exec(t, db, `select pg_advisory_unlock_all()`)
+		}
+	}
+}
+
 // A call inside a slot's callback, for a slot of the same key on the same pool, is
 // refused whichever slot the callback has: it could wait for its own caller. So is
 // one for the key itself, which is a slot, too.

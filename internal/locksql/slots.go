@@ -36,8 +36,8 @@ func (t *Transaction) takeSlot() string {
 	return firstOf(t.locks(), func(key hashkey.Key) string { return Call(TryXactLock, t.Shared, key) }, t.taken)
 }
 
-// heldSlots are the slots that the session holds, as a table: at most limit of them, or
-// all. pg_locks is read once, however many slots the key has.
+// heldSlots are the slots that the session holds, as a table in their order: at most
+// limit of them, or all. pg_locks is read once, however many slots the key has.
 func (t *Transaction) heldSlots(limit string) string {
 	var all strings.Builder
 	for i, slot := range t.locks() {
@@ -47,9 +47,10 @@ func (t *Transaction) heldSlots(limit string) string {
 		all.WriteString(strconv.FormatInt(slot.Int64(), 10))
 	}
 	return "(select slot from (select " +
-		"(classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) objid::pg_catalog.int8 as slot " +
+		"(classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) objid::pg_catalog.int8 as key " +
 		"from pg_catalog.pg_locks where " + heldHere + " and objsubid" + equal + subID(t.Keys[0]) + ") as held " +
-		"where slot" + equal + "any('{" + all.String() + "}'::pg_catalog.int8[]) " + limit + "offset 0) as held"
+		"join pg_catalog.unnest('{" + all.String() + "}'::pg_catalog.int8[]) with ordinality as slots (slot, place) " +
+		"on key" + equal + "slot order by place " + limit + "offset 0) as held"
 }
 
 // callOfSlot returns a call of f for the column of heldSlots.
@@ -61,8 +62,9 @@ func (t *Transaction) callOfSlot(f Func) string {
 	return function(f, t.Shared) + "(" + args + ")"
 }
 
-// ofHeldSlot returns an expression of the one slot that the session holds. If it holds
-// none, it is NULL.
+// ofHeldSlot returns an expression of the slot that the session holds. Of several it is
+// the first: takeSlot, which takes what the session holds already, has taken none behind
+// it. If the session holds none, it is NULL.
 func (t *Transaction) ofHeldSlot(expression string) string {
 	return "(select " + expression + " from " + t.heldSlots("limit 1 ") + ")"
 }
