@@ -2,6 +2,8 @@ package interrupt
 
 import (
 	"context"
+	"errors"
+	"net"
 	"time"
 )
 
@@ -14,7 +16,7 @@ const hangUpAfter = 15 * time.Second
 // A Request is a cancel request that is under way.
 type Request struct {
 	ended chan struct{}
-	done  bool // set before ended is closed: the server has done what it was asked
+	done  bool // set before ended is closed: the server has done what it was asked, or was not asked
 }
 
 // RequestCancel asks the server to cancel the statement that runs on conn. It
@@ -31,13 +33,20 @@ func RequestCancel(conn Conn) *Request {
 		ctx, cancel := context.WithTimeout(context.Background(), hangUpAfter)
 		defer cancel()
 		err := conn.CancelRequest(ctx)
-		r.done = err == nil && ctx.Err() == nil // pgx does not say so if nothing came back
+		r.done = err == nil && ctx.Err() == nil || isDial(err) // pgx does not say so if nothing came back
 	}()
 	return r
 }
 
+// isDial reports whether err is of a connection that was not made.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
 // Done waits for the server's answer, for at most d, and reports whether the
-// server has done what it was asked. If not, the request may still be under way.
+// server has done what it was asked, or there was no connection on which to ask. If
+// not, the request may still be under way.
 func (r *Request) Done(d time.Duration) bool { return ClosedWithin(r.ended, d) && r.done }
 
 // askAgain is how long after a cancel request a statement may go on until there is
@@ -48,7 +57,7 @@ const askAgain = 250 * time.Millisecond
 // Requests are cancel requests for one statement, one after the other.
 type Requests struct {
 	ended chan struct{}
-	done  bool // set before ended is closed: the server has done what it was asked, each time
+	done  bool // set before ended is closed: none of them is under way
 }
 
 // RequestCancelUntil asks the server to cancel the statement that runs on conn, again
@@ -67,9 +76,8 @@ func RequestCancelUntil(conn Conn, over <-chan struct{}, late time.Time) *Reques
 	return r
 }
 
-// Done waits for the server's answers, for at most d, and reports whether the server has
-// done what it was asked. If not, a request may still be under way, and would hit the
-// next statement of the connection.
+// Done waits for the server's answers, for at most d, and reports whether no request is
+// under way any more, which would hit the next statement of the connection.
 func (r *Requests) Done(d time.Duration) bool { return ClosedWithin(r.ended, d) && r.done }
 
 // Handler cancels pgx's own statements: a ctxwatch.Handler, of one connection.

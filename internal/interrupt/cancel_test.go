@@ -2,6 +2,7 @@ package interrupt_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -113,6 +114,35 @@ func TestHandler(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A cancel request whose connection cannot be made costs nothing, and is made again.
+func TestRequestWithoutConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		conn := &refusing{refusals: 2}
+		w := interrupt.Start(ctx, conn, interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second})
+		cancel()
+		time.Sleep(600 * time.Millisecond)
+		w.Stop()
+		if conn.cancels != 1 || conn.refusals != 0 || conn.closed || conn.cut() {
+			t.Errorf("%d requests, %d refusals to come, closed %t, cut %t", conn.cancels, conn.refusals, conn.closed, conn.cut())
+		}
+	})
+}
+
+// refusing is a connection whose server refuses the first connections of requests.
+type refusing struct {
+	fakeConn
+	refusals int
+}
+
+func (c *refusing) CancelRequest(ctx context.Context) error {
+	if c.refusals > 0 {
+		c.refusals--
+		return &net.OpError{Op: "dial", Err: errors.New("refused")}
+	}
+	return c.fakeConn.CancelRequest(ctx)
 }
 
 // A cancel request that the server gets before the statement cancels nothing: there
