@@ -66,7 +66,7 @@ type conn struct {
 
 // Run is [txlock.Conn]'s.
 func (c *conn) Run(ctx context.Context) error {
-	tx := pgxtx.Begin(c.pgx, pgtx.Working, c.Keys)
+	tx := pgxtx.Begin(ctx, c.pgx, pgtx.Working, c.Keys)
 	c.fnTx.Store(tx)
 	return c.fn(ctx, tx)
 }

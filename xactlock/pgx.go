@@ -24,7 +24,7 @@ type pgxConn struct {
 
 // Run is [txlock.Conn]'s.
 func (c *pgxConn) Run(ctx context.Context) error {
-	tx, err := sqltx.Begin(c.pooled, c.Session.PG(), pgtx.Working, c.Keys)
+	tx, err := sqltx.Begin(ctx, c.pooled, c.Session.PG(), pgtx.Working, c.Keys)
 	if err != nil {
 		return err
 	}

@@ -31,10 +31,10 @@ type Tx struct {
 	closed    atomic.Bool
 }
 
-// Begin returns a Tx for the transaction that is open on c, and holds keys. The
-// policy is that of its statements.
-func Begin(c *pgx.Conn, policy interrupt.Policy, keys []hashkey.Key) *Tx {
-	return &Tx{c: &conn{pgx: c, Guard: txguard.Make(c.PgConn(), policy, keys, pgx.ErrTxClosed)}}
+// Begin returns a Tx for the transaction that is open on c, and holds keys, and for an
+// fn with the ctx fnCtx. The policy is that of its statements.
+func Begin(fnCtx context.Context, c *pgx.Conn, policy interrupt.Policy, keys []hashkey.Key) *Tx {
+	return &Tx{c: &conn{pgx: c, Guard: txguard.Make(fnCtx, c.PgConn(), policy, keys, pgx.ErrTxClosed)}}
 }
 
 // Guard returns what stands between fn and the connection.

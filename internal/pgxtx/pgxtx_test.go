@@ -27,7 +27,17 @@ func begin(t *testing.T, texts *atomic.Int32) *pgxtx.Tx {
 		texts.Add(1)
 		return []pgproto3.BackendMessage{pgfake.Done(q.String), pgfake.Ready('T')}
 	})
-	return pgxtx.Begin(conn, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
+	inTransaction(t, conn)
+	texts.Store(0)
+	return pgxtx.Begin(context.Background(), conn, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
+}
+
+// inTransaction has the server say that a transaction is open.
+func inTransaction(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), "begin", pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Commit and Rollback of fn's own transaction send nothing, and nothing is sent
@@ -102,7 +112,8 @@ func TestRowsAreCutOff(t *testing.T) {
 			return []pgproto3.BackendMessage{&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("n")}}},
 				pgfake.Row("1"), pgfake.Row("2"), pgfake.Done("SELECT 2"), pgfake.Ready('T')}
 		}, pgproto3.ParameterStatus{Name: "standard_conforming_strings", Value: "on"}, pgproto3.ParameterStatus{Name: "client_encoding", Value: "UTF8"})
-		tx := pgxtx.Begin(conn, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
+		inTransaction(t, conn)
+		tx := pgxtx.Begin(context.Background(), conn, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
 		rows, err := tx.Query(t.Context(), "select", pgx.QueryExecModeSimpleProtocol)
 		if err != nil {
 			t.Fatal(err)

@@ -29,11 +29,11 @@ type Tx struct {
 	carrier carrier
 }
 
-// Begin returns a Tx for the transaction that is open on session, and holds keys.
-// Statements go to the connection as it came from the pool, with the instruments
+// Begin returns a Tx for the transaction that is open on session, and holds keys, and
+// for an fn with the ctx fnCtx. Statements go to the connection as it came from the pool, with the instruments
 // that it may be wrapped in; policy is theirs.
-func Begin(pooled driver.Conn, session txguard.Session, policy interrupt.Policy, keys []hashkey.Key) (*Tx, error) {
-	t := &Tx{conn: conn{Conn: pooled, Guard: txguard.Make(session, policy, keys, sql.ErrTxDone)}}
+func Begin(fnCtx context.Context, pooled driver.Conn, session txguard.Session, policy interrupt.Policy, keys []hashkey.Key) (*Tx, error) {
+	t := &Tx{conn: conn{Conn: pooled, Guard: txguard.Make(fnCtx, session, policy, keys, sql.ErrTxDone)}}
 	t.carrier = carrier{context.Background(), &t.conn}
 	var err error
 	if t.Tx, err = database().BeginTx(&t.carrier, nil); err != nil {

@@ -25,6 +25,7 @@ type fakeConn struct {
 	uses     int
 	open     int // rows and statements
 	status   byte
+	ends     bool // a statement ends the transaction
 	endless  bool // the ctx of the last statement had no end
 	fails    error
 	slow     chan struct{} // a statement waits for it, if it is not nil
@@ -35,6 +36,9 @@ type fakeConn struct {
 func (c *fakeConn) use(ctx context.Context) error {
 	c.mu.Lock()
 	c.uses++
+	if c.ends {
+		c.status = 'I'
+	}
 	c.endless = ctx.Done() == nil
 	c.mu.Unlock()
 	if c.slow != nil {
@@ -107,7 +111,7 @@ func begin(t *testing.T, c *fakeConn) *sqltx.Tx {
 	if c.status == 0 {
 		c.status = 'T'
 	}
-	tx, err := sqltx.Begin(c, session{c}, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
+	tx, err := sqltx.Begin(context.Background(), c, session{c}, interrupt.Policy{}, []hashkey.Key{hashkey.Name("k")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +169,7 @@ func TestEnded(t *testing.T) {
 	}{
 		"Commit":      {func(tx *sql.Tx, _ *fakeConn) error { return tx.Commit() }, lockerr.ErrTxEnded, "fn called tx.Commit ("},
 		"Rollback":    {func(tx *sql.Tx, _ *fakeConn) error { return tx.Rollback() }, nil, "fn called tx.Rollback ("},
-		"a statement": {func(tx *sql.Tx, c *fakeConn) error { c.status = 'I'; _, err := tx.Exec("commit"); return err }, nil, "a statement has committed"},
+		"a statement": {func(tx *sql.Tx, c *fakeConn) error { c.ends = true; _, err := tx.Exec("commit"); return err }, nil, "a statement has committed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := new(fakeConn)

@@ -39,6 +39,7 @@ type Open interface {
 // Guard is the guard of one transaction. It is locked while the connection is in
 // use.
 type Guard struct {
+	fnCtx   context.Context
 	session Session
 	policy  interrupt.Policy
 	closed  error
@@ -59,10 +60,10 @@ type Guard struct {
 }
 
 // Make returns a Guard for the transaction that is open on session, and holds
-// keys. policy is for a statement when its ctx ends. A statement that
-// comes when the call is over gets the error closed.
-func Make(session Session, policy interrupt.Policy, keys []hashkey.Key, closed error) Guard {
-	return Guard{session: session, policy: policy, keys: keys, closed: closed}
+// keys. fn has the ctx fnCtx. policy is for a statement when its ctx ends. A statement
+// that comes when the call is over gets the error closed.
+func Make(fnCtx context.Context, session Session, policy interrupt.Policy, keys []hashkey.Key, closed error) Guard {
+	return Guard{fnCtx: fnCtx, session: session, policy: policy, keys: keys, closed: closed}
 }
 
 // Use calls f, which uses the connection for a statement with ctx. f's own ctx
@@ -75,7 +76,9 @@ func (g *Guard) Use(ctx context.Context, keep bool, f func(endless context.Conte
 	if err := g.refuses(ctx); err != nil {
 		return err
 	}
-	ctx = nesting.Caller(ctx)
+	if ctx == g.fnCtx { // what ends it before the caller's is the loss of this session
+		ctx = nesting.Caller(ctx)
+	}
 	w := interrupt.Start(ctx, g.session, g.policy)
 	returned := false
 	defer func() {
@@ -101,6 +104,9 @@ func (g *Guard) Use(ctx context.Context, keep bool, f func(endless context.Conte
 func (g *Guard) refuses(ctx context.Context) error {
 	if g.over.Load() {
 		return g.closed
+	}
+	if !g.session.IsClosed() && g.session.TxStatus() == 'I' { // by what fn has done past the guard
+		g.MarkEnded(lockerr.EndedByText)
 	}
 	if err := g.Ended(); err != nil {
 		return err // rather than run it without the lock

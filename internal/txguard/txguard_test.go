@@ -6,11 +6,14 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/nesting"
 	"github.com/pgadvisory/pgadvisory/internal/txguard"
 )
 
@@ -63,7 +66,7 @@ func use(ctx context.Context, g *txguard.Guard, s *session, status byte, err err
 // is kept until fn goes back to a savepoint.
 func TestUse(t *testing.T) {
 	s := &session{status: 'T'}
-	g := txguard.Make(s, interrupt.Policy{}, keys, errClosed)
+	g := txguard.Make(context.Background(), s, interrupt.Policy{}, keys, errClosed)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	err := g.Use(ctx, false, func(ctx context.Context, _ *interrupt.Watch) error {
@@ -102,7 +105,7 @@ func TestEnd(t *testing.T) {
 	for name, panics := range map[string]bool{"tidy": false, "after a panic": true} {
 		t.Run(name, func(t *testing.T) {
 			s := &session{status: 'T'}
-			g := txguard.Make(s, interrupt.Policy{CancelRequest: true}, keys, errClosed)
+			g := txguard.Make(context.Background(), s, interrupt.Policy{CancelRequest: true}, keys, errClosed)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			l := &left{guard: &g}
@@ -133,7 +136,7 @@ func TestEnd(t *testing.T) {
 			}
 		})
 	}
-	g := txguard.Make(&session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
+	g := txguard.Make(context.Background(), &session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
 	if !g.End() {
 		t.Error("nothing was open, and End says that something was")
 	}
@@ -145,7 +148,7 @@ func TestLost(t *testing.T) {
 	gone := func() error { return errFailed }
 	unread := func() error { t.Error("the connection is read"); return nil }
 	s := &session{status: 'T'}
-	g := txguard.Make(s, interrupt.Policy{}, keys, errClosed)
+	g := txguard.Make(context.Background(), s, interrupt.Policy{}, keys, errClosed)
 	if !g.Lost(gone) || g.Lost(func() error { return nil }) {
 		t.Error("what is read is not believed")
 	}
@@ -185,16 +188,49 @@ func TestMayDeallocate(t *testing.T) {
 		"do $$begin execute 'DEALLOCATE';end$$": true,
 		"select 1; deallocate":                  true,
 	} {
-		g := txguard.Make(&session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
+		g := txguard.Make(context.Background(), &session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
 		g.Read(sql)
 		g.Read("select 1")
 		if got := g.MayDeallocate(); got != want {
 			t.Errorf("after %q: %t, want %t", sql, got, want)
 		}
 	}
-	g := txguard.Make(&session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
+	g := txguard.Make(context.Background(), &session{status: 'T'}, interrupt.Policy{}, keys, errClosed)
 	g.Expose()
 	if !g.MayDeallocate() {
 		t.Error("exposed: false, want true")
+	}
+}
+
+// The ctx of this call's fn is watched for what ends it by the caller, and any other
+// ctx as it is, that of another call's fn too.
+func TestWhoseContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		own := nesting.With(t.Context(), nesting.Transaction, nil, keys)
+		other := nesting.With(t.Context(), nesting.Transaction, nil, keys)
+		for ctx, want := range map[*nesting.Context]int32{own: 0, other: 1} {
+			s := &session{status: 'T'}
+			g := txguard.Make(own, s, interrupt.Policy{CancelRequest: true, DeadlineDelay: time.Minute}, keys, errClosed)
+			_ = g.Use(ctx, false, func(context.Context, *interrupt.Watch) error {
+				ctx.End(lockerr.ErrLost)
+				synctest.Wait()
+				s.closed = true // Stop has nothing to mend then
+				return nil
+			})
+			if n := s.cancels.Load(); n != want {
+				t.Errorf("%d cancel requests, want %d", n, want)
+			}
+		}
+	})
+}
+
+// A transaction that fn has ended past the guard is seen to be over before a statement.
+func TestEndedPastTheGuard(t *testing.T) {
+	s := &session{status: 'T'}
+	g := txguard.Make(context.Background(), s, interrupt.Policy{}, keys, errClosed)
+	s.status = 'I'
+	err := use(t.Context(), &g, s, 'I', nil)
+	if !errors.Is(err, lockerr.ErrTxEnded) || !errors.Is(g.Ended(), lockerr.ErrTxEnded) {
+		t.Errorf("got %v, %v", err, g.Ended())
 	}
 }
