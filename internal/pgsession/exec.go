@@ -253,8 +253,7 @@ func (s *Session) forget(sql string) {
 // was missing, so nothing is committed. One that was bound has begun, and has raised
 // the SQLSTATE itself.
 func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bool) {
-	code := lockerr.SQLState(err)
-	if code == "" || s.Closed() {
+	if !GoesOn(err) || s.Closed() {
 		return false
 	}
 	if s.InTransaction() {
@@ -266,7 +265,7 @@ func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bo
 	case failed < index && wrongStatement(err):
 		s.prepares = false
 		return true
-	case failed == index && s.statements[b.text] != nil && mayBeStale(code):
+	case failed == index && s.statements[b.text] != nil && mayBeStale(lockerr.SQLState(err)):
 		s.forget(b.text)
 		return a.bound <= index && wrongStatement(err) && !s.Closed()
 	}

@@ -168,7 +168,7 @@ func (s *Session) fresh(m locksql.Message) locksql.Message {
 func wrongStatement(err error) bool {
 	const invalidStatementName, duplicatePreparedStatement = "26000", "42P05"
 	code := lockerr.SQLState(err)
-	return code == invalidStatementName || code == duplicatePreparedStatement
+	return GoesOn(err) && (code == invalidStatementName || code == duplicatePreparedStatement)
 }
 
 // Send sends m as one text and reads the answer to its end.
