@@ -3,9 +3,12 @@ package integration_test
 import (
 	"context"
 	"database/sql"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pulse"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -129,4 +132,160 @@ func TestSessionLossIsToldAtOnce(t *testing.T) {
 			noTrace(t, other, db)
 		})
 	}
+}
+
+// The locks on one connection of the caller's own are lost together, whichever of them
+// it is for which the library ends the session.
+func TestSessionBesideToldBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	for name, ask := range map[string]func(ctx context.Context, beside *sessionlock.Lock){
+		"the watch": nil,
+		"Token":     func(ctx context.Context, beside *sessionlock.Lock) { _, _ = beside.Token(ctx) },
+		"Unlock":    func(_ context.Context, beside *sessionlock.Lock) { _ = beside.Unlock() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := newDatabase(t)
+			p, through := newProxy(t, dsn)
+			db, other := openDB(t, dsn, through), openDB(t, dsn)
+			conn := ownConn(t, db)
+			lock := func(name string, often time.Duration) *sessionlock.Lock {
+				k, err := sessionlock.New(db).LockConn(pulse.With(t.Context(), often), conn, hashkey.Name(name))
+				wantNoError(t, err)
+				return k
+			}
+			often := time.Hour
+			if ask == nil {
+				often = 400 * time.Millisecond
+			}
+			k, beside := lock("k", time.Hour), lock("beside", often)
+			atGrant := make(chan error, 1)
+			go func() {
+				next, err := sessionlock.New(other).Lock(bounded(t), hashkey.Name("k"))
+				atGrant <- k.Err()
+				if err == nil {
+					err = next.Unlock()
+				}
+				wantNoError(t, err)
+			}()
+			until(t, "another session waits", func() bool { return waitingLocks(t, other) == 1 })
+			p.swallow.Store(&swallow{text: "select", hang: true, reached: make(chan struct{})})
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if ask != nil {
+				go ask(ctx, beside)
+			}
+			wantError(t, <-atGrant, sessionlock.ErrLost)
+			_, _ = k.Unlock(), beside.Unlock()
+		})
+	}
+}
+
+// A cancel request that is slow to end is no silence of the server.
+func TestSessionSlowCancelRequest(t *testing.T) {
+	t.Parallel()
+	for name, o := range homes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var late atomic.Bool
+			db := openDB(t, newDatabase(t), func(config *pgx.ConnConfig) {
+				dial := config.DialFunc
+				config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+					conn, err := dial(ctx, network, address)
+					if err != nil {
+						return nil, err
+					}
+					return &slowReader{conn, &late, late.Load()}, nil
+				}
+			})
+			k := lock(t, sessionlock.New(db).With(o), hashkey.Name("k"))
+			late.Store(true)
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := k.Token(ctx)
+			wantError(t, err, context.DeadlineExceeded)
+			late.Store(false)
+			unlock(t, k)
+		})
+	}
+}
+
+// slowReader gets answers 300 ms late when they are to be, and those to a cancel request
+// three seconds.
+type slowReader struct {
+	net.Conn
+	late    *atomic.Bool
+	request bool
+}
+
+func (c *slowReader) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	switch {
+	case c.request:
+		time.Sleep(3 * time.Second)
+	case c.late.Load():
+		time.Sleep(300 * time.Millisecond)
+	}
+	return n, err
+}
+
+// Observe may unlock the lock that it is told of, and another one.
+func TestSessionObserveUnlocks(t *testing.T) {
+	t.Parallel()
+	for name, o := range homes {
+		for what, lost := range map[string]bool{"lost": true, "released": false} {
+			t.Run(name+", "+what, func(t *testing.T) {
+				t.Parallel()
+				db, other := two(t)
+				o := o
+				o.Check = quick.Check
+				locks, told := make(chan []*sessionlock.Lock, 1), make(chan struct{}, 2)
+				o.Observe = func(e sessionlock.Event) {
+					if e.Kind == sessionlock.Lost || e.Kind == sessionlock.Released {
+						all := <-locks
+						locks <- all
+						for _, k := range all {
+							_ = k.Unlock()
+						}
+						told <- struct{}{}
+					}
+				}
+				l := sessionlock.New(db).With(o)
+				all := []*sessionlock.Lock{lock(t, l, hashkey.Name("a")), lock(t, l, hashkey.Name("b"))}
+				locks <- all
+				if lost {
+					terminateHolders(t, other)
+				} else {
+					unlock(t, all[0])
+				}
+				for range all {
+					select {
+					case <-told:
+					case <-time.After(patience):
+						t.Fatal("Observe does not return")
+					}
+				}
+			})
+		}
+	}
+}
+
+// With MinHold, too, a statement that runs on Conn is cancelled for Unlock.
+func TestSessionMinHoldUnderAStatement(t *testing.T) {
+	t.Parallel()
+	db, other := two(t)
+	k := lock(t, sessionlock.New(db).With(sessionlock.Options{MinHold: time.Second}), hashkey.Name("k"))
+	slept := make(chan error, 1)
+	go func() {
+		_, err := k.Conn().ExecContext(context.Background(), `select pg_sleep(3600)`)
+		slept <- err
+	}()
+	until(t, "the statement runs", func() bool {
+		return number(t, other, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`) == 1
+	})
+	unlock(t, k)
+	if err := <-slept; sqlState(err) != "57014" {
+		t.Errorf("the statement: %v, want that it is cancelled", err)
+	}
+	noTrace(t, other, db)
 }

@@ -62,28 +62,19 @@ func (c *common) conn() *sql.Conn { return nil }
 func (c *common) use(ctx context.Context, k *Lock, f func(sender) error) error {
 	select {
 	case c.busy <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	done := make(chan error, 1)
-	go func() {
 		defer func() { <-c.busy }()
-		done <- f(func(m locksql.Message) (pgsession.Answer, error) {
-			ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
-			defer cancel()
-			answer, err := sendHolding(ctx, k.session, sharing, m, c.tell)
-			if k.session.Closed() {
-				c.lose(err)
-			}
-			return answer, lockerr.Because(ctx, err)
-		})
-	}()
-	select {
-	case err := <-done:
-		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	return f(func(m locksql.Message) (pgsession.Answer, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+		defer cancel()
+		answer, err := send(ctx, k.session, holding, m, c.tell)
+		if k.session.Closed() {
+			c.lose(err)
+		}
+		return answer, lockerr.Because(ctx, err)
+	})
 }
 
 // useOf calls f while nothing else uses the session, for as long as c has session:
@@ -198,18 +189,15 @@ func (c *common) askFor(p *pool, settings []locksql.Setting) (granted bool, err 
 		n.inTurn = now
 		lock.Yield = true
 	}
-	ctx, over := question(unlockPatience+asking.DeadlineDelay, c.tell)
-	answer, err := c.session.Send(ctx, checking, lock.Try())
-	if over() {
-		c.session.Discard()
-		err = cmp.Or(err, errSilence)
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+	defer cancel()
+	answer, err := send(ctx, c.session, asking, lock.Try(), c.tell)
 	switch {
 	case err != nil && c.session.Closed():
 		return false, err
 	case err != nil && n.locks == 0:
 		// It was cancelled, perhaps just after the grant.
-		forsake(ctx, c.session, p.opts.Shared, p.key)
+		forsake(c.session, p.opts.Shared, []hashkey.Key{p.key}, c.tell)
 		return false, err
 	case err != nil: // it is shared, and the server does not say how often the session has it
 		n.left++
@@ -239,16 +227,12 @@ func (c *common) freeOne(key hashkey.Key, shared bool) error {
 	} else {
 		delete(c.held, bare(key))
 	}
-	ctx, over := question(unlockPatience, c.tell)
 	var held bool
 	var err error
 	if len(c.held) == 0 {
-		held, err = unlock(ctx, session, shared, key, true, c.saved)
-	} else if held, err = unlock(ctx, session, shared, key, false, nil); err == nil && n.locks == 0 {
-		forsake(ctx, session, shared, slices.Repeat([]hashkey.Key{key}, n.left)...)
-	}
-	if over() {
-		err = cmp.Or(err, errSilence)
+		held, err = unlock(session, shared, key, true, c.saved, c.tell)
+	} else if held, err = unlock(session, shared, key, false, nil, c.tell); err == nil && n.locks == 0 {
+		forsake(session, shared, slices.Repeat([]hashkey.Key{key}, n.left), c.tell)
 	}
 	switch {
 	case err != nil:
@@ -294,7 +278,7 @@ func (c *common) lose(err error) {
 }
 
 // tell tells all locks of the session that they are lost, which is about to be
-// ended, or was. The caller uses the session, or the question that it puts there
+// ended, or was. The caller uses the session, or a message that it has sent there
 // calls tell.
 func (c *common) tell(err error) {
 	c.mu.Lock()
@@ -341,10 +325,11 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 	case !ask:
 		return nil
 	}
-	ctx, over := question(timeout, c.tell)
-	answer, err := c.session.Send(ctx, checking, locksql.CountHeld())
-	if silent := over(); silent || err != nil {
-		return lossOf(c.session, err, silent)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	answer, err := send(ctx, c.session, checking, locksql.CountHeld(), c.tell)
+	if err != nil {
+		return lossOf(c.session, err)
 	}
 	if n, err := strconv.Atoi(first(answer)); err == nil && n < len(c.held) {
 		return errNotHeld

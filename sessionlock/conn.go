@@ -52,6 +52,7 @@ func (p *pool) on(sqlConn *sql.Conn) (*conn, error) {
 		if c.session = pgsession.Unwrap(driverConn); c.session == nil {
 			return fmt.Errorf("%w, and not %T", ErrDriver, driverConn)
 		}
+		c.besides = holdingsOf(c.session)
 		return checkServer(c.session)
 	})
 	if err != nil {
@@ -82,6 +83,7 @@ type conn struct {
 	conn    *sql.Conn
 	callers bool // the connection is the caller's, and not to be closed
 	session *pgsession.Session
+	besides *holdings   // all that the session holds
 	granted hashkey.Key // what the session holds, if it holds it
 	holds   bool
 	saved   []locksql.Setting // the session's settings as they were, if it holds the lock
@@ -92,11 +94,11 @@ type conn struct {
 func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err error) {
 	rawErr := c.conn.Raw(func(any) error {
 		c.holds, err = c.ask(ctx, o)
-		switch h := holdingsOf(c.session); {
+		switch {
 		case c.holds && c.callers:
-			h.addCallers(c.granted, c.saved)
+			c.besides.addCallers(c.granted, c.saved)
 		case c.holds:
-			h.add()
+			c.besides.add()
 		}
 		if c.session.Closed() {
 			c.dead = cmp.Or(err, errDead)
@@ -117,7 +119,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 		return false, errDead
 	}
 	if c.callers {
-		if err := holdingsOf(s).refuse(c.key); err != nil {
+		if err := c.besides.refuse(c.key); err != nil {
 			return false, err
 		}
 	}
@@ -127,7 +129,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 	if how.Wait {
 		message, policy = lock.Wait(rand.N(len(keys)), how.Limit), interrupt.Waiting
 	}
-	answer, err := s.Send(ctx, policy, message)
+	answer, err := send(ctx, s, policy, message, c.besides.lose)
 	if err == nil {
 		var slot int
 		if c.saved, slot, err = verdict(s, answer); slot >= 0 {
@@ -140,20 +142,18 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 	}
 	// The session may have got the lock all the same, just before the message
 	// failed.
-	forsake(ctx, s, o.Shared, keys...)
+	forsake(s, o.Shared, keys, c.besides.lose)
 	return false, err
 }
 
 // Release is [acquire.Conn]'s.
-func (c *conn) Release(ctx context.Context) {
+func (c *conn) Release(context.Context) {
 	if c.conn == nil {
 		return
 	}
 	if c.holds {
 		_ = c.conn.Raw(func(any) error {
-			ctx, cancel := toLeave(ctx)
-			defer cancel()
-			if _, err := c.unlock(ctx); err != nil {
+			if _, err := c.unlock(); err != nil {
 				c.session.Discard()
 				return driver.ErrBadConn
 			}
@@ -169,16 +169,16 @@ func (c *conn) Release(ctx context.Context) {
 // unlock gives the lock back, and reports whether it was held. What the session may
 // hold besides stays on a connection of the caller's own, and must not reach the
 // pool with another.
-func (c *conn) unlock(ctx context.Context) (held bool, err error) {
-	h, shared := holdingsOf(c.session), c.opts.Shared
+func (c *conn) unlock() (held bool, err error) {
+	h, shared := c.besides, c.opts.Shared
 	switch {
 	case !c.callers:
 		h.remove()
-		return unlock(ctx, c.session, shared, c.granted, true, c.saved)
+		return unlock(c.session, shared, c.granted, true, c.saved, h.lose)
 	case h.removeCallers(c.granted):
-		return unlock(ctx, c.session, shared, c.granted, false, h.saved)
+		return unlock(c.session, shared, c.granted, false, h.saved, h.lose)
 	}
-	return unlock(ctx, c.session, shared, c.granted, false, nil)
+	return unlock(c.session, shared, c.granted, false, nil, h.lose)
 }
 
 // Closed is [acquire.Conn]'s.

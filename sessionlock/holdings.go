@@ -2,6 +2,7 @@ package sessionlock
 
 import (
 	"errors"
+	"sync"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
@@ -9,8 +10,12 @@ import (
 )
 
 // holdings are the locks that a session has, as far as one of them could be in
-// another's way. They live as long as the session, and are for its user.
+// another's way, or be lost with another. They live as long as the session, and are
+// for its user.
 type holdings struct {
+	mu    sync.Mutex
+	locks map[*Lock]bool // guarded by mu
+
 	pooled  bool                 // a lock goes back to the pool with the session
 	callers map[hashkey.Key]bool // of LockConn
 	saved   []locksql.Setting    // the settings as they were before the first of callers
@@ -23,7 +28,7 @@ func holdingsOf(s *pgsession.Session) *holdings {
 	data := s.PG().CustomData()
 	h, ok := data[holdingsKey].(*holdings)
 	if !ok {
-		h = &holdings{callers: make(map[hashkey.Key]bool)}
+		h = &holdings{callers: make(map[hashkey.Key]bool), locks: make(map[*Lock]bool)}
 		data[holdingsKey] = h
 	}
 	return h
@@ -44,6 +49,30 @@ func (h *holdings) refuse(key hashkey.Key) error {
 		return about(key, errHeld)
 	}
 	return nil
+}
+
+// keep notes a lock that is lost with the session.
+func (h *holdings) keep(k *Lock) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.locks[k] = true
+}
+
+// drop notes that k is lost, or about to be given back.
+func (h *holdings) drop(k *Lock) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.locks, k)
+}
+
+// lose tells all locks of the session that they are lost. It may be called beside the
+// session's user.
+func (h *holdings) lose(loss error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for k := range h.locks {
+		k.lose(loss)
+	}
 }
 
 // add notes a lock that is granted, and goes back to the pool with its session.

@@ -68,7 +68,7 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 			if !k.wasLost() {
 				return err
 			}
-			failure = k.unlock()
+			failure = k.Unlock()
 		case ctx.Err() != nil && errors.Is(err, ErrNotAcquired): // ctx has cut the campaign
 			if failure != nil {
 				return campaignOver(ctx, key, failure)

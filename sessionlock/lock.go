@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
@@ -34,16 +35,22 @@ type Lock struct {
 
 	held     context.Context // ends with the lock; the cause says how
 	end      context.CancelCauseFunc
-	unlock   func() error
+	unlocked func() unlocking
 	giveTurn func() // of a lock on the common session: the next in this process may take it
 
-	ended sync.Once // the end is told
+	told atomic.Bool // the end is told, or about to be
 
 	lossMu sync.Mutex
 	loss   error // guarded by lossMu; how the loss was noticed
 
-	tokenMu sync.Mutex
-	token   uint64 // guarded by tokenMu; 0 until it was asked for
+	tokenMu chan struct{} // holds a token while the lock's own is asked for
+	token   uint64        // guarded by tokenMu; 0 until it was asked for
+}
+
+// unlocking is what an unlock has come to.
+type unlocking struct {
+	err   error
+	later bool // with MinHold: the lock is not free yet
 }
 
 // home is where a lock lives: on a session that is pinned for it, or on the common
@@ -52,7 +59,7 @@ type home interface {
 	// conn returns the session for the caller's own statements, or nil.
 	conn() *sql.Conn
 	// use calls f while nothing else uses the session, with what to send a message
-	// by. It may return before f does, when ctx ends.
+	// by.
 	use(ctx context.Context, k *Lock, f func(sender) error) error
 	// free gives the lock back, once.
 	free(k *Lock) error
@@ -68,9 +75,9 @@ type sender func(locksql.Message) (pgsession.Answer, error)
 
 // newLock returns the lock of key that the session has.
 func newLock(h home, p *pool, key hashkey.Key, session *pgsession.Session) *Lock {
-	k := &Lock{home: h, key: key, asked: p.key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, traced: context.Background()}
+	k := &Lock{home: h, key: key, asked: p.key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, traced: context.Background(), tokenMu: make(chan struct{}, 1)}
 	k.held, k.end = context.WithCancelCause(context.Background())
-	k.unlock = sync.OnceValue(k.unlockOnce)
+	k.unlocked = sync.OnceValue(k.unlockOnce)
 	return k
 }
 
@@ -117,15 +124,18 @@ func (k *Lock) Err() error { return context.Cause(k.held) }
 // unless Conn is in a transaction of the caller's own.
 //
 // The first call asks the server, on Conn, where no rows may be open, and waits
-// for a statement that runs there; later ones wait for it. When ctx ends, the question
-// is cancelled; if the server does not answer within a second then, the lock is lost,
-// and Token returns within another. Of a Shareable lock, Token returns when ctx
-// ends, and the question, for which the other locks of the session wait, goes on for
-// four seconds until it is cancelled. Token returns [ErrLost] or [ErrUnlocked] if the
+// for a statement that runs there; later ones wait for it. Token returns when ctx
+// ends. The question is cancelled then, that of a Shareable lock, for which the other
+// locks of the session wait, after four seconds; if the server does not answer within
+// two seconds more, the lock is lost. Token returns [ErrLost] or [ErrUnlocked] if the
 // lock is not held.
 func (k *Lock) Token(ctx context.Context) (uint64, error) {
-	k.tokenMu.Lock()
-	defer k.tokenMu.Unlock()
+	select {
+	case k.tokenMu <- struct{}{}:
+		defer func() { <-k.tokenMu }()
+	case <-ctx.Done():
+		return 0, fmt.Errorf("sessionlock: %s: fencing token: %w", k.key, lockerr.Ended(ctx))
+	}
 	if err := k.Err(); err != nil {
 		return 0, about(k.key, err)
 	}
@@ -143,29 +153,45 @@ func (k *Lock) Token(ctx context.Context) (uint64, error) {
 	return k.token, nil
 }
 
+// askToken asks the server. If ctx ends first, the question goes on without the
+// caller, until it is cancelled.
 func (k *Lock) askToken(ctx context.Context) (uint64, error) {
-	var token uint64 // is for f alone where use returns an error
-	err := k.home.use(ctx, k, func(send sender) error {
-		if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now another caller may have the session
+	type answer struct {
+		token uint64
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		var a answer
+		a.err = k.home.use(ctx, k, func(send sender) (err error) {
+			a.token, err = k.tokenBy(ctx, send)
 			return err
-		}
-		if k.session.PG().IsBusy() {
-			return errRows
-		}
-		answer, err := send(locksql.SessionToken())
-		if k.session.Closed() {
-			k.lose(cmp.Or(err, errDead))
-		}
-		if err != nil {
-			return err
-		}
-		token, err = strconv.ParseUint(first(answer), 10, 64)
-		return err
-	})
+		})
+		answered <- a
+	}()
+	select {
+	case a := <-answered:
+		return a.token, a.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (k *Lock) tokenBy(ctx context.Context, send sender) (uint64, error) {
+	if err := cmp.Or(ctx.Err(), k.Err()); err != nil { // by now another caller may have the session
+		return 0, err
+	}
+	if k.session.PG().IsBusy() {
+		return 0, errRows
+	}
+	answer, err := send(locksql.SessionToken())
+	if k.session.Closed() {
+		k.lose(cmp.Or(err, errDead))
+	}
 	if err != nil {
 		return 0, err
 	}
-	return token, nil
+	return strconv.ParseUint(first(answer), 10, 64)
 }
 
 // Unlock gives the lock back and puts the connection back into the pool, with
@@ -184,9 +210,15 @@ func (k *Lock) askToken(ctx context.Context) (uint64, error) {
 //
 // With Options.MinHold it may return nil before the lock is free; but that of a
 // lock on a connection of the caller's own waits until MinHold is over.
-func (k *Lock) Unlock() error { return k.unlock() }
+func (k *Lock) Unlock() error {
+	u := k.unlocked()
+	if !u.later {
+		k.tellEnd(u.err) // when it is unlocked: Observe may call Unlock
+	}
+	return u.err
+}
 
-func (k *Lock) unlockOnce() error {
+func (k *Lock) unlockOnce() unlocking {
 	if k.opts.MinHold > time.Since(k.granted) && k.Err() == nil { // the unlock, which comes later, cannot tell
 		if err := k.home.isHeld(k); err != nil {
 			k.lose(err)
@@ -196,44 +228,37 @@ func (k *Lock) unlockOnce() error {
 	rest := k.opts.MinHold - time.Since(k.granted)
 	switch {
 	case rest <= 0 || errors.Is(k.Err(), ErrLost):
-		return k.release()
+		return unlocking{err: k.home.free(k)}
 	case k.callers: // the caller may use the connection for anything from now on
-		return k.releaseAfter(rest)
+		return unlocking{err: k.freeAfter(rest)}
 	}
-	go func() { _ = k.releaseAfter(rest) }() // Observe is told
-	return nil
+	go func() { k.tellEnd(k.freeAfter(rest)) }()
+	return unlocking{later: true}
 }
 
-// releaseAfter is release after d, or when the session has ended.
-func (k *Lock) releaseAfter(d time.Duration) error {
+// freeAfter gives the lock back after d, or when the session has ended.
+func (k *Lock) freeAfter(d time.Duration) error {
 	select {
 	case <-time.After(d):
 	case <-k.watched:
 	}
-	return k.release()
+	return k.home.free(k)
 }
 
-// release gives the lock back, and tells Options.Observe and Trace.
-func (k *Lock) release() error {
-	err := k.home.free(k)
-	k.tellEnd(err)
-	return err
-}
-
-// tellEnd tells of the end of the lock, once.
+// tellEnd tells Options.Observe and Trace of the end of the lock, once.
 func (k *Lock) tellEnd(err error) {
-	k.ended.Do(func() {
-		e := Event{Kind: Released, Key: k.asked, Held: time.Since(k.granted), Err: err}
-		if errors.Is(err, ErrLost) {
-			e.Kind = Lost
-		}
-		k.opts.tell(k.traced, e)
-	})
+	if k.told.Swap(true) {
+		return
+	}
+	e := Event{Kind: Released, Key: k.asked, Held: time.Since(k.granted), Err: err}
+	if errors.Is(err, ErrLost) {
+		e.Kind = Lost
+	}
+	k.opts.tell(k.traced, e)
 }
 
 // tellLost tells of the end of a lock that is lost, and not of one that is
-// unlocked: it is called when either has happened, on a goroutine of its own. What
-// Observe takes its time for holds up the return of Unlock alone.
+// unlocked: it is called when either has happened, on a goroutine of its own.
 func (k *Lock) tellLost() {
 	if k.Err() == ErrLost {
 		k.tellEnd(k.lost())
@@ -267,7 +292,7 @@ func (k *Lock) lost() error {
 }
 
 // wasLost reports whether k turned out to be lost, by the time of its unlock.
-func (k *Lock) wasLost() bool { return errors.Is(k.unlock(), ErrLost) }
+func (k *Lock) wasLost() bool { return errors.Is(k.Unlock(), ErrLost) }
 
 func (k *Lock) lostBy(loss error) error {
 	return fmt.Errorf("%w: %s: %w", ErrLost, k.key, loss)
@@ -307,10 +332,10 @@ func (k *Lock) during(ctx context.Context, fn func(context.Context) error) error
 		stop()
 		mark.End(k.Err()) // now, and not when AfterFunc gets to it
 	}()
-	defer k.unlock() // for a panic and runtime.Goexit; what it returns is seen below
+	defer k.Unlock() // for a panic and runtime.Goexit; what it returns is seen below
 
 	err := fn(context.WithValue(mark, lockKey{}, k))
-	unlockErr := k.unlock()
+	unlockErr := k.Unlock()
 	switch {
 	case err == nil, err == ErrLost && errors.Is(unlockErr, ErrLost): // the cause of ctx's end
 		return unlockErr

@@ -12,7 +12,8 @@ import (
 // that already has one for its work, as a migration tool has: the session that
 // works is the one that holds the lock, so the work cannot go on without it.
 //
-// conn is one of the Locker's pool, with no transaction and no rows open. The
+// conn is one of the Locker's pool, with no transaction and no rows open; a statement
+// that runs on it is waited for, whatever ctx says. The
 // caller keeps it, must not close it before [Lock.Unlock], and closes it after.
 // Unlock gives this lock back, and leaves conn as it was, with whatever other locks
 // it has; where that is not certain, and where the lock is lost, the session is

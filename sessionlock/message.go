@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/interrupt"
@@ -56,9 +55,10 @@ func slotIn(rows [][][]byte) (int, error) {
 
 // unlock gives the lock back, with besides also what else the session may hold, and
 // gives the settings the values that were saved, which takes a second message where
-// they are not the defaults. It reports whether the lock was held.
-func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.Key, besides bool, saved []locksql.Setting) (held bool, err error) {
-	answer, err := s.Open(ctx, leaving, locksql.UnlockSession(shared, key, besides, saved))
+// they are not the defaults. It reports whether the lock was held. lose is for the other
+// locks of the session: see send.
+func unlock(s *pgsession.Session, shared bool, key hashkey.Key, besides bool, saved []locksql.Setting, lose loser) (held bool, err error) {
+	answer, err := leave(s, locksql.UnlockSession(shared, key, besides, saved), lose)
 	if err != nil {
 		return false, err
 	}
@@ -75,70 +75,49 @@ func unlock(ctx context.Context, s *pgsession.Session, shared bool, key hashkey.
 		}
 	}
 	if len(others) > 0 {
-		_, err = s.Send(ctx, leaving, locksql.SetAgain(others))
+		_, err = leave(s, locksql.SetAgain(others), lose)
 	}
 	return string(rows[0][0]) == "t", err
 }
 
 // forsake frees what a message that has failed may have left of keys, or ends the
-// session.
-func forsake(ctx context.Context, s *pgsession.Session, shared bool, keys ...hashkey.Key) {
+// session. lose is for the other locks of the session: see send.
+func forsake(s *pgsession.Session, shared bool, keys []hashkey.Key, lose loser) {
 	if len(keys) == 0 {
 		return
 	}
-	ctx, cancel := toLeave(ctx)
-	defer cancel()
 	m := locksql.Forsake(shared, keys...)
 	if !s.InTransaction() {
 		m = m.WithoutRollback()
 	}
-	if _, err := s.Send(ctx, leaving, m); err != nil {
+	if _, err := leave(s, m, lose); err != nil {
 		s.Discard()
 	}
 }
 
-// toLeave returns the ctx of a message that frees locks of a call: the call's own may
-// have ended.
-func toLeave(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), unlockPatience)
+// leave sends a message that frees locks of a call, whose own ctx may have ended.
+func leave(s *pgsession.Session, m locksql.Message, lose loser) (pgsession.Answer, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+	defer cancel()
+	return send(ctx, s, leaving, m, lose)
 }
 
-// question returns the ctx of a message on whose answer locks depend. Where there
-// is no answer within timeout, the ctx ends, and the session is ended for that. The
-// server frees its locks then, so lose is called before: a holder must be told
-// before the next one comes. over is for the caller, once, when the message is
-// answered or not. It reports whether lose was called.
-func question(timeout time.Duration, lose func(loss error)) (ctx context.Context, over func() (silent bool)) {
-	ctx, cancel := context.WithCancel(context.Background())
-	late := time.AfterFunc(timeout, func() {
+// loser tells locks of a session that they are lost.
+type loser func(loss error)
+
+// send sends m on a session that has locks. Where the server does not answer, the
+// session is ended for that, and the server frees its locks then. So lose is called
+// before: a holder must be told before the next one comes.
+func send(ctx context.Context, s *pgsession.Session, p interrupt.Policy, m locksql.Message, lose loser) (pgsession.Answer, error) {
+	told := false
+	p.BeforeCut = func() {
+		told = true
 		lose(errSilence)
-		cancel()
-	})
-	return ctx, func() bool {
-		if late.Stop() {
-			cancel()
-			return false
-		}
-		<-ctx.Done() // lose has returned then
-		return true
 	}
-}
-
-// sendHolding sends a message that frees nothing, and is cancelled when ctx ends.
-// Where it is not answered then, the session is ended, and lose is called before: see
-// question.
-func sendHolding(ctx context.Context, s *pgsession.Session, p interrupt.Policy, m locksql.Message, lose func(loss error)) (pgsession.Answer, error) {
-	answered, told := make(chan struct{}), make(chan bool, 1)
-	stop := context.AfterFunc(ctx, func() {
-		silent := !interrupt.ClosedWithin(answered, p.DeadlineDelay/2)
-		if silent {
-			lose(errSilence)
-		}
-		told <- silent
-	})
 	answer, err := s.Send(ctx, p, m)
-	if close(answered); !stop() && <-told {
+	if told {
 		s.Discard() // the answer may have come just now
+		return answer, errSilence
 	}
 	return answer, err
 }

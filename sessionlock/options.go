@@ -99,8 +99,9 @@ type Options struct {
 	Shareable bool
 
 	// Observe, if not nil, is told what becomes of locks: see [Event]. It may be
-	// called concurrently, and must not block. A loss is told on a goroutine of
-	// the library's, where a panic ends the process; so it is of Trace.
+	// called concurrently, and must not block; it may call Unlock. A loss, and with
+	// MinHold the release, is told on a goroutine of the library's, where a panic
+	// ends the process; so it is of Trace.
 	Observe func(Event)
 
 	// Trace, if not nil, is told what Observe is told, after it, with a context:

@@ -28,6 +28,7 @@ func pin(c *conn, pulse time.Duration, leave func()) *Lock {
 	p := &pinned{own: c, freed: make(chan struct{}), watched: make(chan struct{}), leave: leave}
 	k := newLock(p, c.pool, c.granted, c.session)
 	k.callers, k.watched = c.callers, p.watched
+	c.besides.keep(k)
 	go p.watch(k, pulse)
 	return k
 }
@@ -42,13 +43,26 @@ func (p *pinned) conn() *sql.Conn {
 func (p *pinned) use(ctx context.Context, k *Lock, f func(sender) error) error {
 	return p.own.conn.Raw(func(any) error {
 		return f(func(m locksql.Message) (pgsession.Answer, error) {
-			return sendHolding(ctx, k.session, holding, m, k.lose)
+			return send(ctx, k.session, holding, m, p.own.besides.lose)
 		})
 	})
 }
 
 // isHeld is home's.
-func (p *pinned) isHeld(k *Lock) error { return p.look(k, true, unlockPatience) }
+func (p *pinned) isHeld(k *Lock) error { return p.look(k, true, unlockPatience, p.rawSoon) }
+
+// rawSoon is Raw of the connection, for which a statement of the caller's that runs has
+// unlockPatience to end. It is cancelled then.
+func (p *pinned) rawSoon(f func(driverConn any) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+	defer cancel()
+	over := sync.OnceFunc(interrupt.Start(ctx, p.own.session.PG(), leaving).Stop)
+	defer over()
+	return p.own.conn.Raw(func(driverConn any) error {
+		over()
+		return f(driverConn)
+	})
+}
 
 func (p *pinned) cut(*Lock) {
 	p.own.session.Interrupt()
@@ -65,20 +79,16 @@ func (p *pinned) free(k *Lock) error {
 	if p.leave != nil {
 		defer p.leave()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
-	defer cancel()
-	over := sync.OnceFunc(interrupt.Start(ctx, p.own.session.PG(), leaving).Stop)
+	p.own.besides.drop(k)
 	var err error
 	left := false
-	rawErr := p.own.conn.Raw(func(any) error {
-		over()
+	rawErr := p.rawSoon(func(any) error {
 		left = !k.session.Closed() && !k.session.Usable()
 		if err = p.releaseSession(k); err != nil {
 			k.session.Discard()
 		}
 		return nil
 	})
-	over()
 	<-p.watched
 	if errors.Is(rawErr, sql.ErrConnDone) {
 		k.session.Cut() // the next user of the connection would have the lock
@@ -120,9 +130,7 @@ func (p *pinned) releaseSession(k *Lock) error {
 	case !s.Usable():
 		return fmt.Errorf("sessionlock: %s: %w", k.key, errLeftOpen)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
-	defer cancel()
-	held, err := p.own.unlock(ctx)
+	held, err := p.own.unlock()
 	switch {
 	case err != nil && s.Closed():
 		return k.lostBy(err)
@@ -163,7 +171,7 @@ func (p *pinned) watch(k *Lock, pulse time.Duration) {
 			return
 		}
 		looked := make(chan error, 1)
-		go func() { looked <- p.look(k, ask, answerWithin(pulse)) }()
+		go func() { looked <- p.look(k, ask, answerWithin(pulse), p.own.conn.Raw) }()
 		if err := p.await(k, looked, r.looks.C); err != nil {
 			k.lose(err)
 			return
@@ -197,14 +205,14 @@ func (p *pinned) isFreed() bool {
 }
 
 // look returns why the lock is lost, or nil. If ask is true, the server is
-// asked, and gets timeout for its answer.
-func (p *pinned) look(k *Lock, ask bool, timeout time.Duration) error {
+// asked, and gets timeout for its answer. raw takes the connection.
+func (p *pinned) look(k *Lock, ask bool, timeout time.Duration, raw func(func(driverConn any) error) error) error {
 	hungUp, known := k.session.PeerClosed()
 	if hungUp {
 		return errHungUp
 	}
 	var lost error
-	err := p.own.conn.Raw(func(any) error {
+	err := raw(func(any) error {
 		switch s := k.session; {
 		case p.isFreed(): // while this waited for its turn
 		case s.Closed():
@@ -220,7 +228,7 @@ func (p *pinned) look(k *Lock, ask bool, timeout time.Duration) error {
 	if err != nil {
 		// The caller that gets the connection from the pool has a lock that is
 		// never given back.
-		k.lose(errConnClosed)
+		p.own.besides.lose(errConnClosed)
 		k.session.Cut()
 		return errConnClosed
 	}
@@ -231,28 +239,25 @@ func (p *pinned) look(k *Lock, ask bool, timeout time.Duration) error {
 // asks for an answer: the statement could fail there, or be the one that takes
 // the transaction's snapshot.
 func (p *pinned) ask(k *Lock, timeout time.Duration) error {
-	ctx, over := question(timeout, k.lose)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	m, held := locksql.Select("select "+locksql.Held(k.key)), yes
 	if k.session.InTransaction() {
-		_, err := k.session.Send(ctx, checking, locksql.One(locksql.Statement{SQL: "-- is the session there?"}))
-		return lossOf(k.session, err, over())
+		m = locksql.One(locksql.Statement{SQL: "-- is the session there?"})
+		held = func(pgsession.Answer) bool { return true }
 	}
-	answer, err := k.session.Send(ctx, checking, locksql.Select("select "+locksql.Held(k.key)))
-	silent := over()
-	if err == nil && !silent && !yes(answer) {
+	answer, err := send(ctx, k.session, checking, m, p.own.besides.lose)
+	if err == nil && !held(answer) {
 		return errNotHeld
 	}
-	return lossOf(k.session, err, silent)
+	return lossOf(k.session, err)
 }
 
 // lossOf returns why a lock is lost after a question about it, or nil. That the
 // question was refused is an answer: where statements are cancelled, or pg_locks may
 // not be read, there is a session all the same.
-func lossOf(s *pgsession.Session, err error, silent bool) error {
-	switch {
-	case silent:
-		s.Discard() // the answer may have come just now, and the loss is told
-		return errSilence
-	case pgsession.GoesOn(err) && !s.Closed():
+func lossOf(s *pgsession.Session, err error) error {
+	if pgsession.GoesOn(err) && !s.Closed() {
 		return nil
 	}
 	return err

@@ -11,7 +11,6 @@ import (
 var (
 	asking   = interrupt.Policy{DeadlineDelay: time.Second}
 	holding  = interrupt.Policy{CancelRequest: true, DeadlineDelay: 2 * time.Second}
-	sharing  = interrupt.Policy{CancelRequest: true, DeadlineDelay: 5 * time.Second} // where other locks are lost, too
 	checking = interrupt.Policy{}
 	leaving  = interrupt.Policy{CancelRequest: true, DeadlineDelay: time.Second}
 )

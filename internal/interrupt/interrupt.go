@@ -24,6 +24,10 @@ type Policy struct {
 	// DeadlineDelay is how long the server has for its answer then. After it,
 	// the connection is cut.
 	DeadlineDelay time.Duration
+
+	// BeforeCut, if it is not nil, is called just before that. The watch's Stop waits
+	// for it.
+	BeforeCut func()
 }
 
 // A round trip of 200 ms must not cost a connection: a cancel request takes up to four
@@ -127,6 +131,9 @@ func (w *Watch) end(answered <-chan struct{}) (lateCancel bool) {
 		cut = time.Now().Add(w.policy.DeadlineDelay)
 	}
 	if !ClosedWithin(answered, 0) {
+		if w.policy.BeforeCut != nil {
+			w.policy.BeforeCut()
+		}
 		// pgx takes the failed read for the end of the connection, and sends a
 		// cancel request of its own before it closes the socket.
 		if err := w.conn.Conn().SetDeadline(time.Unix(1, 0)); err != nil {
