@@ -188,6 +188,15 @@ func TestDeallocateInsideFn(t *testing.T) {
 			b.Queue(all)
 			return tx.SendBatch(ctx, &b).Close()
 		}),
+		"pgx, the Conn of a callback": inPgx(func(ctx context.Context, tx pgx.Tx) error {
+			var conn *pgx.Conn
+			var b pgx.Batch
+			b.Queue(`select 1`).Query(func(rows pgx.Rows) error { conn = rows.Conn(); return nil })
+			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+				return err
+			}
+			return conn.DeallocateAll(ctx)
+		}),
 		"pgx, Conn": inPgx(func(ctx context.Context, tx pgx.Tx) error { return tx.Conn().DeallocateAll(ctx) }),
 	} {
 		if err := call(); err != nil {
