@@ -50,23 +50,27 @@ func (r *batchResults) Exec() (tag pgconn.CommandTag, err error) {
 
 // Query is pgx.BatchResults's.
 func (r *batchResults) Query() (pgx.Rows, error) {
-	q := r.query()
-	return q, q.err
+	return r.query()
 }
 
 // QueryRow is pgx.BatchResults's.
-func (r *batchResults) QueryRow() pgx.Row { return row{r.query()} }
+func (r *batchResults) QueryRow() pgx.Row {
+	q, _ := r.query() // q has the error
+	return row{q}
+}
 
-func (r *batchResults) query() *rows {
+func (r *batchResults) query() (*rows, error) {
 	q := &rows{conn: r.conn, ctx: r.ctx, reading: r.watch}
 	err := r.use(func() (err error) {
-		q.Rows, err = r.results.Query()
+		if q.Rows, err = r.results.Query(); err == nil {
+			q.describe()
+		}
 		return err
 	})
 	if err != nil {
 		q.fail(err)
 	}
-	return q
+	return q, err
 }
 
 // Close is pgx.BatchResults's. It runs the callbacks of the batch.

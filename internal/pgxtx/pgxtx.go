@@ -146,29 +146,30 @@ func (s *copySource) Values() ([]any, error) {
 
 // Query is pgx.Tx's.
 func (tx *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	r := tx.query(ctx, sql, args)
-	return r, r.err
+	return tx.query(ctx, sql, args)
 }
 
 // QueryRow is pgx.Tx's.
 func (tx *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	return row{tx.query(ctx, sql, args)}
+	r, _ := tx.query(ctx, sql, args) // r has the error
+	return row{r}
 }
 
-func (tx *Tx) query(ctx context.Context, sql string, args []any) *rows {
+func (tx *Tx) query(ctx context.Context, sql string, args []any) (*rows, error) {
 	tx.c.Read(sql)
 	r := &rows{conn: tx.c, ctx: ctx}
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) (err error) {
 		if r.Rows, err = tx.c.pgx.Query(ctx, sql, args...); err == nil {
 			r.watch, r.reading = w, w
 			tx.c.Add(r)
+			r.describe()
 		}
 		return err
 	})
 	if err != nil {
 		r.fail(err)
 	}
-	return r
+	return r, err
 }
 
 // SendBatch is pgx.Tx's.

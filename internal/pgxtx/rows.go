@@ -3,6 +3,7 @@ package pgxtx
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -20,10 +21,16 @@ type rows struct {
 	ctx      context.Context  // of the query
 	watch    *interrupt.Watch // nil for those of a batch
 	reading  *interrupt.Watch // over what is read: its own, or the batch's
-	missed   atomic.Bool      // a row was asked for while fn used the connection otherwise
-	done     atomic.Bool      // nothing of it reaches the connection any more
-	err      error            // set before done is
+	fields   []pgconn.FieldDescription
+	missed   atomic.Bool       // a row was asked for while fn used the connection otherwise
+	done     atomic.Bool       // nothing of it reaches the connection any more
+	tag      pgconn.CommandTag // set before done is
+	err      error             // set before done is
 }
+
+// describe copies the descriptions of rows that pgx has opened. The next user of the
+// connection has pgx write over them.
+func (r *rows) describe() { r.fields = slices.Clone(r.Rows.FieldDescriptions()) }
 
 // use calls f, while the rows are open.
 func (r *rows) use(f func() error) error {
@@ -90,18 +97,18 @@ func (r *rows) RawValues() (values [][]byte) {
 
 // FieldDescriptions is pgx.Rows's.
 func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
-	if r.Rows == nil || r.conn.Over() {
+	if r.conn.Over() {
 		return nil
 	}
-	return r.Rows.FieldDescriptions()
+	return r.fields
 }
 
 // CommandTag is pgx.Rows's.
 func (r *rows) CommandTag() pgconn.CommandTag {
-	if r.Rows == nil {
+	if !r.done.Load() {
 		return pgconn.CommandTag{}
 	}
-	return r.Rows.CommandTag()
+	return r.tag
 }
 
 // Conn is pgx.Rows's.
@@ -150,6 +157,7 @@ func (r *rows) CloseLocked() error {
 	if err == nil && r.conn.Over() {
 		err = pgx.ErrTxClosed // fn may still read them, and has not come to their end
 	}
+	r.tag = r.Rows.CommandTag()
 	r.fail(lockerr.Because(r.ctx, err))
 	return r.err
 }

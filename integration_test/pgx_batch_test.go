@@ -1,0 +1,102 @@
+package integration_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// inEachMode calls f with a pool for each way of pgx to send a batch.
+func inEachMode(t *testing.T, f func(t *testing.T, s *pgxStage, mode pgx.QueryExecMode)) {
+	for _, mode := range []pgx.QueryExecMode{
+		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
+		pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
+	} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			f(t, newPgxStage(t, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode }), mode)
+		})
+	}
+}
+
+// send sends a batch of one query.
+func send(ctx context.Context, tx pgx.Tx, query string, args ...any) pgx.BatchResults {
+	var b pgx.Batch
+	b.Queue(query, args...)
+	return tx.SendBatch(ctx, &b)
+}
+
+// A goroutine that fn has left may use what its query returned while the call ends, and
+// while the next one uses the connection. There is nothing to see but with -race.
+func TestPgxQueryWhileTheCallEnds(t *testing.T) {
+	t.Parallel()
+	inEachMode(t, func(t *testing.T, s *pgxStage, _ pgx.QueryExecMode) {
+		for name, query := range map[string]func(ctx context.Context, tx pgx.Tx, v slowValue) (pgx.Rows, error){
+			"query": func(ctx context.Context, tx pgx.Tx, v slowValue) (pgx.Rows, error) {
+				return tx.Query(ctx, `select $1::text`, v)
+			},
+			"batch": func(ctx context.Context, tx pgx.Tx, v slowValue) (pgx.Rows, error) {
+				return send(ctx, tx, `select $1::text`, v).Query()
+			},
+		} {
+			for range 20 {
+				over := make(chan struct{})
+				wantNoError(t, s.l.WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error {
+					v := slowValue{make(chan struct{}), make(chan struct{})}
+					go func() {
+						defer close(over)
+						rows, err := query(ctx, tx, v)
+						if err != nil {
+							return
+						}
+						if tag := rows.CommandTag(); tag.String() != "" && tag.String() != "SELECT 1" {
+							t.Errorf("%s: the tag is %q", name, tag)
+						}
+						if d := rows.FieldDescriptions(); len(d) > 0 && d[0].Name != "text" {
+							t.Errorf("%s: the column is %q", name, d[0].Name)
+						}
+					}()
+					<-v.asked
+					close(v.release)
+					return nil
+				}))
+				_, err := s.pool.Exec(t.Context(), `select 1 as another`)
+				wantNoError(t, err)
+				<-over
+			}
+		}
+	})
+}
+
+// Rows know their columns, and their tag once they are closed, also after the next
+// statement.
+func TestPgxRowsKeepTheirDescription(t *testing.T) {
+	t.Parallel()
+	inEachMode(t, func(t *testing.T, s *pgxStage, _ pgx.QueryExecMode) {
+		wantNoError(t, s.l.WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error {
+			queried, err := tx.Query(ctx, `select generate_series(1, 2) as first`)
+			wantNoError(t, err)
+			queried.Close()
+			results := send(ctx, tx, `select 1 as second`)
+			batched, err := results.Query()
+			wantNoError(t, err)
+			batched.Close()
+			wantNoError(t, results.Close())
+			_, err = tx.Exec(ctx, `select 3 as third`)
+			for _, got := range []struct {
+				rows         pgx.Rows
+				column, want string
+			}{{queried, "first", "SELECT 2"}, {batched, "second", "SELECT 1"}} {
+				if d := got.rows.FieldDescriptions(); len(d) != 1 || d[0].Name != got.column {
+					t.Errorf("the columns are %v, want %s", d, got.column)
+				}
+				if tag := got.rows.CommandTag().String(); tag != got.want {
+					t.Errorf("the tag is %q, want %q", tag, got.want)
+				}
+			}
+			return err
+		}))
+	})
+}
