@@ -28,6 +28,77 @@ func send(ctx context.Context, tx pgx.Tx, query string, args ...any) pgx.BatchRe
 	return tx.SendBatch(ctx, &b)
 }
 
+// rowsCloser is scanned from rows, and closes them.
+type rowsCloser struct{}
+
+func (rowsCloser) ScanRow(rows pgx.Rows) error { rows.Close(); return nil }
+
+// When its ctx ends, a statement is cancelled, and no later one: also where pgx is done
+// with the statement, and fn has yet to close what is left of it.
+func TestPgxStatementAfterOneThatIsOver(t *testing.T) {
+	t.Parallel()
+	type statement func(t *testing.T, ctx context.Context, tx pgx.Tx) (closeLater func())
+	inEachMode(t, func(t *testing.T, s *pgxStage, mode pgx.QueryExecMode) {
+		statements := map[string]statement{
+			"a batch that cannot be sent": func(t *testing.T, ctx context.Context, tx pgx.Tx) func() {
+				results := send(ctx, tx, `select $1::text`, func() {})
+				for range 2 {
+					if _, err := results.Exec(); err == nil {
+						t.Error("a batch that was not sent has no error")
+					}
+				}
+				return func() { _ = results.Close() }
+			},
+			"a batch of nothing": func(_ *testing.T, ctx context.Context, tx pgx.Tx) func() {
+				results := tx.SendBatch(ctx, new(pgx.Batch))
+				return func() { wantNoError(t, results.Close()) }
+			},
+			"a query whose rows a scan closes": func(t *testing.T, ctx context.Context, tx pgx.Tx) func() {
+				rows, err := tx.Query(ctx, `select 1`)
+				wantNoError(t, err)
+				rows.Next()
+				wantNoError(t, rows.Scan(rowsCloser{}))
+				return rows.Close
+			},
+		}
+		if mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol { // in others, Close has to come first
+			statements["a batch that fails"] = func(t *testing.T, ctx context.Context, tx pgx.Tx) func() {
+				results := send(ctx, tx, `select 1 / $1::int`, 0)
+				if _, err := results.Exec(); sqlState(err) != "22012" {
+					t.Errorf("got %v, want a division by zero", err)
+				}
+				return func() { _ = results.Close() }
+			}
+			statements["a batch that is read past its end"] = func(t *testing.T, ctx context.Context, tx pgx.Tx) func() {
+				results := send(ctx, tx, `select 1`)
+				_, err := results.Exec()
+				wantNoError(t, err)
+				if _, err := results.Query(); err == nil {
+					t.Error("one query has two results")
+				}
+				return func() { wantNoError(t, results.Close()) }
+			}
+		}
+		for name, statement := range statements {
+			t.Run(name, func(t *testing.T) {
+				s.keepsItsConnection(t, func() {
+					wantNoError(t, s.l.WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error {
+						nested, err := tx.Begin(ctx)
+						wantNoError(t, err)
+						ended, end := context.WithCancel(ctx)
+						closeLater := statement(t, ended, tx)
+						wantNoError(t, nested.Rollback(ctx))
+						end()
+						_, err = tx.Exec(ctx, `select pg_sleep(0.5)`)
+						closeLater()
+						return err
+					}))
+				})
+			})
+		}
+	})
+}
+
 // A goroutine that fn has left may use what its query returned while the call ends, and
 // while the next one uses the connection. There is nothing to see but with -race.
 func TestPgxQueryWhileTheCallEnds(t *testing.T) {

@@ -93,6 +93,54 @@ func TestRowsOpenWhenCtxEnds(t *testing.T) {
 	})
 }
 
+// The same goes for a batch of which fn has read a part.
+func TestBatchOpenWhenCtxEnds(t *testing.T) {
+	t.Parallel()
+	for name, read := range map[string]func(t *testing.T, results pgx.BatchResults){
+		"a row": func(t *testing.T, results pgx.BatchResults) {
+			wantNoError(t, results.QueryRow().Scan(new(int)))
+		},
+		"rows that are closed": func(t *testing.T, results pgx.BatchResults) {
+			rows, err := results.Query()
+			wantNoError(t, err)
+			rows.Next()
+			rows.Close()
+		},
+		"rows": func(t *testing.T, results pgx.BatchResults) {
+			rows, err := results.Query()
+			wantNoError(t, err)
+			rows.Next()
+		},
+		"a callback's panic": func(t *testing.T, results pgx.BatchResults) {
+			defer func() { _ = recover() }()
+			_ = results.Close()
+			t.Error("the callback does not panic")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newPgxStage(t)
+			_ = s.l.WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error { // fails where ctx has ended
+				batchCtx, end := context.WithCancel(ctx)
+				defer end()
+				var b pgx.Batch
+				first := b.Queue(`select 1`)
+				if name == "a callback's panic" {
+					first.QueryRow(func(pgx.Row) error { panic("in a callback") })
+				}
+				b.Queue(manyRows)
+				results := tx.SendBatch(batchCtx, &b)
+				read(t, results)
+				end()
+				passes(t, s.watcher, pastTheCut)
+				_ = results.Close() // fails where the server has not sent it all before the end of ctx
+				keepsLock(t, s.watcher)
+				return nil
+			})
+		})
+	}
+}
+
 // keepsLock checks that a lock is held, and still a moment later: the server frees it
 // when it next looks at a socket that is closed.
 func keepsLock(t *testing.T, db *sql.DB) {

@@ -16,9 +16,9 @@ type batchResults struct {
 	conn    *conn
 	ctx     context.Context // of the batch
 	batch   *pgx.Batch
-	watch   *interrupt.Watch
-	done    bool  // guarded by conn: nothing of it reaches the connection any more
-	err     error // guarded by conn
+	watch   *interrupt.Watch // guarded by conn: nil where it is over
+	done    bool             // guarded by conn: nothing of it reaches the connection any more
+	err     error            // guarded by conn
 }
 
 var errBatchClosed = errors.New("batch already closed")
@@ -33,10 +33,24 @@ func (r *batchResults) use(f func() error) error {
 		return errBatchClosed
 	}
 	r.watch.Idle(false)
-	defer r.watch.Idle(true)
+	defer r.used()
 	err := f()
 	r.conn.Note(err)
 	return lockerr.Because(r.ctx, err)
+}
+
+// used is the end of a use of the connection. The watch is over once pgx is done with
+// the connection, be it after an error: it would cancel the statements that follow.
+func (r *batchResults) used() {
+	r.watch.Idle(true)
+	if r.conn.free() {
+		r.stop()
+	}
+}
+
+func (r *batchResults) stop() {
+	r.watch.Stop()
+	r.watch = nil
 }
 
 // Exec is pgx.BatchResults's.
@@ -60,7 +74,7 @@ func (r *batchResults) QueryRow() pgx.Row {
 }
 
 func (r *batchResults) query() (*rows, error) {
-	q := &rows{conn: r.conn, ctx: r.ctx, reading: r.watch}
+	q := &rows{conn: r.conn, ctx: r.ctx, batch: r}
 	err := r.use(func() (err error) {
 		if q.Rows, err = r.results.Query(); err == nil {
 			q.describe()
@@ -92,14 +106,15 @@ func (r *batchResults) CloseLocked() error {
 }
 
 // Runs is txguard.Open's.
-func (r *batchResults) Runs() bool { return true }
+func (r *batchResults) Runs() bool { return !r.conn.free() }
 
 func (r *batchResults) finish() error {
 	r.watch.Idle(false)
+	defer r.used() // also where a callback panics
 	err := r.results.Close()
 	r.done = true
 	r.conn.Forget(r)
-	r.watch.Stop()
+	r.stop()
 	r.conn.Note(err)
 	r.err = lockerr.Because(r.ctx, err)
 	return r.err

@@ -22,6 +22,9 @@ func (c *conn) expose() *pgx.Conn {
 	return c.pgx
 }
 
+// free reports whether pgx does not use the connection. The guard is locked.
+func (c *conn) free() bool { return !c.pgx.PgConn().IsBusy() }
+
 // enter begins the use of what a statement has left open.
 func (c *conn) enter() error {
 	if !c.busy.CompareAndSwap(false, true) {

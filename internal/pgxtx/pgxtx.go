@@ -160,9 +160,13 @@ func (tx *Tx) query(ctx context.Context, sql string, args []any) (*rows, error) 
 	r := &rows{conn: tx.c, ctx: ctx}
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) (err error) {
 		if r.Rows, err = tx.c.pgx.Query(ctx, sql, args...); err == nil {
-			r.watch, r.reading = w, w
+			r.watch = w
 			tx.c.Add(r)
-			r.describe()
+			if tx.c.free() { // as where the connection was lost
+				_ = r.CloseLocked() // r has the error
+			} else {
+				r.describe()
+			}
 		}
 		return err
 	})
@@ -188,6 +192,7 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		r.results = tx.c.pgx.SendBatch(ctx, b)
 		r.watch = w
 		tx.c.Add(r)
+		r.used()
 		return nil
 	})
 	if err != nil {

@@ -20,7 +20,7 @@ type rows struct {
 	conn     *conn
 	ctx      context.Context  // of the query
 	watch    *interrupt.Watch // nil for those of a batch
-	reading  *interrupt.Watch // over what is read: its own, or the batch's
+	batch    *batchResults    // nil for those of a query
 	fields   []pgconn.FieldDescription
 	missed   atomic.Bool       // a row was asked for while fn used the connection otherwise
 	done     atomic.Bool       // nothing of it reaches the connection any more
@@ -31,6 +31,15 @@ type rows struct {
 // describe copies the descriptions of rows that pgx has opened. The next user of the
 // connection has pgx write over them.
 func (r *rows) describe() { r.fields = slices.Clone(r.Rows.FieldDescriptions()) }
+
+// reading returns the watch over what is read: that of the rows, or of their batch.
+// The guard is locked.
+func (r *rows) reading() *interrupt.Watch {
+	if r.batch != nil {
+		return r.batch.watch
+	}
+	return r.watch
+}
 
 // use calls f, while the rows are open.
 func (r *rows) use(f func() error) error {
@@ -44,10 +53,11 @@ func (r *rows) use(f func() error) error {
 	case r.done.Load(), r.conn.Over():
 		return errRowsClosed
 	}
-	r.reading.Idle(false)
-	defer r.reading.Idle(true)
+	w := r.reading()
+	w.Idle(false)
+	defer w.Idle(true)
 	err := f()
-	if err != nil {
+	if err != nil || r.conn.free() { // which a RowScanner may have seen to
 		_ = r.CloseLocked() // as pgx has done; r.err keeps the error
 	}
 	return err
@@ -148,10 +158,13 @@ func (r *rows) CloseLocked() error {
 	if r.done.Load() {
 		return r.err
 	}
-	r.reading.Idle(false)
+	r.reading().Idle(false)
 	r.Rows.Close()
 	r.conn.Forget(r)
 	r.watch.Stop()
+	if r.batch != nil {
+		r.batch.watch.Idle(true)
+	}
 	err := r.Rows.Err()
 	r.conn.Note(err)
 	if err == nil && r.conn.Over() {
