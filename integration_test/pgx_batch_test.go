@@ -99,6 +99,38 @@ func TestPgxStatementAfterOneThatIsOver(t *testing.T) {
 	})
 }
 
+// Rows of a batch may be closed after the batch, and have an error if they were not read
+// to their end.
+func TestPgxRowsClosedAfterTheirBatch(t *testing.T) {
+	t.Parallel()
+	inEachMode(t, func(t *testing.T, s *pgxStage, _ pgx.QueryExecMode) {
+		s.keepsItsConnection(t, func() {
+			_, err := returned(t, func() error {
+				return s.l.WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error {
+					var b pgx.Batch
+					b.Queue(`select generate_series(1, 10)`)
+					b.Queue(`insert into t values (1)`)
+					results := tx.SendBatch(ctx, &b)
+					rows, err := results.Query()
+					wantNoError(t, err)
+					defer rows.Close()
+					rows.Next()
+					wantNoError(t, results.Close())
+					if rows.Next() || rows.Err() == nil {
+						t.Errorf("rows that were cut off have the error %v", rows.Err())
+					}
+					_, err = tx.Exec(ctx, `insert into t values (2)`)
+					return err
+				})
+			})
+			wantNoError(t, err)
+		})
+		if n := rows(t, s.watcher); n != 2 {
+			t.Errorf("%d rows, want 2", n)
+		}
+	})
+}
+
 // A goroutine that fn has left may use what its query returned while the call ends, and
 // while the next one uses the connection. There is nothing to see but with -race.
 func TestPgxQueryWhileTheCallEnds(t *testing.T) {

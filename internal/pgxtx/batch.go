@@ -17,6 +17,7 @@ type batchResults struct {
 	ctx     context.Context // of the batch
 	batch   *pgx.Batch
 	watch   *interrupt.Watch // guarded by conn: nil where it is over
+	rows    *rows            // guarded by conn: of the last query, nil if there was none
 	done    bool             // guarded by conn: nothing of it reaches the connection any more
 	err     error            // guarded by conn
 }
@@ -32,6 +33,7 @@ func (r *batchResults) use(f func() error) error {
 	if r.done || r.conn.Over() {
 		return errBatchClosed
 	}
+	r.closeRows(errRowsClosed)
 	r.watch.Idle(false)
 	defer r.used()
 	err := f()
@@ -51,6 +53,14 @@ func (r *batchResults) used() {
 func (r *batchResults) stop() {
 	r.watch.Stop()
 	r.watch = nil
+}
+
+// closeRows closes rows that are open, which have the error cut if there is no other.
+// If their batch were read first, pgx would wait for the rest of them for ever.
+func (r *batchResults) closeRows(cut error) {
+	if r.rows != nil {
+		_ = r.rows.close(cut) // pgx's batch returns it as well
+	}
 }
 
 // Exec is pgx.BatchResults's.
@@ -78,6 +88,7 @@ func (r *batchResults) query() (*rows, error) {
 	err := r.use(func() (err error) {
 		if q.Rows, err = r.results.Query(); err == nil {
 			q.describe()
+			r.rows = q
 		}
 		return err
 	})
@@ -96,19 +107,21 @@ func (r *batchResults) Close() error {
 	if r.done || r.conn.Over() {
 		return r.err
 	}
-	return r.finish()
+	return r.finish(errRowsClosed)
 }
 
 // CloseLocked is txguard.Open's. It runs no callbacks: fn has returned.
 func (r *batchResults) CloseLocked() error {
 	r.forgetCallbacks()
-	return r.finish()
+	return r.finish(pgx.ErrTxClosed)
 }
 
 // Runs is txguard.Open's.
 func (r *batchResults) Runs() bool { return !r.conn.free() }
 
-func (r *batchResults) finish() error {
+// finish closes the batch, and rows of it that are open, which have the error cut.
+func (r *batchResults) finish(cut error) error {
+	r.closeRows(cut)
 	r.watch.Idle(false)
 	defer r.used() // also where a callback panics
 	err := r.results.Close()

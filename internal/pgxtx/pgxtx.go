@@ -163,7 +163,7 @@ func (tx *Tx) query(ctx context.Context, sql string, args []any) (*rows, error) 
 			r.watch = w
 			tx.c.Add(r)
 			if tx.c.free() { // as where the connection was lost
-				_ = r.CloseLocked() // r has the error
+				_ = r.close(nil) // r has the error
 			} else {
 				r.describe()
 			}

@@ -58,7 +58,7 @@ func (r *rows) use(f func() error) error {
 	defer w.Idle(true)
 	err := f()
 	if err != nil || r.conn.free() { // which a RowScanner may have seen to
-		_ = r.CloseLocked() // as pgx has done; r.err keeps the error
+		_ = r.close(nil) // as pgx has done; r.err keeps the error
 	}
 	return err
 }
@@ -149,12 +149,17 @@ func (r *rows) Close() {
 	}
 	defer r.conn.leave()
 	if !r.conn.Over() {
-		_ = r.CloseLocked() // Err returns it
+		_ = r.close(nil) // Err returns it
 	}
 }
 
-// CloseLocked is txguard.Open's.
-func (r *rows) CloseLocked() error {
+// CloseLocked is txguard.Open's. fn may still read the rows, and has not come to their
+// end.
+func (r *rows) CloseLocked() error { return r.close(pgx.ErrTxClosed) }
+
+// close closes rows that are open, which have the error cut if there is no other. The
+// guard is locked.
+func (r *rows) close(cut error) error {
 	if r.done.Load() {
 		return r.err
 	}
@@ -167,8 +172,8 @@ func (r *rows) CloseLocked() error {
 	}
 	err := r.Rows.Err()
 	r.conn.Note(err)
-	if err == nil && r.conn.Over() {
-		err = pgx.ErrTxClosed // fn may still read them, and has not come to their end
+	if err == nil {
+		err = cut
 	}
 	r.tag = r.Rows.CommandTag()
 	r.fail(lockerr.Because(r.ctx, err))
