@@ -43,9 +43,6 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// patience bounds every wait for a state.
-const patience = 30 * time.Second
-
 var isolations = []sql.IsolationLevel{sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSerializable}
 
 var (
