@@ -84,7 +84,7 @@ func (r *batchResults) QueryRow() pgx.Row {
 }
 
 func (r *batchResults) query() (*rows, error) {
-	q := &rows{conn: r.conn, ctx: r.ctx, batch: r}
+	q := &rows{conn: r.conn, ctx: r.ctx, reading: &r.watch}
 	err := r.use(func() (err error) {
 		if q.Rows, err = r.results.Query(); err == nil {
 			q.describe()

@@ -158,6 +158,7 @@ func (tx *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 func (tx *Tx) query(ctx context.Context, sql string, args []any) (*rows, error) {
 	tx.c.Read(sql)
 	r := &rows{conn: tx.c, ctx: ctx}
+	r.reading = &r.watch
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) (err error) {
 		if r.Rows, err = tx.c.pgx.Query(ctx, sql, args...); err == nil {
 			r.watch = w

@@ -18,9 +18,9 @@ import (
 type rows struct {
 	pgx.Rows // nil if the query could not be sent
 	conn     *conn
-	ctx      context.Context  // of the query
-	watch    *interrupt.Watch // nil for those of a batch
-	batch    *batchResults    // nil for those of a query
+	ctx      context.Context   // of the query
+	watch    *interrupt.Watch  // nil for those of a batch
+	reading  **interrupt.Watch // over what is read: where it is, that of the rows or of their batch
 	fields   []pgconn.FieldDescription
 	missed   atomic.Bool       // a row was asked for while fn used the connection otherwise
 	done     atomic.Bool       // nothing of it reaches the connection any more
@@ -31,15 +31,6 @@ type rows struct {
 // describe copies the descriptions of rows that pgx has opened. The next user of the
 // connection has pgx write over them.
 func (r *rows) describe() { r.fields = slices.Clone(r.Rows.FieldDescriptions()) }
-
-// reading returns the watch over what is read: that of the rows, or of their batch.
-// The guard is locked.
-func (r *rows) reading() *interrupt.Watch {
-	if r.batch != nil {
-		return r.batch.watch
-	}
-	return r.watch
-}
 
 // use calls f, while the rows are open.
 func (r *rows) use(f func() error) error {
@@ -53,7 +44,7 @@ func (r *rows) use(f func() error) error {
 	case r.done.Load(), r.conn.Over():
 		return errRowsClosed
 	}
-	w := r.reading()
+	w := *r.reading
 	w.Idle(false)
 	defer w.Idle(true)
 	err := f()
@@ -163,13 +154,11 @@ func (r *rows) close(cut error) error {
 	if r.done.Load() {
 		return r.err
 	}
-	r.reading().Idle(false)
+	(*r.reading).Idle(false)
 	r.Rows.Close()
 	r.conn.Forget(r)
 	r.watch.Stop()
-	if r.batch != nil {
-		r.batch.watch.Idle(true)
-	}
+	(*r.reading).Idle(true)
 	err := r.Rows.Err()
 	r.conn.Note(err)
 	if err == nil {
