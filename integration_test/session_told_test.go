@@ -41,16 +41,7 @@ func TestSessionToldBeforeTheNext(t *testing.T) {
 			l, ctx := sessionlock.New(db).With(o), pulse.With(t.Context(), test.pulse)
 			k := lockUnder(ctx, t, l, hashkey.Name("k"))
 			beside := lockUnder(ctx, t, l, hashkey.Name("beside"))
-			atGrant := make(chan error, 1)
-			go func() {
-				next, err := sessionlock.New(other).Lock(bounded(t), hashkey.Name("k"))
-				atGrant <- k.Err()
-				if err == nil {
-					err = next.Unlock()
-				}
-				wantNoError(t, err)
-			}()
-			until(t, "another session waits", func() bool { return waitingLocks(t, other) == 1 })
+			atGrant := errAtGrant(t, other, k)
 			p.swallow.Store(&swallow{text: "select", hang: true, reached: make(chan struct{})})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -66,6 +57,23 @@ func TestSessionToldBeforeTheNext(t *testing.T) {
 			noTrace(t, other, db)
 		})
 	}
+}
+
+// errAtGrant has another session wait for k's key, and returns what k.Err says when that
+// is granted.
+func errAtGrant(t *testing.T, other *sql.DB, k *sessionlock.Lock) <-chan error {
+	t.Helper()
+	atGrant := make(chan error, 1)
+	go func() {
+		next, err := sessionlock.New(other).Lock(bounded(t), k.Key())
+		atGrant <- k.Err()
+		if err == nil {
+			err = next.Unlock()
+		}
+		wantNoError(t, err)
+	}()
+	until(t, "another session waits", func() bool { return waitingLocks(t, other) == 1 })
+	return atGrant
 }
 
 func lostOrUnlocked(t *testing.T, k *sessionlock.Lock) {
@@ -159,16 +167,7 @@ func TestSessionBesideToldBeforeTheNext(t *testing.T) {
 				often = 400 * time.Millisecond
 			}
 			k, beside := lock("k", time.Hour), lock("beside", often)
-			atGrant := make(chan error, 1)
-			go func() {
-				next, err := sessionlock.New(other).Lock(bounded(t), hashkey.Name("k"))
-				atGrant <- k.Err()
-				if err == nil {
-					err = next.Unlock()
-				}
-				wantNoError(t, err)
-			}()
-			until(t, "another session waits", func() bool { return waitingLocks(t, other) == 1 })
+			atGrant := errAtGrant(t, other, k)
 			p.swallow.Store(&swallow{text: "select", hang: true, reached: make(chan struct{})})
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
