@@ -14,12 +14,15 @@ import (
 // for its user.
 type holdings struct {
 	mu    sync.Mutex
-	locks map[*Lock]bool // guarded by mu
+	locks map[losable]bool // guarded by mu
 
 	pooled  bool                 // a lock goes back to the pool with the session
 	callers map[hashkey.Key]bool // of LockConn
 	saved   []locksql.Setting    // the settings as they were before the first of callers
 }
+
+// losable is a lock that can be told that it is lost.
+type losable interface{ lose(loss error) }
 
 const holdingsKey = "pgadvisory/sessionlock"
 
@@ -28,7 +31,7 @@ func holdingsOf(s *pgsession.Session) *holdings {
 	data := s.PG().CustomData()
 	h, ok := data[holdingsKey].(*holdings)
 	if !ok {
-		h = &holdings{callers: make(map[hashkey.Key]bool), locks: make(map[*Lock]bool)}
+		h = &holdings{callers: make(map[hashkey.Key]bool), locks: make(map[losable]bool)}
 		data[holdingsKey] = h
 	}
 	return h
@@ -52,14 +55,14 @@ func (h *holdings) refuse(key hashkey.Key) error {
 }
 
 // keep notes a lock that is lost with the session.
-func (h *holdings) keep(k *Lock) {
+func (h *holdings) keep(k losable) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.locks[k] = true
 }
 
 // drop notes that k is lost, or about to be given back.
-func (h *holdings) drop(k *Lock) {
+func (h *holdings) drop(k losable) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.locks, k)

@@ -31,16 +31,18 @@ func firstOf(keys []hashkey.Key, condition, then func(hashkey.Key) string) strin
 	return b.String()
 }
 
-// takeSlot returns an expression that takes the first free slot.
-func (t *Transaction) takeSlot() string {
-	return firstOf(t.locks(), func(key hashkey.Key) string { return Call(TryXactLock, t.Shared, key) }, t.taken)
+// slots is n slots of key, as the session has them.
+type slots struct {
+	key    hashkey.Key
+	n      int
+	shared bool
 }
 
-// heldSlots are the slots that the session holds, as a table in their order: at most
+// held is the slots that the session holds, as a table in their order: at most
 // limit of them, or all. pg_locks is read once, however many slots the key has.
-func (t *Transaction) heldSlots(limit string) string {
+func (s slots) held(limit string) string {
 	var all strings.Builder
-	for i, slot := range t.locks() {
+	for i, slot := range Slots(s.key, s.n) {
 		if i > 0 {
 			all.WriteByte(',')
 		}
@@ -48,30 +50,30 @@ func (t *Transaction) heldSlots(limit string) string {
 	}
 	return "(select slot from (select " +
 		"(classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) objid::pg_catalog.int8 as key " +
-		"from pg_catalog.pg_locks where " + heldHere + " and objsubid" + equal + subID(t.Keys[0]) + ") as held " +
+		"from pg_catalog.pg_locks where " + heldHere + " and objsubid" + equal + subID(s.key) + ") as held " +
 		"join pg_catalog.unnest('{" + all.String() + "}'::pg_catalog.int8[]) with ordinality as slots (slot, place) " +
 		"on key" + equal + "slot order by place " + limit + "offset 0) as held"
 }
 
-// callOfSlot returns a call of f for the column of heldSlots.
-func (t *Transaction) callOfSlot(f Func) string {
+// call returns a call of f for the column of held.
+func (s slots) call(f Func) string {
 	args := "slot"
-	if _, _, pair := t.Keys[0].Pair(); pair {
+	if _, _, pair := s.key.Pair(); pair {
 		args = "(slot operator(pg_catalog.>>) 32)::integer, ((slot operator(pg_catalog.<<) 32) operator(pg_catalog.>>) 32)::integer"
 	}
-	return function(f, t.Shared) + "(" + args + ")"
+	return function(f, s.shared) + "(" + args + ")"
 }
 
-// ofHeldSlot returns an expression of the slot that the session holds. Of several it is
+// ofHeld returns an expression of the slot that the session holds. Of several it is
 // the first: takeSlot, which takes what the session holds already, has taken none behind
 // it. If the session holds none, it is NULL.
-func (t *Transaction) ofHeldSlot(expression string) string {
-	return "(select " + expression + " from " + t.heldSlots("limit 1 ") + ")"
+func (s slots) ofHeld(expression string) string {
+	return "(select " + expression + " from " + s.held("limit 1 ") + ")"
 }
 
-// forsakeSlots is [Forsake] for whatever slots the session holds.
-func (t *Transaction) forsakeSlots() Message {
+// forsake is [Forsake] for whatever slots the session holds.
+func (s slots) forsake() Message {
 	m := One(Rollback)
-	m.add("SELECT", "select "+t.callOfSlot(Unlock)+" from "+t.heldSlots(""))
+	m.add("SELECT", "select "+s.call(Unlock)+" from "+s.held(""))
 	return m
 }

@@ -77,6 +77,9 @@ func (m *Message) ask(expression string) {
 // of another server, or of this one before a failover.
 const onPrimary = " where not " + standbySQL
 
+// standbySQL is true on a hot standby.
+const standbySQL = "pg_catalog.pg_is_in_recovery()"
+
 // After returns m with one statement more before all others.
 func (m Message) After(first Statement) Message {
 	m.Statements = append([]Statement{first}, m.Statements...)

@@ -168,8 +168,8 @@ func (t *Transaction) afterGrant(m *Message) {
 			mode += ", read only"
 		}
 		m.add("SET", mode)
-		if t.Slots > 0 {
-			m.ask(t.ofHeldSlot("case when " + t.callOfSlot(TryXactLock) + " then " + t.callOfSlot(Unlock) + " end"))
+		if s := t.slots(); t.Slots > 0 {
+			m.ask(s.ofHeld("case when " + s.call(TryXactLock) + " then " + s.call(Unlock) + " end"))
 		} else {
 			m.ask(handover(t.Shared, t.Keys...))
 		}
@@ -201,7 +201,7 @@ func (t *Transaction) Abandon() Message {
 	case !t.OneSnapshot():
 		return One(Rollback)
 	case t.Slots > 0:
-		return t.forsakeSlots()
+		return t.slots().forsake()
 	}
 	return Forsake(t.Shared, t.Keys...)
 }
@@ -231,10 +231,10 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 		return releaseAndCommit, 1
 	}
 	m.add("RELEASE", Release)
-	if t.Slots > 0 {
-		m.add("SELECT", "select "+t.ofHeldSlot(t.callOfSlot(TryLock)))
+	if s := t.slots(); t.Slots > 0 {
+		m.add("SELECT", "select "+s.ofHeld(s.call(TryLock)))
 		m.add("COMMIT", "commit")
-		m.add("SELECT", "select "+t.ofHeldSlot(t.callOfSlot(Unlock)))
+		m.add("SELECT", "select "+s.ofHeld(s.call(Unlock)))
 		return m, 2
 	}
 	for _, key := range t.Keys {
@@ -254,7 +254,7 @@ func (t *Transaction) Commit(outlive bool) (m Message, index int) {
 func (t *Transaction) Unlock(all bool) Message {
 	switch {
 	case t.Slots > 0:
-		return t.forsakeSlots()
+		return t.slots().forsake()
 	case !all:
 		return Forsake(t.Shared, t.Keys...)
 	}
@@ -305,6 +305,13 @@ func (t *Transaction) taken(key hashkey.Key) string {
 	}
 	return "true"
 }
+
+// takeSlot returns an expression that takes the first free slot.
+func (t *Transaction) takeSlot() string {
+	return firstOf(t.locks(), func(key hashkey.Key) string { return Call(TryXactLock, t.Shared, key) }, t.taken)
+}
+
+func (t *Transaction) slots() slots { return slots{t.Keys[0], t.Slots, t.Shared} }
 
 // trySlots asks for a slot without waiting.
 func (t *Transaction) trySlots(m *Message) {

@@ -20,7 +20,6 @@ const (
 
 const (
 	pretendsSQL = "pg_catalog.current_setting('crdb_version', true) is not null"
-	standbySQL  = "pg_catalog.pg_is_in_recovery()"
 	staleSQL    = "not pg_catalog.starts_with(pg_catalog.current_setting('transaction_isolation'), 'read ')"
 )
 

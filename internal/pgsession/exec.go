@@ -250,8 +250,8 @@ func (s *Session) forget(sql string) {
 
 // forgetStale forgets what is prepared and, by the error that it met, is not
 // what it was. It reports whether to send the message once more: a statement
-// was missing, so nothing is committed. One that was bound has begun, and has raised
-// the SQLSTATE itself.
+// was missing, so nothing is committed. One that was bound has begun: the SQLSTATE is
+// what it has raised.
 func (s *Session) forgetStale(a Answer, index int, b bound, err error) (again bool) {
 	if !GoesOn(err) || s.Closed() {
 		return false
