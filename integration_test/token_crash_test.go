@@ -68,6 +68,9 @@ func TestCancelledWaitForAStandby(t *testing.T) {
 			if errors.Is(err, xactlock.ErrCommitUnknown) != test.unknown {
 				t.Errorf("got %v", err)
 			}
+			until(t, "the wait has ended on the server", func() bool {
+				return number(t, db, `select count(*) from pg_stat_activity where wait_event = 'SyncRep'`) == 0
+			})
 		})
 	}
 	wantNoError(t, k.Err())

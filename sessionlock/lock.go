@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/bounds"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
@@ -38,7 +39,8 @@ type Lock struct {
 	unlocked func() unlocking
 	giveTurn func() // of a lock on the common session: the next in this process may take it
 
-	told atomic.Bool // the end is told, or about to be
+	telling atomic.Bool   // the end is told, or about to be
+	told    chan struct{} // closed when it is
 
 	lossMu sync.Mutex
 	loss   error // guarded by lossMu; how the loss was noticed
@@ -75,7 +77,7 @@ type sender func(locksql.Message) (pgsession.Answer, error)
 
 // newLock returns the lock of key that the session has.
 func newLock(h home, p *pool, key hashkey.Key, session *pgsession.Session) *Lock {
-	k := &Lock{home: h, key: key, asked: p.key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, traced: context.Background(), tokenMu: make(chan struct{}, 1)}
+	k := &Lock{home: h, key: key, asked: p.key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, traced: context.Background(), tokenMu: make(chan struct{}, 1), told: make(chan struct{})}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlocked = sync.OnceValue(k.unlockOnce)
 	return k
@@ -245,11 +247,14 @@ func (k *Lock) freeAfter(d time.Duration) error {
 	return k.home.free(k)
 }
 
-// tellEnd tells Options.Observe and Trace of the end of the lock, once.
+// tellEnd tells Options.Observe and Trace of the end of the lock, once, and returns
+// when that is told. It does not wait for long: it may be Observe that has called Unlock.
 func (k *Lock) tellEnd(err error) {
-	if k.told.Swap(true) {
+	if k.telling.Swap(true) {
+		interrupt.ClosedWithin(k.told, poolPatience)
 		return
 	}
+	defer close(k.told)
 	e := Event{Kind: Released, Key: k.asked, Held: time.Since(k.granted), Err: err}
 	if errors.Is(err, ErrLost) {
 		e.Kind = Lost

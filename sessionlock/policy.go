@@ -23,6 +23,7 @@ const (
 	// connection is cut.
 	unlockPatience = 4 * time.Second
 
-	// poolPatience is for what is open on the connection to be closed.
+	// poolPatience is for what is open on the connection to be closed, and for the end
+	// of a lock to be told on another goroutine.
 	poolPatience = time.Second
 )
