@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pgadvisory/pgadvisory/pgxlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
 )
@@ -134,6 +135,54 @@ func TestBatchOpenWhenCtxEnds(t *testing.T) {
 				end()
 				passes(t, s.watcher, pastTheCut)
 				_ = results.Close() // fails where the server has not sent it all before the end of ctx
+				keepsLock(t, s.watcher)
+				return nil
+			})
+		})
+	}
+}
+
+// A callback of a batch may be slow as well, and what it returns comes out of Close.
+func TestBatchCallbackIsSlowWhenCtxEnds(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("the callback failed")
+	for name, queue := range map[string]func(q *pgx.QueuedQuery, slow func() error){
+		"Query": func(q *pgx.QueuedQuery, slow func() error) {
+			q.Query(func(rows pgx.Rows) error {
+				rows.Next()
+				return slow()
+			})
+		},
+		"QueryRow": func(q *pgx.QueuedQuery, slow func() error) {
+			q.QueryRow(func(pgx.Row) error { return slow() })
+		},
+		"Exec": func(q *pgx.QueuedQuery, slow func() error) {
+			q.Exec(func(pgconn.CommandTag) error { return slow() })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newPgxStage(t)
+			_ = s.l.WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error { // fails where ctx has ended
+				batchCtx, end := context.WithCancel(ctx)
+				defer end()
+				var b pgx.Batch
+				b.Queue(`select 1`)
+				queue(b.Queue(`select generate_series(1, 2)`), func() error {
+					end()
+					passes(t, s.watcher, pastTheCut)
+					return failed
+				})
+				b.Queue(manyRows).Exec(func(pgconn.CommandTag) error {
+					t.Error("another callback is called")
+					return nil
+				})
+				results := tx.SendBatch(batchCtx, &b)
+				for range 2 {
+					if err := results.Close(); err != failed {
+						t.Errorf("Close: %v", err)
+					}
+				}
 				keepsLock(t, s.watcher)
 				return nil
 			})

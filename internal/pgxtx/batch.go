@@ -1,6 +1,7 @@
 package pgxtx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -18,6 +19,7 @@ type batchResults struct {
 	batch   *pgx.Batch
 	watch   *interrupt.Watch // guarded by conn: nil where it is over
 	rows    *rows            // guarded by conn: of the last query, nil if there was none
+	read    int              // guarded by conn: how many results have been asked for
 	done    bool             // guarded by conn: nothing of it reaches the connection any more
 	err     error            // guarded by conn
 }
@@ -36,6 +38,7 @@ func (r *batchResults) use(f func() error) error {
 	r.closeRows(errRowsClosed)
 	r.watch.Idle(false)
 	defer r.used()
+	r.read++
 	err := f()
 	r.conn.Note(err)
 	return lockerr.Because(r.ctx, err)
@@ -100,6 +103,7 @@ func (r *batchResults) query() (*rows, error) {
 
 // Close is pgx.BatchResults's. It runs the callbacks of the batch.
 func (r *batchResults) Close() error {
+	failed := r.callBack()
 	if err := r.conn.enter(); err != nil {
 		return err
 	}
@@ -107,37 +111,64 @@ func (r *batchResults) Close() error {
 	if r.done || r.conn.Over() {
 		return r.err
 	}
-	return r.finish(errRowsClosed)
+	return r.finish(errRowsClosed, failed)
+}
+
+// callBack reads the batch and runs its callbacks, up to the first error. pgx would run
+// them as a part of its Close: one that is slow would pass for a server that does not
+// answer, and have the connection cut where ctx has ended.
+func (r *batchResults) callBack() (err error) {
+	for err == nil {
+		fn, more := r.next()
+		switch {
+		case fn != nil:
+			err = fn(r)
+		case more:
+			_, err = r.Exec()
+		default:
+			return nil
+		}
+	}
+	return err
+}
+
+// next reports whether the batch has a result that is not read, and returns the callback
+// for it, if there is one that has not run.
+func (r *batchResults) next() (fn func(pgx.BatchResults) error, more bool) {
+	if r.conn.enter() != nil {
+		return nil, false
+	}
+	defer r.conn.leave()
+	if r.done || r.conn.Over() || r.read >= len(r.batch.QueuedQueries) {
+		return nil, false
+	}
+	q := r.batch.QueuedQueries[r.read]
+	fn, q.Fn = q.Fn, nil
+	return fn, true
 }
 
 // CloseLocked is txguard.Open's. It runs no callbacks: fn has returned.
-func (r *batchResults) CloseLocked() error {
-	r.forgetCallbacks()
-	return r.finish(pgx.ErrTxClosed)
-}
+func (r *batchResults) CloseLocked() error { return r.finish(pgx.ErrTxClosed, nil) }
 
 // Runs is txguard.Open's.
 func (r *batchResults) Runs() bool { return !r.conn.free() }
 
 // finish closes the batch, and rows of it that are open, which have the error cut.
-func (r *batchResults) finish(cut error) error {
+// failed is the error of a callback, or nil.
+func (r *batchResults) finish(cut, failed error) error {
 	r.closeRows(cut)
+	for _, q := range r.batch.QueuedQueries { // what is left of the batch is read, and nothing called
+		q.Fn = nil
+	}
 	r.watch.Idle(false)
-	defer r.used() // also where a callback panics
+	defer r.used() // also where a tracer panics
 	err := r.results.Close()
 	r.done = true
 	r.conn.Forget(r)
 	r.stop()
 	r.conn.Note(err)
-	r.err = lockerr.Because(r.ctx, err)
+	r.err = cmp.Or(failed, lockerr.Because(r.ctx, err))
 	return r.err
-}
-
-// forgetCallbacks has what is left of the batch read, and nothing called.
-func (r *batchResults) forgetCallbacks() {
-	for _, q := range r.batch.QueuedQueries {
-		q.Fn = nil
-	}
 }
 
 // Tx is pgx.BatchResults's: the batch has begun none.

@@ -184,9 +184,6 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	}
 	for _, q := range b.QueuedQueries {
 		tx.c.Read(q.SQL)
-		if q.Fn != nil {
-			tx.c.Expose() // a callback's rows have pgx's own Conn
-		}
 	}
 	r := &batchResults{conn: tx.c, ctx: ctx, batch: b}
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) error {
