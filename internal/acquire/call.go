@@ -241,8 +241,8 @@ func (c *Call) waitsHere() bool {
 }
 
 // refused decides what to do after a refusal on a connection where the call
-// cannot wait: a try returns ErrNotAcquired, a polling call sleeps, any other
-// call joins the queue.
+// cannot wait: a try returns ErrNotAcquired, any other call joins the queue, and one
+// that polls sleeps.
 func (c *Call) refused(waitCtx context.Context) (again bool, err error) {
 	c.Contended = true
 	switch {
@@ -250,17 +250,18 @@ func (c *Call) refused(waitCtx context.Context) (again bool, err error) {
 		return false, fmt.Errorf("%w: %s", lockerr.ErrNotAcquired, lockerr.Keys(c.Keys))
 	case lockerr.AtDeadline(waitCtx) || waitCtx.Err() != nil:
 		return false, c.NotAcquired(waitCtx, nil)
-	case c.Poll > 0:
-		if !Sleep(waitCtx, c.pause(waitCtx)) {
-			return false, c.NotAcquired(waitCtx, nil)
-		}
-		return true, nil
-	case !c.ticket.InLine():
+	}
+	sleeps := c.Poll > 0
+	if !c.ticket.InLine() {
 		if err := c.Enter(waitCtx, &c.ticket, c.lines()); err != nil {
 			return false, c.NotAcquired(waitCtx, err)
 		}
+		sleeps = sleeps && c.ticket.First() // or else the one before it may have been granted the lock
 	}
-	c.direct = true
+	if sleeps && !Sleep(waitCtx, c.pause(waitCtx)) {
+		return false, c.NotAcquired(waitCtx, nil)
+	}
+	c.direct = c.waits()
 	return true, nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,6 +220,54 @@ func TestPollHoldsUpNobody(t *testing.T) {
 			<-over
 		})
 	}
+}
+
+// lateLock is a pool for many calls, of whom all are granted their lock from some
+// time on.
+type lateLock struct {
+	freed     time.Time
+	questions atomic.Int32
+}
+
+func (p *lateLock) OpenConnections() int                       { return 2 }
+func (p *lateLock) Conn(context.Context) (acquire.Conn, error) { return lateConn{p}, nil }
+
+type lateConn struct{ *lateLock }
+
+func (c lateConn) Release(context.Context) {}
+func (c lateConn) Closed() bool            { return false }
+
+func (c lateConn) Open(context.Context, acquire.Opening) (bool, error) {
+	c.questions.Add(1)
+	return time.Now().After(c.freed), nil
+}
+
+// Of readers that poll one asks, as of other calls, and all have the lock as soon as
+// that one has it.
+func TestReadersPollInLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const readers, seconds = 20, 10
+		began := time.Now()
+		p := &lateLock{freed: began.Add(seconds*time.Second - 1)}
+		queue := admission.NewQueue(func() int { return 10 })
+		var wg sync.WaitGroup
+		for range readers {
+			wg.Go(func() {
+				c := newCall(nil, func(r *acquire.Request) { r.Pool, r.Queue, r.Shared, r.Poll = p, queue, true, time.Second })
+				defer c.End()
+				if _, err := c.Acquire(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if d := time.Since(began); d != seconds*time.Second {
+			t.Errorf("the last reader has the lock after %v", d)
+		}
+		if n := p.questions.Load(); n > readers+seconds+readers {
+			t.Errorf("%d readers asked %d times in %d seconds", readers, n, seconds)
+		}
+	})
 }
 
 // A call with fn's ctx on the same pool is refused.
