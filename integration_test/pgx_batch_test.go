@@ -53,6 +53,16 @@ func TestPgxStatementAfterOneThatIsOver(t *testing.T) {
 				results := tx.SendBatch(ctx, new(pgx.Batch))
 				return func() { wantNoError(t, results.Close()) }
 			},
+			"a batch beside rows": func(t *testing.T, ctx context.Context, tx pgx.Tx) func() {
+				rows, err := tx.Query(context.WithoutCancel(ctx), `select 1`)
+				wantNoError(t, err)
+				results := send(ctx, tx, `select 1`)
+				if _, err := results.Exec(); err == nil {
+					t.Error("a batch is sent beside rows")
+				}
+				rows.Close()
+				return func() { _ = results.Close() }
+			},
 			"a query whose rows a scan closes": func(t *testing.T, ctx context.Context, tx pgx.Tx) func() {
 				rows, err := tx.Query(ctx, `select 1`)
 				wantNoError(t, err)

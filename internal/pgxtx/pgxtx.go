@@ -187,6 +187,9 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	}
 	r := &batchResults{conn: tx.c, ctx: ctx, batch: b}
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) error {
+		if !tx.c.free() { // pgx would not send it, and the watch would go on over what is open
+			return errBusy
+		}
 		r.results = tx.c.pgx.SendBatch(ctx, b)
 		r.watch = w
 		tx.c.Add(r)
