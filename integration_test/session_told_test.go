@@ -3,7 +3,9 @@ package integration_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -177,6 +179,93 @@ func TestSessionBesideToldBeforeTheNext(t *testing.T) {
 			wantError(t, <-atGrant, sessionlock.ErrLost)
 			_, _ = k.Unlock(), beside.Unlock()
 		})
+	}
+}
+
+// Nor is a lock free before its holder is told where it is for the lock beside that the
+// library ends the session, or for a call that asks for one there.
+func TestSessionEndedForTheLockBeside(t *testing.T) {
+	t.Parallel()
+	type call struct {
+		conn   *sql.Conn // nil if the locks are Shareable
+		beside *sessionlock.Lock
+		third  func() error // asks for a third lock
+		p      *proxy
+		s      *spoiler
+	}
+	const both, own = "own shareable", "own"
+	for name, test := range map[string]struct {
+		homes string
+		ends  func(t *testing.T, c call) error
+	}{
+		"an unlock that is refused": {both, func(t *testing.T, c call) error {
+			c.s.spoil("advisory_unlock", "advisory_unlok")
+			return c.beside.Unlock()
+		}},
+		"an unlock that is not understood": {both, func(t *testing.T, c call) error {
+			c.s.spoil("select pg_catalog.pg_advisory_unlock(", "select from pg_catalog.pg_advisory_unlock(")
+			return c.beside.Unlock()
+		}},
+		"a grant that is not understood": {both, func(t *testing.T, c call) error {
+			c.s.spoil("select asked.slot", "select 'x' || asked.slot")
+			return c.third()
+		}},
+		"a question that fails, and is not forsaken": {both, func(t *testing.T, c call) error {
+			c.s.spoil("select asked.slot", "select 1/asked.slot", "select case when exists", "select 1/0, case when exists")
+			return c.third()
+		}},
+		"a lock freed by hand": {own, func(t *testing.T, c call) error {
+			text(t, c.conn, fmt.Sprintf(`select pg_advisory_unlock(%d)::text`, c.beside.Key().Int64()))
+			return c.beside.Unlock()
+		}},
+		"a transaction left open": {own, func(t *testing.T, c call) error {
+			_, err := c.conn.BeginTx(t.Context(), nil)
+			wantNoError(t, err)
+			return c.beside.Unlock()
+		}},
+		"a connection that is closed": {own, func(t *testing.T, c call) error {
+			wantNoError(t, c.conn.Close())
+			return c.beside.Unlock()
+		}},
+		"a statement without an answer": {own, func(t *testing.T, c call) error {
+			s := &swallow{text: "pg_sleep", hang: true, reached: make(chan struct{})}
+			c.p.swallow.Store(s)
+			go func() { _, _ = c.conn.ExecContext(context.Background(), `select pg_sleep(0)`) }()
+			<-s.reached
+			return c.beside.Unlock()
+		}},
+	} {
+		for home := range strings.FieldsSeq(test.homes) {
+			t.Run(home+", "+name, func(t *testing.T) {
+				t.Parallel()
+				dsn := newDatabase(t)
+				c := call{s: new(spoiler)}
+				p, through := newProxy(t, dsn)
+				c.p = p
+				db, other := openDB(t, dsn, through, c.s.on), openDB(t, dsn)
+				o := homes[home]
+				o.Check, o.DeadClient = time.Hour, 3*time.Hour
+				l, ctx := sessionlock.New(db).With(o), pulse.With(t.Context(), time.Hour)
+				lock := func(name string) (*sessionlock.Lock, error) { return l.Lock(ctx, hashkey.Name(name)) }
+				if home == own {
+					c.conn = ownConn(t, db)
+					lock = func(name string) (*sessionlock.Lock, error) { return l.LockConn(ctx, c.conn, hashkey.Name(name)) }
+				}
+				k, err := lock("k")
+				wantNoError(t, err)
+				c.beside, err = lock("beside")
+				wantNoError(t, err)
+				c.third = func() error { _, err := lock("third"); return err }
+				atGrant := errAtGrant(t, other, k)
+				if err := test.ends(t, c); err == nil {
+					t.Error("there is no error")
+				}
+				wantError(t, <-atGrant, sessionlock.ErrLost)
+				_, _ = k.Unlock(), c.beside.Unlock()
+				db.SetMaxIdleConns(-1) // to close one that is closed is an error at the end
+				noTrace(t, other)
+			})
+		}
 	}
 }
 

@@ -204,7 +204,7 @@ func (c *common) askFor(p *pool, settings []locksql.Setting) (granted bool, err 
 		c.held[bare(p.key)] = n
 		return false, err
 	}
-	saved, slot, err := verdict(c.session, answer)
+	saved, slot, err := verdict(c.session, answer, c.tell)
 	if err != nil || slot < 0 {
 		return false, err
 	}

@@ -115,7 +115,7 @@ func (c *conn) Open(ctx context.Context, o acquire.Opening) (granted bool, err e
 func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err error) {
 	s, o := c.session, c.opts
 	if !s.Usable() {
-		s.Discard() // a caller left a transaction open in the pool
+		end(s, errDead, c.besides.lose) // a caller left a transaction open in the pool
 		return false, errDead
 	}
 	if c.callers {
@@ -132,7 +132,7 @@ func (c *conn) ask(ctx context.Context, how acquire.Opening) (granted bool, err 
 	answer, err := send(ctx, s, policy, message, c.besides.lose)
 	if err == nil {
 		var slot int
-		if c.saved, slot, err = verdict(s, answer); slot >= 0 {
+		if c.saved, slot, err = verdict(s, answer, c.besides.lose); slot >= 0 {
 			c.granted = keys[slot]
 		}
 		return slot >= 0, err
@@ -154,7 +154,7 @@ func (c *conn) Release(context.Context) {
 	if c.holds {
 		_ = c.conn.Raw(func(any) error {
 			if _, err := c.unlock(); err != nil {
-				c.session.Discard()
+				end(c.session, err, c.besides.lose)
 				return driver.ErrBadConn
 			}
 			return nil

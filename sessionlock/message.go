@@ -19,13 +19,14 @@ func (o *Options) sessionLock(s *pgsession.Session, keys []hashkey.Key, settings
 
 // verdict returns what an answer on s that came without an error says: which lock
 // is granted, or refused, and the settings as they were; or why none can be. An
-// answer that is not understood ends the session, which may have the lock.
-func verdict(s *pgsession.Session, answer pgsession.Answer) (before []locksql.Setting, slot int, err error) {
+// answer that is not understood ends the session, which may have the lock. lose is for
+// the other locks of the session: see end.
+func verdict(s *pgsession.Session, answer pgsession.Answer, lose loser) (before []locksql.Setting, slot int, err error) {
 	rows := answer.Rows
 	slot, err = slotIn(rows)
 	switch {
 	case err != nil:
-		s.Discard()
+		end(s, err, lose)
 		return nil, locksql.SessionRefused, err
 	case slot == locksql.SessionStandby:
 		return nil, locksql.SessionRefused, ErrStandby
@@ -56,7 +57,7 @@ func slotIn(rows [][][]byte) (int, error) {
 // unlock gives the lock back, with besides also what else the session may hold, and
 // gives the settings the values that were saved, which takes a second message where
 // they are not the defaults. It reports whether the lock was held. lose is for the other
-// locks of the session: see send.
+// locks of the session: see end.
 func unlock(s *pgsession.Session, shared bool, key hashkey.Key, besides bool, saved []locksql.Setting, lose loser) (held bool, err error) {
 	answer, err := leave(s, locksql.UnlockSession(shared, key, besides, saved), lose)
 	if err != nil {
@@ -64,7 +65,7 @@ func unlock(s *pgsession.Session, shared bool, key hashkey.Key, besides bool, sa
 	}
 	rows := answer.Rows
 	if len(rows) != 1 || len(rows[0]) < 1+len(saved) {
-		s.Discard()
+		end(s, errAnswer, lose)
 		return false, errAnswer
 	}
 	defaults := rows[0][len(rows[0])-len(saved):]
@@ -81,7 +82,7 @@ func unlock(s *pgsession.Session, shared bool, key hashkey.Key, besides bool, sa
 }
 
 // forsake frees what a message that has failed may have left of keys, or ends the
-// session. lose is for the other locks of the session: see send.
+// session. lose is for the other locks of the session: see end.
 func forsake(s *pgsession.Session, shared bool, keys []hashkey.Key, lose loser) {
 	if len(keys) == 0 {
 		return
@@ -91,7 +92,7 @@ func forsake(s *pgsession.Session, shared bool, keys []hashkey.Key, lose loser) 
 		m = m.WithoutRollback()
 	}
 	if _, err := leave(s, m, lose); err != nil {
-		s.Discard()
+		end(s, err, lose)
 	}
 }
 
@@ -105,18 +106,31 @@ func leave(s *pgsession.Session, m locksql.Message, lose loser) (pgsession.Answe
 // loser tells locks of a session that they are lost.
 type loser func(loss error)
 
-// send sends m on a session that has locks. Where the server does not answer, the
-// session is ended for that, and the server frees its locks then. So lose is called
-// before: a holder must be told before the next one comes.
-func send(ctx context.Context, s *pgsession.Session, p interrupt.Policy, m locksql.Message, lose loser) (pgsession.Answer, error) {
-	told := false
+// end ends a session that may have other locks. The server frees them then, so lose is
+// called before: a holder must be told before the next one comes.
+func end(s *pgsession.Session, loss error, lose loser) {
+	lose(loss)
+	s.Discard()
+}
+
+// telling returns p for a session that has locks: where the server does not answer, the
+// session is ended for that, and lose is called before. It is told then, and the session
+// is to be discarded: the answer may have come just after that.
+func telling(p interrupt.Policy, lose loser) (_ interrupt.Policy, told *bool) {
+	told = new(bool)
 	p.BeforeCut = func() {
-		told = true
+		*told = true
 		lose(errSilence)
 	}
+	return p, told
+}
+
+// send sends m on a session that has locks.
+func send(ctx context.Context, s *pgsession.Session, p interrupt.Policy, m locksql.Message, lose loser) (pgsession.Answer, error) {
+	p, told := telling(p, lose)
 	answer, err := s.Send(ctx, p, m)
-	if told {
-		s.Discard() // the answer may have come just now
+	if *told {
+		s.Discard()
 		return answer, errSilence
 	}
 	return answer, err

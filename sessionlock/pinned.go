@@ -56,10 +56,13 @@ func (p *pinned) isHeld(k *Lock) error { return p.look(k, true, unlockPatience, 
 func (p *pinned) rawSoon(f func(driverConn any) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	over := sync.OnceFunc(interrupt.Start(ctx, p.own.session.PG(), leaving).Stop)
+	policy, told := telling(leaving, p.own.besides.lose)
+	over := sync.OnceFunc(interrupt.Start(ctx, p.own.session.PG(), policy).Stop)
 	defer over()
 	return p.own.conn.Raw(func(driverConn any) error {
-		over()
+		if over(); *told {
+			p.own.session.Discard()
+		}
 		return f(driverConn)
 	})
 }
@@ -85,13 +88,13 @@ func (p *pinned) free(k *Lock) error {
 	rawErr := p.rawSoon(func(any) error {
 		left = !k.session.Closed() && !k.session.Usable()
 		if err = p.releaseSession(k); err != nil {
-			k.session.Discard()
+			end(k.session, err, p.own.besides.lose)
 		}
 		return nil
 	})
 	<-p.watched
 	if errors.Is(rawErr, sql.ErrConnDone) {
-		k.session.Cut() // the next user of the connection would have the lock
+		p.connClosed()
 		return k.lostBy(errConnClosed)
 	}
 	returned := p.giveBack(err != nil)
@@ -226,13 +229,17 @@ func (p *pinned) look(k *Lock, ask bool, timeout time.Duration, raw func(func(dr
 		return nil
 	})
 	if err != nil {
-		// The caller that gets the connection from the pool has a lock that is
-		// never given back.
-		p.own.besides.lose(errConnClosed)
-		k.session.Cut()
+		p.connClosed()
 		return errConnClosed
 	}
 	return lost
+}
+
+// connClosed ends the session of a connection that the caller has closed: the next
+// user of the connection would have the lock.
+func (p *pinned) connClosed() {
+	p.own.besides.lose(errConnClosed)
+	p.own.session.Cut()
 }
 
 // ask asks the server for the lock. In a transaction of the caller's it only
