@@ -355,3 +355,49 @@ func TestLeadWaitsForTheDatabase(t *testing.T) {
 	}
 	noTrace(t, db)
 }
+
+// A leader lets the candidates of other processes go first: with MinHold it does not
+// wait for the lock that it has still itself, but begins when the others have asked. A
+// lock that is lost is free.
+func TestLeadLetsOthersGoFirst(t *testing.T) {
+	t.Parallel()
+	const minHold, slice = 1500 * time.Millisecond, 500 * time.Millisecond
+	for name, o := range homes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, other := two(t)
+			waiting := make(chan time.Time, 10)
+			o.Check = quick.Check
+			o.Observe = func(e sessionlock.Event) {
+				if e.Kind == sessionlock.Waiting {
+					waiting <- time.Now()
+				}
+			}
+			l, key := sessionlock.New(db), hashkey.Name("k")
+			o.MinHold = minHold
+			nothing := func(context.Context) error { return nil }
+			for range 2 {
+				wantNoError(t, l.With(o).Lead(bounded(t), key, nothing))
+			}
+			began := <-waiting
+			if again := (<-waiting).Sub(began); again < minHold+slice {
+				t.Errorf("the leader campaigns again after %v, want %v at least", again, minHold+slice)
+			}
+			o.MinHold = time.Hour
+			terms := 0
+			ctx, cancel := context.WithCancel(bounded(t))
+			err := l.With(o).Lead(ctx, hashkey.Name("lost"), func(fnCtx context.Context) error {
+				terminateHolders(t, other)
+				<-fnCtx.Done()
+				if terms++; terms == 2 {
+					cancel()
+				}
+				return nil
+			})
+			wantError(t, err, sessionlock.ErrLost, context.Canceled)
+			if terms != 2 {
+				t.Errorf("%d terms", terms)
+			}
+		})
+	}
+}

@@ -43,8 +43,9 @@ const (
 // as a password. Options.Observe is told of each campaign and of each term.
 //
 // A process that has led lets the candidates of other processes go first: when it
-// campaigns again it waits for as long as they take to ask, which is half a
-// second, or Options.Poll if that is longer, and a little more.
+// campaigns again it waits until the lock is free, with Options.MinHold, and for as
+// long as they take to ask, which is half a second, or Options.Poll if that is longer,
+// and a little more.
 func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.Context) error) error {
 	switch {
 	case l.invalid() != nil:
@@ -64,10 +65,11 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 		case err == nil:
 			pause, failure = firstPause, nil
 			err = k.during(ctx, fn)
-			l.terms.ended(key)
 			if !k.wasLost() {
+				l.terms.ended(key, k.granted.Add(l.opts.MinHold))
 				return err
 			}
+			l.terms.ended(key, time.Now())
 			failure = k.Unlock()
 		case ctx.Err() != nil && errors.Is(err, ErrNotAcquired): // ctx has cut the campaign
 			if failure != nil {
