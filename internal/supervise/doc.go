@@ -23,6 +23,6 @@
 // To stop is to signal all of the work. From then on a process that becomes an
 // orphan does not leave, unless its session is one of orphans that had left before.
 //
-// Without /proc and without PR_SET_CHILD_SUBREAPER, that is on systems other
-// than Linux, the work is the process group of the command.
+// Without a /proc of its own namespace of processes, and on systems other than
+// Linux, the work is the process group of the command.
 package supervise

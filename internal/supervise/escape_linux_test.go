@@ -1,6 +1,7 @@
 package supervise_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 func exists(r *run, file string) bool {
@@ -60,6 +63,37 @@ func TestWorkThatIsNotSeen(t *testing.T) {
 	r.touch(t, "end")
 	until(t, "the last process has come to its end", func() bool { return exists(r, "last") })
 	r.ends(t, 0) // when the guard has no children any more
+}
+
+// Where /proc is that of another namespace of processes, the numbers in it mean
+// nothing. The work is the command's process group then, and not taken for over
+// while that has a process.
+func TestForeignProc(t *testing.T) {
+	if os.Getuid() != 0 {
+		testneed.Missing(t, errors.New("a process namespace takes root"))
+	}
+	dir := t.TempDir()
+	inner := command(t, dir, `(until test -e end; do sleep 0.05; done; touch last) & exit 0`)
+	outer := exec.Command("unshare", append([]string{"--pid", "--fork", "--kill-child", "sh", "-c", `"$@" & wait; touch over`, "sh"}, inner.Args...)...)
+	outer.Dir = dir
+	if err := outer.Start(); err != nil {
+		testneed.Missing(t, err)
+	}
+	t.Cleanup(func() {
+		_ = outer.Process.Kill()
+		_ = outer.Wait()
+	})
+	r := &run{dir: dir}
+	until(t, "the command has begun", func() bool { return !free(t, dir) })
+	time.Sleep(500 * time.Millisecond) // what must not happen in this time is the end
+	if exists(r, "over") || free(t, dir) {
+		t.Error("the work is taken for over while a process of it lives")
+	}
+	r.touch(t, "end")
+	until(t, "the work is over", func() bool { return exists(r, "over") })
+	if !exists(r, "last") {
+		t.Error("the last process has not come to its end")
+	}
 }
 
 // limitFiles sets how many files a process may have open.

@@ -52,7 +52,14 @@ func sessionOf(pid int) int {
 
 // processes returns all living processes. An error other than errBlind passes, as
 // when too many files are open: there may be more of them.
+//
+// A /proc of another namespace of processes, as unshare --pid without --mount-proc
+// leaves it, has other numbers than the system calls.
 func processes() (all []process, err error) {
+	self, err := os.Readlink("/proc/self")
+	if err != nil || self != strconv.Itoa(os.Getpid()) {
+		return nil, blind(err)
+	}
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return nil, blind(err)
@@ -62,7 +69,6 @@ func processes() (all []process, err error) {
 	if err != nil {
 		return nil, blind(err)
 	}
-	found := false
 	var unread error
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
@@ -76,13 +82,9 @@ func processes() (all []process, err error) {
 			}
 			continue
 		}
-		found = true
 		if p, ok := parseStat(pid, string(stat)); ok {
 			all = append(all, p)
 		}
-	}
-	if !found {
-		return nil, blind(unread)
 	}
 	return all, unread
 }
