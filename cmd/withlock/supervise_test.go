@@ -98,6 +98,7 @@ func TestLostReachesEveryChild(t *testing.T) {
 func TestIgnoredSignals(t *testing.T) {
 	for _, s := range []syscall.Signal{
 		syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
+		syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU,
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()

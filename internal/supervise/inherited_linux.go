@@ -24,46 +24,39 @@ import (
 //
 // One signal is marked, and not several: for each the runtime waits for another
 // thread, which on a busy machine takes a millisecond.
+//
+// To the signals that stop a process the runtime does nothing yet, and the system
+// still knows.
 func inheritedIgnored() (ignored signalSet) {
 	const signalMarked = 40
 	const size = int(unsafe.Sizeof(uintptr(0)))
+	bytesOf := func(entry *uintptr) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(entry)), size) }
 	// The runtime's variables have the random number as it is. 0 and 1 would mean the
 	// default, and to ignore.
 	address := uintptr(^rand.Uint64() | 2)
-	signal.Ignore(syscall.Signal(signalMarked)) // else the runtime's handler is there already
-	if !setHandler(signalMarked, address) {
+	signal.Ignore(syscall.Signal(signalMarked))    // else the runtime's handler is there already
+	if strings.HasPrefix(runtime.GOARCH, "mips") { // where the structure is another one
 		return 0
 	}
+	setAction(signalMarked, &action{address}, nil)
 	unread := make(chan os.Signal, 1)
 	signal.Notify(unread, syscall.Signal(signalMarked))
 	signal.Stop(unread)
-	mark := unsafe.Slice((*byte)(unsafe.Pointer(&address)), size)
+	mark, ignore := bytesOf(&address), bytesOf(&ignoreAction[0])
 	data := staticData()
 	at := bytes.Index(data, mark) - signalMarked*size
 	for s := 1; s < 32 && at >= 0; s++ {
-		if entry := data[at+s*size:][:size]; bytes.Equal(entry, ignoredEntry[:size]) {
+		if bytes.HasPrefix(data[at+s*size:], ignore) {
+			ignored |= 1 << s
+		}
+	}
+	for _, s := range []syscall.Signal{syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU} {
+		var now action
+		if setAction(s, nil, &now); now[0] == ignoreAction[0] {
 			ignored |= 1 << s
 		}
 	}
 	return ignored
-}
-
-// ignoredEntry is the bytes of a number that is 1, to ignore, in the memory of
-// this machine.
-var ignoredEntry = func() (entry [8]byte) {
-	*(*uintptr)(unsafe.Pointer(&entry)) = 1
-	return entry
-}()
-
-// setHandler gives a signal a handler, which must not be called.
-func setHandler(signal, address uintptr) bool {
-	if strings.HasPrefix(runtime.GOARCH, "mips") {
-		return false // where the structure is another one
-	}
-	action := [8]uintptr{address} // flags, restorer and mask, which are nothing here, follow in some order
-	const maskSize = 8
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&action)), 0, maskSize, 0, 0)
-	return errno == 0
 }
 
 // staticData returns a copy of the memory that holds the program's variables:

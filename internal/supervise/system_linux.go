@@ -131,24 +131,27 @@ func isStopped(pid int) bool {
 // The signal has to have its default action for that. signal.Reset does not
 // give that back.
 func suspendSelf(group bool) {
-	var before, ignore, byDefault action
-	ignore[0] = 1 // SIG_IGN; zeros are SIG_DFL
-	setAction(&ignore, &before)
-	defer setAction(&before, nil)
+	var before, byDefault action // zeros are SIG_DFL
+	setAction(syscall.SIGTSTP, &ignoreAction, &before)
+	defer setAction(syscall.SIGTSTP, &before, nil)
 	if group { // all but this process, which would otherwise stop twice
 		_ = syscall.Kill(0, syscall.SIGTSTP) // cannot fail
 	}
-	setAction(&byDefault, nil)
+	setAction(syscall.SIGTSTP, &byDefault, nil)
 	// A signal to the calling thread has its effect before the call returns.
 	_ = syscall.Tgkill(os.Getpid(), syscall.Gettid(), syscall.SIGTSTP)
 }
 
-// action is a struct sigaction, or larger.
+// action is a struct sigaction, or larger: a handler, and flags, restorer and mask,
+// which are nothing here, in some order.
 type action [16]uintptr
 
-// setAction sets the action of SIGTSTP, and stores what it was before.
-func setAction(next, before *action) {
+var ignoreAction = action{1} // SIG_IGN
+
+// setAction sets the action of a signal, unless that is nil, and stores what it was
+// before. It cannot fail.
+func setAction(s syscall.Signal, next, before *action) {
 	const maskSize = 8
-	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGTSTP),
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(s),
 		uintptr(unsafe.Pointer(next)), uintptr(unsafe.Pointer(before)), maskSize, 0, 0)
 }
