@@ -8,8 +8,8 @@ import (
 
 // A doctor tries whether the locks of a server keep what the packages promise.
 // It takes locks under a name of its own on two connections, looks, and frees
-// them. It sends its statements by the simple protocol, so that it leaves no
-// prepared statement on a session of a pooler.
+// them. Its statements have no names, so that it leaves no prepared statement on a
+// session of a pooler.
 type doctor struct {
 	*program
 	report

@@ -69,7 +69,7 @@ func (d *doctor) connect(ctx context.Context) error {
 	}
 	d.one.also = pool
 	config := d.one.conn.Config()
-	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	d.db = stdlib.OpenDB(*config)
 	if d.two, err = newProbe(ctx, d.db); err != nil {
 		d.one.close()

@@ -189,6 +189,7 @@ func TestDoctorLimits(t *testing.T) {
 		`alter role ` + role + ` set idle_session_timeout = '1min'`,
 		`alter role ` + role + ` set default_transaction_read_only = on`,
 		`alter role ` + role + ` set synchronous_commit = off`,
+		`alter role ` + role + ` set standard_conforming_strings = off`,
 	} {
 		if _, err := db.Exec(query); err != nil {
 			t.Fatal(err)
