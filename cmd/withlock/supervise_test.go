@@ -198,6 +198,26 @@ func TestInterruptEndsALoop(t *testing.T) {
 	}
 }
 
+// What COMMAND has left behind in the background ignores Ctrl-C, as it does in every
+// shell. withlock does not, and ends it.
+func TestInterruptAfterTheCommandsEnd(t *testing.T) {
+	dsn := newDatabase(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Args = []string{"withlock", "--kill-after", "100ms", "job", "-c", `sleep 1000 & echo work""ing`}
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn)
+	term := ptytest.Start(t, cmd)
+	term.Await(t, "working", 1)
+	until(t, "withlock is in the foreground", func() bool { return term.Foreground(t) == cmd.Process.Pid })
+	term.Type(t, "\x03")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // The executable can be replaced while withlock waits.
 func TestExecutableReplaced(t *testing.T) {
 	dsn := newDatabase(t)

@@ -90,6 +90,9 @@ func (k *keeper) obey(o order) {
 		}
 	case signalGroup:
 		k.signalGroup(s)
+		if s == syscall.SIGTSTP && k.ended { // else the stop of the command is reported
+			k.report(stopped, encodeStop(s, k.resumes))
+		}
 	case signalCommand:
 		if !k.ended {
 			_ = syscall.Kill(k.command, s) // fails if it may not be signalled

@@ -6,7 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -16,9 +16,11 @@ import (
 // group read from it, and sends that the signals of the keyboard. A nil
 // terminal is none, and its methods do nothing.
 type terminal struct {
-	fd    int
-	own   int         // the group of this process
-	eager atomic.Bool // the command is to have it whenever this process may give it
+	fd  int
+	own int // the group of this process
+
+	mu    sync.Mutex
+	eager bool // guarded by mu: the command is to have it whenever this process may give it
 }
 
 // terminalAt returns the terminal of this process, if it has one.
@@ -35,12 +37,10 @@ func terminalAt(stdin, stdout *os.File) *terminal {
 	t := &terminal{fd: fd, own: syscall.Getpgrp()}
 	var group int32
 	info, err := stdout.Stat()
-	t.eager.Store(ioctl(int(stdin.Fd()), syscall.TIOCGPGRP, &group) == nil &&
-		(err != nil || info.Mode()&os.ModeNamedPipe == 0))
+	t.eager = ioctl(int(stdin.Fd()), syscall.TIOCGPGRP, &group) == nil &&
+		(err != nil || info.Mode()&os.ModeNamedPipe == 0)
 	return t
 }
-
-func (t *terminal) isEager() bool { return t != nil && t.eager.Load() }
 
 // foreground returns the group that is in the foreground, 0 if there is none.
 func (t *terminal) foreground() int {
@@ -60,14 +60,33 @@ func (t *terminal) isOurs() bool { return t != nil && t.isOf(t.own) }
 // wanted is called when the command wants the terminal.
 func (t *terminal) wanted() {
 	if t != nil {
-		t.eager.Store(true)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.eager = true
+	}
+}
+
+// commandEnded is called when the command has ended, and has no use for the terminal
+// any more. What it has left behind in its group may ignore Ctrl-C, which would not
+// reach this process.
+func (t *terminal) commandEnded(group int) {
+	if t != nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.eager = false
+		t.take(group)
 	}
 }
 
 // give puts a group into the foreground, if it is to have that and it is this
 // process's to give.
 func (t *terminal) give(group int) {
-	if t.isEager() && t.isOurs() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.eager && t.isOurs() {
 		g := int32(group)
 		_ = ioctl(t.fd, syscall.TIOCSPGRP, &g) // fails if the group is gone
 	}

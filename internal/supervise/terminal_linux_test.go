@@ -114,6 +114,32 @@ func TestSuspend(t *testing.T) {
 	}
 }
 
+// When the command has ended, the terminal is the caller's again: Ctrl-Z stops the
+// caller and what is left of the work together.
+func TestSuspendAfterTheCommandsEnd(t *testing.T) {
+	term, r := shell(t)
+	term.Type(t, "$caller \"$ticks & true\"\n")
+	r.goesOn(t)
+	left := r.pid(t, "parent")
+	group, err := syscall.Getpgid(left)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the caller is in the foreground", func() bool {
+		front := term.Foreground(t)
+		return front != group && front != term.Cmd.Process.Pid
+	})
+	for i := range 2 {
+		term.Type(t, "\x1a")
+		term.Await(t, "Stopped", i+1)
+		r.isStopped(t)
+		term.Type(t, "fg\n")
+		r.goesOn(t)
+	}
+	kill(t, left)
+	until(t, "the work is over", func() bool { return free(t, r.dir) })
+}
+
 // A stop that is told late, when the command is to go on again, stops nobody.
 func TestStopIsToldLate(t *testing.T) {
 	term, r := shell(t)

@@ -91,7 +91,7 @@ func (g *Guard) Start(env []string, keep int) (*Work, error) {
 	delete(w.strangers, g.pid)
 	adoptOrphans()
 	kind := start
-	if w.terminal.isEager() {
+	if w.terminal != nil && w.terminal.eager {
 		kind = startGated
 	}
 	g.link.sendStart(kind, env, keep)
@@ -211,6 +211,7 @@ func (w *Work) follow(started chan<- error) {
 		case ended:
 			k.ended, k.status = true, syscall.WaitStatus(value)
 			w.interrupted = k.status.Signaled() && k.status.Signal() == syscall.SIGINT && w.terminal.isOf(w.pid)
+			w.terminal.commandEnded(w.pid)
 		case workOver:
 			over = true
 		}
@@ -254,7 +255,8 @@ func (w *Work) bury(k *keeper, over bool) {
 	k.status = syscall.WaitStatus(syscall.SIGKILL)
 }
 
-// stopped is called when the command was stopped.
+// stopped is called when the command was stopped, or when this process is to stop
+// after the command's end.
 //
 // If it wants the terminal and may have it, it gets it. Otherwise the caller
 // may be the job of a shell, which must see it stop too. The command goes on
