@@ -316,7 +316,7 @@ func (d *doctor) pgLocksAre(ctx context.Context) error {
 	case d.blind:
 		d.line(notable, subject, "does not show the locks of other sessions", "withlock --list and inspect find nothing; the locks work")
 	case words != "" || !all:
-		d.line(notable, subject, "shows the locks of all, but of other roles' sessions neither application nor address",
+		d.line(notable, subject, "shows the locks of all, but of other roles' sessions neither address nor time",
 			"withlock --list and the message of a conflict say less; to change that, grant pg_read_all_stats")
 	default:
 		d.line(good, subject, "shows the locks of all, and whose they are")
