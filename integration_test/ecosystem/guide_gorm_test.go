@@ -94,7 +94,8 @@ func (a *gormAccounts) WithdrawIn(ctx context.Context, id, amount int64) error {
 }
 
 func (a *gormAccounts) WithdrawExec(ctx context.Context, id, amount int64) error {
-	update := a.db.Session(&gorm.Session{DryRun: true}).Model(&gormAccount{ID: id}).
+	text := a.db.Session(&gorm.Session{DryRun: true, SkipDefaultTransaction: true}) // else it sends BEGIN and COMMIT
+	update := text.Model(&gormAccount{ID: id}).
 		Where("balance >= ?", amount).Update("balance", gorm.Expr("balance - ?", amount)).Statement
 	return enough(a.locker.Exec(ctx, accounts.ID(id), update.SQL.String(), update.Vars...))
 }
