@@ -245,6 +245,60 @@ func TestDocsCodeIsRun(t *testing.T) {
 	}
 }
 
+var (
+	section     = regexp.MustCompile(`(?m)^## `)
+	importNamed = regexp.MustCompile("`(?:([a-z_.]+) )?\"?([a-z][\\w.-]*/[\\w./-]+)\"?`")
+	majorOf     = regexp.MustCompile(`/v\d+$`)
+)
+
+// Each section of docs/orms.md names the packages that its code uses, but for
+// those of Go and those that all sections share.
+func TestDocsImports(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../docs/orms.md")
+	wantNoError(t, err)
+	checked := 0
+	for _, text := range section.Split(string(text), -1) {
+		d := newDocument("", text)
+		named := []string{"context", "errors", "sql", "http", "slog", "hashkey", "xactlock", "accounts"} // accounts is a constant
+		if strings.HasPrefix(text, "sqlc\n") {
+			named = append(named, "pgx", "pgxlock", "pgxpool") // it says that they are those of pgx
+		}
+		for _, match := range importNamed.FindAllStringSubmatch(d.prose, -1) {
+			named = append(named, match[1], filepath.Base(majorOf.ReplaceAllString(match[2], "")))
+		}
+		for _, block := range d.code {
+			for _, name := range packagesIn(t, block) {
+				checked++
+				if !slices.Contains(named, name) {
+					title, _, _ := strings.Cut(text, "\n")
+					t.Errorf("docs/orms.md, %s: the code uses %s, which is not among the imports", title, name)
+				}
+			}
+		}
+	}
+	if checked == 0 {
+		t.Error("no package is used")
+	}
+}
+
+// packagesIn returns the names of the packages that Go code uses.
+func packagesIn(t *testing.T, block codeBlock) []string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "", "package p\n"+block.text, 0)
+	wantNoError(t, err)
+	var names []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := s.X.(*ast.Ident); ok && slices.Contains(file.Unresolved, x) && !slices.Contains(names, x.Name) {
+				names = append(names, x.Name)
+			}
+		}
+		return true
+	})
+	return names
+}
+
 // goFiles returns the text of the files, without indentation.
 func goFiles(t *testing.T, pattern string) string {
 	t.Helper()
