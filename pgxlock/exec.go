@@ -30,9 +30,9 @@ import (
 //
 // The statement runs at READ COMMITTED, where it sees all that earlier holders
 // committed. At a higher Options.Isolation, with Poll or MaxHold, and where pgx
-// uses the simple protocol, Exec runs as a WithTx, in three messages. Where args
-// are none, text of several statements is refused by the server in one message,
-// and executed in three. COPY FROM STDIN is refused: its rows have no way in.
+// uses the simple protocol, Exec runs as a WithTx. Where args are none, text of
+// several statements is refused by the server in one message, and executed in a
+// WithTx. COPY FROM STDIN is refused: its rows have no way in.
 func (l *Locker) Exec(ctx context.Context, key hashkey.Key, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	asFunc := func(ctx context.Context, tx pgx.Tx) (err error) {
 		tag, err = tx.Exec(ctx, sql, args...)

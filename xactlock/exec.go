@@ -34,9 +34,9 @@ import (
 // The statement runs at READ COMMITTED, where it sees all that earlier holders
 // committed. At a higher Options.Isolation, with Poll, MaxHold or Plain, on
 // drivers other than pgx, and where pgx uses the simple protocol, Exec runs as a
-// WithTx, in three messages. Where args are none, text of several statements is
-// refused by the server in one message, and executed in three. COPY FROM STDIN
-// is refused: its rows have no way in.
+// WithTx. Where args are none, text of several statements is refused by the server
+// in one message, and executed in a WithTx. COPY FROM STDIN is refused: its rows
+// have no way in.
 func (l *Locker) Exec(ctx context.Context, key hashkey.Key, query string, args ...any) (sql.Result, error) {
 	e := &execution{query: query, args: args}
 	if err := l.exec(ctx, key, e); err != nil {
