@@ -188,6 +188,9 @@ func TestHostileRoles(t *testing.T) {
 		worksAgain(t, db)
 	})
 	t.Run("one connection", func(t *testing.T) {
+		until(t, "the sessions of before are gone", func() bool {
+			return number(t, admin, `select count(*) from pg_stat_activity where usename = 'pgadvisory_hostile'`) == 0
+		})
 		first, db := openDB(t, dsn, as), openDB(t, dsn, as)
 		exec(t, admin, `alter role pgadvisory_hostile connection limit 1`)
 		held := lock(t, sessionlock.New(first), hashkey.Name("another"))
