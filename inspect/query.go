@@ -6,13 +6,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
 
 // selectLocks asks for what [Lock] has, in types that every driver reads:
 // pg_locks shows halves of keys as oid, which some drivers make a string of,
-// and arrays are read by few.
+// and arrays are read by few. A time is a number of microseconds, as its text depends
+// on the role's DateStyle.
 //
 // Functions, types and operators are written with their schema, so that no
 // search_path can put others in their place.
@@ -31,8 +33,9 @@ select l.classid::bigint, l.objid::bigint, l.objsubid, l.mode operator(pg_catalo
 	coalesce(l.pid, 0), coalesce(a.application_name, ''), coalesce(a.usename::pg_catalog.text, ''),
 	coalesce(pg_catalog.host(a.client_addr), ''), coalesce(a.client_port, 0), coalesce(a.state, ''),
 	case when a.backend_start is null then '' else coalesce(a.query, '') end,
-	coalesce(a.xact_start, a.backend_start),
-	(pg_catalog.to_jsonb(l) operator(pg_catalog.->>) 'waitstart')::timestamp with time zone,
+	(extract(epoch from coalesce(a.xact_start, a.backend_start)) operator(pg_catalog.*) 1000000)::bigint,
+	(extract(epoch from (pg_catalog.to_jsonb(l) operator(pg_catalog.->>) 'waitstart')::timestamp with time zone)
+		operator(pg_catalog.*) 1000000)::bigint,
 	case when l.granted then '' else pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ' ') end
 from pg_catalog.pg_locks l
 left join pg_catalog.pg_stat_activity a on a.pid operator(pg_catalog.=) l.pid
@@ -90,7 +93,7 @@ func scan(rows *sql.Rows) (Lock, error) {
 		high, low        int64
 		space, port      int
 		host, blockedBy  string
-		since, waitStart sql.NullTime
+		since, waitStart sql.NullInt64
 	)
 	err := rows.Scan(&high, &low, &space, &lock.Shared, &lock.Granted,
 		&lock.PID, &lock.Application, &lock.User, &host, &port, &lock.State,
@@ -100,9 +103,17 @@ func scan(rows *sql.Rows) (Lock, error) {
 	}
 	lock.Key = keyAt(high, low, space)
 	lock.Client = client(host, port)
-	lock.Since, lock.WaitStart = since.Time, waitStart.Time
+	lock.Since, lock.WaitStart = moment(since), moment(waitStart)
 	lock.BlockedBy, err = pids(blockedBy)
 	return lock, err
+}
+
+// moment reads a time, which may be missing.
+func moment(microseconds sql.NullInt64) time.Time {
+	if !microseconds.Valid {
+		return time.Time{}
+	}
+	return time.UnixMicro(microseconds.Int64)
 }
 
 // client writes a session's other end. The server shows a port of -1 for a

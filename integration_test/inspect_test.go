@@ -329,7 +329,8 @@ func TestInspectPreparedTransaction(t *testing.T) {
 	}
 }
 
-// Drivers read the columns in whatever way they are told to talk to the server.
+// Drivers read the columns in whatever way they are told to talk to the server, which
+// writes text as the role wants it.
 func TestInspectInEveryQueryMode(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
@@ -341,7 +342,11 @@ func TestInspectInEveryQueryMode(t *testing.T) {
 		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
 		pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
 	} {
-		db := openDB(t, dsn, func(config *pgx.ConnConfig) { config.DefaultQueryExecMode = mode })
+		db := openDB(t, dsn, func(config *pgx.ConnConfig) {
+			config.DefaultQueryExecMode = mode
+			config.RuntimeParams["datestyle"] = "German"
+			config.RuntimeParams["extra_float_digits"] = "-15"
+		})
 		found := inspectOf(t, db, key)
 		if want == nil {
 			want = found
