@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/pgadvisory/pgadvisory/hashkey"
+	"github.com/pgadvisory/pgadvisory/internal/interrupt"
 	"github.com/pgadvisory/pgadvisory/internal/locksql"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 	"github.com/pgadvisory/pgadvisory/xactlock"
@@ -142,11 +145,12 @@ func (d *doctor) sessionLockIs(ctx context.Context) error {
 	}
 	wrong, err := d.trySessionLock(ctx)
 	words, err := refusal(err)
+	wrong = cmp.Or(words, wrong)
 	switch {
 	case err != nil:
 		return err
-	case words+wrong != "":
-		d.breaksSessions(subject, words+wrong)
+	case wrong != "":
+		d.breaksSessions(subject, wrong)
 	case d.between == poolsTransactions:
 		d.breaksSessions(subject, "excludes while a transaction lasts; after it the session is another client's")
 	case d.inside():
@@ -219,6 +223,30 @@ func (d *doctor) trySession(ctx context.Context) error {
 	return lock.Unlock()
 }
 
+// rightsAre tries what the packages take for granted, as PUBLIC has it, and says so
+// only where it is missing.
+func (d *doctor) rightsAre(ctx context.Context) error {
+	if d.xactErr != nil {
+		return nil
+	}
+	for _, right := range []struct{ subject, query, found, follows string }{
+		{"PL/pgSQL", "do 'begin end'", "is missing: ",
+			"a wait for a lock takes it: create extension plpgsql, or grant usage on language plpgsql"},
+		{"pg_locks", "select from pg_catalog.pg_locks limit 0", "cannot be read: ",
+			"withlock --list and inspect take it, and so do slots and the plain path at REPEATABLE READ and SERIALIZABLE"},
+	} {
+		words, err := refusal(d.one.tell(ctx, right.query))
+		if err != nil {
+			return err
+		}
+		if words != "" {
+			d.breaks(right.subject, right.found+words, right.follows)
+		}
+	}
+	d.blind = slices.Contains(d.broken, "pg_locks")
+	return nil
+}
+
 // freshReadsAre tries whether fn, at each level, sees what the holder before it
 // has committed. Each holder uses a transaction id, and fn looks whether its
 // snapshot counts that transaction as committed: no table is needed.
@@ -239,7 +267,7 @@ func (d *doctor) freshReadsAre(ctx context.Context) error {
 		case err != nil:
 			return err
 		case words != "":
-			d.line(untried, subject, "cannot be tried: "+words, "fencing tokens (Token) cannot be had either")
+			d.breaks(subject, fmt.Sprintf("a wait for the lock, or a fencing token (Token), fails at %v: %s", level, words))
 			return nil
 		case !fresh:
 			stale = append(stale, level.String())
@@ -267,13 +295,14 @@ func (d *doctor) readsFresh(ctx context.Context, level sql.IsolationLevel) (fres
 	}
 	d.ids++
 	o := xactlock.Options{Isolation: level, Wait: answerTimeout}
-	ended := make(chan error, 1)
+	ended, over := make(chan error, 1), make(chan struct{})
 	go func() {
+		defer close(over)
 		ended <- xactlock.New(d.db).With(o).WithTx(ctx, d.key, func(ctx context.Context, tx *sql.Tx) error {
 			return tx.QueryRowContext(ctx, "select pg_catalog.pg_visible_in_snapshot('"+id+"', pg_catalog.pg_current_snapshot())").Scan(&fresh)
 		})
 	}()
-	if err := d.untilWaited(ctx); err != nil {
+	if err := d.untilWaited(ctx, over); err != nil {
 		return false, errors.Join(err, d.one.rollback(ctx), <-ended)
 	}
 	if err := d.one.tell(ctx, "commit"); err != nil {
@@ -282,19 +311,22 @@ func (d *doctor) readsFresh(ctx context.Context, level sql.IsolationLevel) (fres
 	return fresh, <-ended
 }
 
-// untilWaited returns when pg_locks shows a waiter, or after a while: not all
-// servers show one.
-func (d *doctor) untilWaited(ctx context.Context) error {
+// untilWaited returns when pg_locks shows a waiter, when the waiter's call is over, or
+// after a while: not all servers show one.
+func (d *doctor) untilWaited(ctx context.Context, over <-chan struct{}) error {
 	number := uint64(d.key.Int64())
-	waiter := fmt.Sprintf("select true from pg_catalog.pg_locks where not granted and locktype = 'advisory' and objsubid = 1 "+
-		"and classid = '%d'::oid and objid = '%d'::oid", number>>32, number&(1<<32-1))
-	patience := answerTimeout / 2
+	waiter := fmt.Sprintf("select true from pg_catalog.pg_locks where not granted and locktype"+equal+"'advisory' and objsubid"+equal+"1 "+
+		"and classid"+equal+"'%d'::pg_catalog.oid and objid"+equal+"'%d'::pg_catalog.oid", number>>32, number&(1<<32-1))
 	if d.blind {
-		patience /= 20
+		interrupt.ClosedWithin(over, answerTimeout/40)
+		return nil
 	}
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(answerTimeout / 2); time.Now().Before(end); {
 		if waits, err := d.one.isTrue(ctx, waiter); err != nil || waits {
 			return err
+		}
+		if interrupt.ClosedWithin(over, 2*time.Millisecond) {
+			return nil
 		}
 	}
 	d.blind = true
@@ -306,6 +338,9 @@ func (d *doctor) pgLocksAre(ctx context.Context) error {
 	const subject = "pg_locks"
 	if d.xactErr != nil {
 		d.line(untried, subject, "not tried, as xactlock refuses the server")
+		return nil
+	}
+	if slices.Contains(d.broken, subject) {
 		return nil
 	}
 	all, err := d.one.isTrue(ctx, "select pg_catalog.pg_has_role('pg_read_all_stats', 'usage')")

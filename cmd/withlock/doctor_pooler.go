@@ -135,7 +135,7 @@ func (d *doctor) lookForPrepared(ctx context.Context, name string) (kept string,
 		if err := d.begin(ctx, d.two); err != nil {
 			return "", err
 		}
-		kept, err := d.two.value(ctx, "select name from pg_catalog.pg_prepared_statements where pg_catalog.strpos(statement, '"+name+"') > 0")
+		kept, err := d.two.value(ctx, "select name from pg_catalog.pg_prepared_statements where pg_catalog.strpos(statement, '"+name+"') operator(pg_catalog.>) 0")
 		if err == nil && kept == name {
 			err = d.two.tell(ctx, "deallocate "+name)
 		}

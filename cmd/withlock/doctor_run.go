@@ -48,7 +48,7 @@ func (d *doctor) examine(ctx context.Context) error {
 	for _, examination := range []func(context.Context) error{
 		d.readSettings, d.serverIs, d.standbyIs, d.poolerIs,
 		d.xactLockIs, d.savepointIs, d.sessionLockIs, d.preparedIs,
-		d.productIs, d.freshReadsAre, d.pgLocksAre,
+		d.productIs, d.rightsAre, d.freshReadsAre, d.pgLocksAre,
 		d.timeoutsAre, d.vanishedIs, d.roomIs, d.connectionsAre, d.latencyIs,
 	} {
 		if err := examination(ctx); err != nil {
@@ -69,7 +69,7 @@ func (d *doctor) connect(ctx context.Context) error {
 	}
 	d.one.also = pool
 	config := d.one.conn.Config()
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec // the simple protocol asks for more of the session
 	d.db = stdlib.OpenDB(*config)
 	if d.two, err = newProbe(ctx, d.db); err != nil {
 		d.one.close()

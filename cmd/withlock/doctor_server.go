@@ -8,16 +8,20 @@ import (
 	"time"
 )
 
+const equal = " operator(pg_catalog.=) " // whatever the search_path of the role
+
 // named are the settings that something follows from.
-const named = "'server_version_num', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', " +
+const named = "'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', " +
 	"'transaction_timeout', 'idle_session_timeout', 'default_transaction_read_only', " +
+	"'default_transaction_isolation', 'default_transaction_deferrable', " +
 	"'synchronous_commit', 'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count', " +
 	"'client_connection_check_interval', 'max_locks_per_transaction', 'max_connections', 'max_prepared_transactions', " +
 	"'superuser_reserved_connections', 'reserved_connections'"
 
 func (d *doctor) readSettings(ctx context.Context) error {
-	rows, err := d.one.ask(ctx, "select name, setting from pg_catalog.pg_settings where name in ("+named+")")
-	if words, err := refusal(err); words == "" && err != nil {
+	rows, err := d.one.ask(ctx, "select name, setting from pg_catalog.pg_settings where name"+equal+"any (array["+named+"])")
+	words, err := refusal(err)
+	if err != nil || words != "" {
 		return err
 	}
 	d.settings = make(map[string]string)
@@ -57,7 +61,8 @@ func (d *doctor) serverIs(ctx context.Context) error {
 		d.print(", database %s, role %s", who[0][0], who[0][1])
 	}
 	d.print("\n\n")
-	major := d.number("server_version_num") / 10000
+	first, _, _ := strings.Cut(d.one.conn.PgConn().ParameterStatus("server_version"), ".")
+	major, _ := strconv.Atoi(first) // not of a beta
 	cockroach := d.one.conn.PgConn().ParameterStatus("crdb_version")
 	switch {
 	case cockroach != "":
@@ -92,6 +97,10 @@ func (d *doctor) standbyIs(ctx context.Context) error {
 
 // timeoutsAre tells which limits of the role end a lock, and which do not.
 func (d *doctor) timeoutsAre(context.Context) error {
+	if d.settings == nil {
+		d.line(untried, "timeout", "the server does not say what is set for the role")
+		return nil
+	}
 	set := false
 	limit := func(name string, follows ...string) {
 		if t := d.duration(name, time.Millisecond); t > 0 {
@@ -112,6 +121,12 @@ func (d *doctor) timeoutsAre(context.Context) error {
 	}
 	if d.settings["default_transaction_read_only"] == "on" {
 		d.line(notable, "read only", "default_transaction_read_only is on", "the locks work; fn cannot write")
+	}
+	if d.settings["default_transaction_isolation"] == "serializable" &&
+		d.settings["default_transaction_read_only"] == "on" && d.settings["default_transaction_deferrable"] == "on" {
+		d.line(notable, "deferrable", "the role's default is SERIALIZABLE READ ONLY DEFERRABLE",
+			"sessionlock and withlock: while a SERIALIZABLE transaction that may write is open, a try is late or fails,",
+			"and a lock that is held may count as lost; default_transaction_deferrable = off mends that")
 	}
 	if d.settings["synchronous_commit"] == "off" {
 		d.line(notable, "durability", "synchronous_commit is off",
@@ -168,9 +183,9 @@ func (d *doctor) roomIs(ctx context.Context) error {
 // connectionsAre tells how many connections the role may have.
 func (d *doctor) connectionsAre(ctx context.Context) error {
 	const subject = "connections"
-	rows, err := d.one.ask(ctx, "select pg_catalog.count(*), pg_catalog.count(*) filter (where usename = current_user), "+
-		"(select rolconnlimit from pg_catalog.pg_roles where rolname = current_user) "+
-		"from pg_catalog.pg_stat_activity where backend_type = 'client backend'")
+	rows, err := d.one.ask(ctx, "select pg_catalog.count(*), pg_catalog.count(*) filter (where usename"+equal+"current_user), "+
+		"(select rolconnlimit from pg_catalog.pg_roles where rolname"+equal+"current_user) "+
+		"from pg_catalog.pg_stat_activity where backend_type"+equal+"'client backend'")
 	words, err := refusal(err)
 	switch {
 	case err != nil:

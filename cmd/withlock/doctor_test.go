@@ -202,6 +202,67 @@ func TestDoctorLimits(t *testing.T) {
 	doctorSays(t, "limits", 0, strings.Replace(dsn, config.User+"@", role+"@", 1))
 }
 
+// A right that the packages need and the role lacks is a promise that does not hold. A
+// setting that changes what the server understands changes nothing that is found.
+func TestDoctorRoles(t *testing.T) {
+	t.Parallel()
+	const good, xactBroken = "xactlock     all guarantees hold\n", "xactlock     not all guarantees hold: see "
+	for name, test := range map[string]struct {
+		setup []string
+		code  int
+		lines []string
+	}{
+		"wait": {[]string{`revoke execute on function pg_advisory_xact_lock(bigint) from public`}, 1, []string{
+			"no    fresh reads ", "shows the locks of all", xactBroken + "fresh reads\n"}},
+		"session": {[]string{`revoke execute on function pg_try_advisory_lock(bigint) from public`}, 1, []string{
+			"no    session lock         permission denied for function pg_try_advisory_lock\n", xactBroken + "fresh reads\n"}},
+		"token": {[]string{`revoke execute on function pg_current_xact_id() from public`}, 1, []string{
+			"no    fresh reads ", xactBroken + "fresh reads\n"}},
+		"pg_locks": {[]string{`revoke select on pg_locks from public`}, 1, []string{
+			"no    pg_locks             cannot be read: ", "ok    fresh reads ", xactBroken + "pg_locks\n"}},
+		"plpgsql": {[]string{`revoke usage on language plpgsql from public`}, 1, []string{
+			"no    PL/pgSQL             is missing: ", xactBroken + "PL/pgSQL"}},
+		"pg_settings": {[]string{`revoke select on pg_settings from public`, `alter role ROLE set lock_timeout = '5s'`}, 0, []string{
+			"ok    server ", "-     timeout ", good}},
+		"backslashes": {[]string{`alter role ROLE set standard_conforming_strings = off`}, 0, []string{"ok    fresh reads ", good}},
+		"deferrable": {[]string{`alter role ROLE set default_transaction_isolation = serializable`, `alter role ROLE set default_transaction_read_only = on`,
+			`alter role ROLE set default_transaction_deferrable = on`}, 0, []string{"note  deferrable ", good}},
+		"search_path": {[]string{`create schema trap`, `grant usage on schema trap to public`, `create view trap.pg_locks as select 1`,
+			`create function trap.never(text, text) returns boolean language sql as 'select false'`,
+			`create operator trap.= (leftarg = text, rightarg = text, function = trap.never)`,
+			`alter role ROLE set search_path = trap, pg_catalog`}, 0, []string{
+			"ok    server ", "note  vanished client      is noticed", "ok    lock table ", "shows the locks of all", good}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := pgtest.New(t)
+			dsn, role := server.Database(t), "doctor_"+name // rights are of a database, roles of the server
+			for _, query := range append([]string{`drop role if exists ROLE`, `create role ROLE login`}, test.setup...) {
+				if _, err := openDB(t, dsn).Exec(strings.ReplaceAll(query, "ROLE", role)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Cleanup(func() { _, _ = openDB(t, server.DSN()).Exec(`drop role ` + role) })
+			config, err := pgx.ParseConfig(dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			output, code := runDoctor(t, strings.Replace(dsn, config.User+"@", role+"@", 1))
+			if code != test.code {
+				t.Errorf("exit code %d, want %d", code, test.code)
+			}
+			for _, line := range test.lines {
+				if !regexp.MustCompile(line).MatchString(output) {
+					t.Errorf("there is no %q", line)
+				}
+			}
+			if t.Failed() {
+				t.Log(output)
+			}
+		})
+	}
+}
+
 // CockroachDB cannot be started here. Its stand-in says that it is one, and has
 // the locks that it is known to have.
 func TestDoctorCockroachDB(t *testing.T) {
