@@ -173,36 +173,7 @@ func TestFullPool(t *testing.T) {
 	}
 }
 
-// Rule 3: when ctx ends inside fn, statements fail, but the lock is held until
-// fn returns; then everything is rolled back.
-func TestLockOutlivesContext(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		err := l.WithTx(ctx, hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-			if err := insert(ctx, tx); err != nil {
-				return err
-			}
-			cancel()
-			if err := insert(ctx, tx); !errors.Is(err, context.Canceled) {
-				t.Errorf("a statement after the end of ctx: %v", err)
-			}
-			if n := heldLocks(t, db); n != 1 {
-				t.Errorf("%d locks are held inside fn, want 1", n)
-			}
-			return nil
-		})
-		if !errors.Is(err, context.Canceled) || errors.Is(err, xactlock.ErrNotAcquired) {
-			t.Errorf("got %v, want context.Canceled", err)
-		}
-		if n := rows(t, db); n != 0 {
-			t.Errorf("%d rows, want none", n)
-		}
-	})
-}
-
-// Rule 3 again, where ctx ends under a running statement: the statement is
+// Rule 3: where ctx ends under a running statement, the statement is
 // cancelled on the server, and not the connection, with the lock, on the
 // client.
 func TestLockOutlivesContextUnderAStatement(t *testing.T) {

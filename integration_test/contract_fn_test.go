@@ -39,6 +39,9 @@ func ruleReturns(t *testing.T, s *stage) {
 			t.Errorf("got %v, want fn's error", err)
 		}
 		s.has(t, 1)
+		if same := s.l.WithTx(t.Context(), key, func(context.Context, transaction) error { return errExpected }); same != errExpected {
+			t.Errorf("got %v, want the very error that fn returned", same)
+		}
 	})
 }
 
@@ -76,6 +79,7 @@ func ruleExits(t *testing.T, s *stage) {
 			runtime.Goexit()
 			return nil
 		})
+		t.Error("WithTx has returned")
 	}()
 	<-exited
 	s.has(t, 0)
@@ -88,7 +92,7 @@ func ruleValue(t *testing.T, s *stage) {
 	} {
 		for _, want := range []error{nil, errExpected} {
 			n, err := value(t.Context(), key, func(context.Context, transaction) (int, error) { return 7, want })
-			if !errors.Is(err, want) || (n == 7) != (err == nil) {
+			if err != want || (n == 7) != (want == nil) {
 				t.Errorf("%s returned %d, %v, and fn 7, %v", name, n, err, want)
 			}
 		}

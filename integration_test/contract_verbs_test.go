@@ -58,15 +58,23 @@ type rowsOfBoth interface {
 
 // packages are the packages with their pools.
 var packages = map[string]func(tb testing.TB, config *pgx.ConnConfig) verbs{
-	"xactlock": func(tb testing.TB, config *pgx.ConnConfig) verbs {
-		never := stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false })
-		db := openConfig(tb, config, never)
-		return sqlVerbs{xactlock.New(db), db}
-	},
+	"xactlock": openSQL(false),
+	plain:      openSQL(true),
 	"pgxlock": func(tb testing.TB, config *pgx.ConnConfig) verbs {
 		pool := openPool(tb, config)
 		return pgxVerbs{pgxlock.New(pool), pool}
 	},
+}
+
+const plain = "xactlock plain"
+
+// openSQL opens a pool of database/sql, for Lockers on the plain path or the other.
+func openSQL(plain bool) func(testing.TB, *pgx.ConnConfig) verbs {
+	return func(tb testing.TB, config *pgx.ConnConfig) verbs {
+		never := stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false })
+		db := openConfig(tb, config, never)
+		return sqlVerbs{xactlock.New(db), db, plain}.With(xactlock.Options{})
+	}
 }
 
 // openPool returns a pool of 20 connections that are never tried, and at the end
@@ -102,10 +110,14 @@ func openPool(tb testing.TB, conn *pgx.ConnConfig, options ...func(*pgxpool.Conf
 
 type sqlVerbs struct {
 	*xactlock.Locker
-	db *sql.DB
+	db    *sql.DB
+	plain bool
 }
 
-func (v sqlVerbs) With(o xactlock.Options) verbs { return sqlVerbs{v.Locker.With(o), v.db} }
+func (v sqlVerbs) With(o xactlock.Options) verbs {
+	o.Plain = v.plain
+	return sqlVerbs{v.Locker.With(o), v.db, v.plain}
+}
 
 func (v sqlVerbs) fn(fn work) xactlock.Func {
 	return func(ctx context.Context, tx *sql.Tx) error { return fn(ctx, sqlTx{tx}) }

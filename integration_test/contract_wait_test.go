@@ -99,7 +99,7 @@ func ruleTries(t *testing.T, s *stage) {
 	}
 }
 
-// Shared holders are inside at once, and no other is.
+// Shared holders are inside at once, and no other is, nor are they beside another.
 func ruleShared(t *testing.T, s *stage) {
 	l := s.with(xactlock.Options{Shared: true})
 	err := l.WithTx(t.Context(), key, func(context.Context, transaction) error {
@@ -109,6 +109,8 @@ func ruleShared(t *testing.T, s *stage) {
 	if err != nil {
 		t.Error(err)
 	}
+	defer s.held(t, key)()
+	wantError(t, l.TryWithTx(t.Context(), key, unreached(t)), xactlock.ErrNotAcquired)
 }
 
 // ReadOnly has the server refuse to write.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -45,106 +44,6 @@ func insert(ctx context.Context, tx *sql.Tx) error {
 func rows(tb testing.TB, db *sql.DB) int {
 	tb.Helper()
 	return number(tb, db, `select count(*) from t`)
-}
-
-// Rule 1: fn returning nil commits.
-func TestReturnCommits(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		if err := l.WithTx(t.Context(), hashkey.Name("k"), insert); err != nil {
-			t.Fatal(err)
-		}
-		if n := rows(t, db); n != 1 {
-			t.Errorf("%d rows, want 1", n)
-		}
-	})
-}
-
-// Rule 1: fn runs only while the lock is held, in the transaction that holds
-// it.
-func TestFnRunsUnderTheLock(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-			if n := number(t, tx, `select count(*) from pg_locks where pid = pg_backend_pid() and granted and`+inThisDatabase); n != 1 {
-				t.Errorf("the transaction holds %d locks, want 1", n)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// Rule 1: an error rolls back, and reaches the caller as it is.
-func TestErrorRollsBack(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		dials := m.dials.Load()
-		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-			return errors.Join(insert(ctx, tx), errExpected)
-		})
-		if !errors.Is(err, errExpected) {
-			t.Errorf("got %v", err)
-		}
-		if same := l.WithTx(t.Context(), hashkey.Name("k"), func(context.Context, *sql.Tx) error { return errExpected }); same != errExpected {
-			t.Errorf("got %v, want the very error that fn returned", same)
-		}
-		if n := rows(t, db); n != 0 {
-			t.Errorf("%d rows, want none", n)
-		}
-		if n := m.dials.Load() - dials; n != 0 {
-			t.Errorf("it cost the pool %d connections", n)
-		}
-	})
-}
-
-// Rule 1: a panic rolls back, and reaches the caller with its value.
-func TestPanicRollsBack(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		dials := m.dials.Load()
-		var value any
-		func() {
-			defer func() { value = recover() }()
-			_ = l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-				_ = insert(ctx, tx)
-				panic(errExpected)
-			})
-		}()
-		if value != errExpected {
-			t.Errorf("recovered %v, want what fn panicked with", value)
-		}
-		if n := rows(t, db); n != 0 {
-			t.Errorf("%d rows, want none", n)
-		}
-		if n := m.dials.Load() - dials; n != 0 {
-			t.Errorf("it cost the pool %d connections", n)
-		}
-	})
-}
-
-// Rule 1: runtime.Goexit, as in a test's FailNow, rolls back.
-func TestGoexitRollsBack(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		over := make(chan struct{})
-		go func() {
-			defer close(over)
-			_ = l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-				_ = insert(ctx, tx)
-				runtime.Goexit()
-				return nil
-			})
-			t.Error("WithTx has returned")
-		}()
-		<-over
-		noTrace(t, db)
-		if n := rows(t, db); n != 0 {
-			t.Errorf("%d rows, want none", n)
-		}
-	})
 }
 
 // Rule 2: the transaction is WithTx's to end.
@@ -291,20 +190,6 @@ func TestSuspectTextCommits(t *testing.T) {
 	}
 }
 
-// Rule 2: a statement error that fn swallows leaves a failed transaction.
-func TestSwallowedErrorIsAnError(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		err := l.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) error {
-			_, _ = tx.ExecContext(ctx, `select 1/0`)
-			return nil
-		})
-		if !errors.Is(err, pgx.ErrTxCommitRollback) {
-			t.Errorf("got %v, want pgx.ErrTxCommitRollback", err)
-		}
-	})
-}
-
 // The server can refuse to commit; the reason reaches the caller.
 func TestRefusedCommit(t *testing.T) {
 	t.Parallel()
@@ -327,21 +212,6 @@ func sqlState(err error) string {
 		return e.SQLState()
 	}
 	return ""
-}
-
-// Value returns fn's result only if it is committed.
-func TestValue(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		for _, want := range []error{nil, errExpected} {
-			n, err := xactlock.Value(t.Context(), l, hashkey.Name("k"), func(ctx context.Context, tx *sql.Tx) (int, error) {
-				return 42, want
-			})
-			if err != want || (n == 42) != (want == nil) {
-				t.Errorf("got %d, %v after fn returned 42, %v", n, err, want)
-			}
-		}
-	})
 }
 
 // What fn has committed through database/sql is not called rolled back, whatever

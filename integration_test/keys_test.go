@@ -166,32 +166,6 @@ func TestKeySpacesAreSeparate(t *testing.T) {
 	}
 }
 
-// Shared holders are there together, and exclude an exclusive one.
-func TestShared(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		exclusive, o := l, paths[pathOf(t)]
-		o.Shared = true
-		reader := hold(t, l.With(o), hashkey.Name("k"))
-		if err := l.With(o).WithTx(t.Context(), hashkey.Name("k"), nothing); err != nil {
-			t.Errorf("a second reader: %v", err)
-		}
-		if err := exclusive.TryWithTx(t.Context(), hashkey.Name("k"), unreachable(t)); !errors.Is(err, xactlock.ErrNotAcquired) {
-			t.Errorf("a writer beside a reader: %v, want ErrNotAcquired", err)
-		}
-		if err := reader.release(); err != nil {
-			t.Error(err)
-		}
-		writer := hold(t, exclusive, hashkey.Name("k"))
-		if err := l.With(o).TryWithTx(t.Context(), hashkey.Name("k"), unreachable(t)); !errors.Is(err, xactlock.ErrNotAcquired) {
-			t.Errorf("a reader beside a writer: %v, want ErrNotAcquired", err)
-		}
-		if err := writer.release(); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // Rule 11: keys are taken in the order of Compare, not in the caller's: while
 // the first one of that order is missing, the second is free.
 func TestKeysAreSorted(t *testing.T) {
