@@ -32,7 +32,7 @@ func TestEndedWaitsLeaveNothing(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
 	watcher := openDB(t, dsn)
-	p, through := newRelay(t, dsn)
+	p, through := newProxy(t, dsn)
 	db := openDB(t, dsn, through)
 	db.SetMaxOpenConns(12)
 	key := hashkey.Name("k")

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,9 +23,12 @@ type proxy struct {
 	inject   []byte                    // put behind the server's first answer, AuthenticationOk
 	rewrite  atomic.Pointer[[2]string] // what clients say, and what the server hears; of one length
 	cancels  chan *heldCancel          // if not nil, each cancel request is kept until let
+	silent   atomic.Bool               // nothing is carried, and no end of a connection
+	messages atomic.Int64              // what clients said, counted by reads
 
-	mu    sync.Mutex
-	conns []net.Conn
+	mu       sync.Mutex
+	conns    []net.Conn // guarded by mu: a client's, the server's for it, and so on
+	requests sync.Map   // the clients' connections that carry a cancel request
 }
 
 // swallow makes the proxy lose the server's answers, from the moment that a
@@ -104,20 +109,52 @@ func (p *proxy) cutAll() {
 	p.conns = nil
 }
 
+// cutOne closes one connection of the newest, on both sides, and returns how many
+// it found to close. Those of cancel requests are spared: a client takes the end
+// of one for the server's word that the request is dealt with.
+func (p *proxy) cutOne() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.conns) == 0 {
+		return 0
+	}
+	i := len(p.conns) - 2 - 2*rand.N(min(5, len(p.conns)/2))
+	if _, request := p.requests.Load(p.conns[i]); request {
+		return 0
+	}
+	for _, conn := range p.conns[i : i+2] {
+		_ = conn.Close()
+	}
+	p.conns = slices.Delete(p.conns, i, i+2)
+	return 1
+}
+
+// hangUp passes the end of a connection on.
+func (p *proxy) hangUp(conn net.Conn) {
+	if !p.silent.Load() {
+		conn.Close()
+	}
+}
+
 // pass carries what the client says.
 func (p *proxy) pass(server, client net.Conn, lost *atomic.Bool) {
-	defer server.Close()
+	defer p.hangUp(server)
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := client.Read(buf)
-		if n > 0 {
+		if n > 0 && !p.silent.Load() {
+			p.messages.Add(1)
 			s := p.swallow.Load()
 			hit := s != nil && bytes.Contains(buf[:n], []byte(s.text))
 			if hit {
 				lost.Store(true)
 			}
 			said := buf[:n]
-			if p.cancels != nil && bytes.HasPrefix(said, cancelRequest) {
+			request := bytes.HasPrefix(said, cancelRequest)
+			if request {
+				p.requests.Store(client, true)
+			}
+			if request && p.cancels != nil {
 				held := &heldCancel{make(chan struct{}), make(chan struct{})}
 				defer close(held.over)
 				p.cancels <- held
@@ -141,11 +178,14 @@ func (p *proxy) pass(server, client net.Conn, lost *atomic.Bool) {
 
 // answer carries what the server says, as long as it is not swallowed.
 func (p *proxy) answer(client, server net.Conn, lost *atomic.Bool) {
-	defer client.Close()
+	defer p.hangUp(client)
 	buf := make([]byte, 64<<10)
 	inject := p.inject
 	for {
 		n, err := server.Read(buf)
+		if err == nil && p.silent.Load() {
+			continue
+		}
 		answer := buf[:n]
 		if lost.Load() {
 			if n == 0 || p.swallow.Load().hang {

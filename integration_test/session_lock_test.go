@@ -386,11 +386,11 @@ func TestSessionTokenOfASilentServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dsn := newDatabase(t)
-			p, through := newRelay(t, dsn)
+			p, through := newProxy(t, dsn)
 			db, other := openDB(t, dsn, through), openDB(t, dsn)
 			o.Check = time.Hour
 			k := lock(t, sessionlock.New(db).With(o), hashkey.Name("token"))
-			p.swallows.Store(true)
+			p.silent.Store(true)
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
 			wantNoError(t, parallel(2, func(int) error {
@@ -404,11 +404,11 @@ func TestSessionTokenOfASilentServer(t *testing.T) {
 			}))
 			if o.Shareable {
 				notLost(t, k)
-				p.cut()
+				p.cutAll()
 			}
 			<-k.Lost()
 			wantError(t, k.Err(), sessionlock.ErrLost)
-			p.cut()
+			p.cutAll()
 			wantError(t, k.Unlock(), sessionlock.ErrLost)
 			noTrace(t, other, db)
 		})

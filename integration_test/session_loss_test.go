@@ -46,14 +46,14 @@ func TestSessionLoss(t *testing.T) {
 			server := pgtest.Dedicated(t)
 			dsn := server.Database(t)
 			other := openDB(t, dsn)
-			p, through := newRelay(t, dsn)
+			p, through := newProxy(t, dsn)
 			db := openDB(t, dsn, append([]func(*pgx.ConnConfig){through}, options...)...)
 			for _, test := range []struct {
 				name string
 				end  func(k *sessionlock.Lock)
 			}{
 				{"terminated", func(k *sessionlock.Lock) { terminate(t, other, backend(t, k)) }},
-				{"proxy closes", func(*sessionlock.Lock) { p.cut() }},
+				{"proxy closes", func(*sessionlock.Lock) { p.cutAll() }},
 				{"crash", func(*sessionlock.Lock) { server.Crash(t) }},
 				{"restart", func(*sessionlock.Lock) { server.Restart(t) }},
 			} {
@@ -238,15 +238,15 @@ func TestSessionSwallowed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dsn := newDatabase(t)
-			p, through := newRelay(t, dsn)
+			p, through := newProxy(t, dsn)
 			db, other := openDB(t, dsn, through), openDB(t, dsn)
 			k := lockUnder(pulse.With(t.Context(), interval), t, sessionlock.New(db).With(quick), hashkey.Name("swallowed"))
 			prepare(k)
-			p.swallows.Store(true)
+			p.silent.Store(true)
 			lostWithin(t, k, 2*interval)
-			p.swallows.Store(false)
+			p.silent.Store(false)
 			wantError(t, k.Unlock(), sessionlock.ErrLost)
-			p.cut() // or the server would wait for DeadClient
+			p.cutAll() // or the server would wait for DeadClient
 			becomesFree(t, other, hashkey.Name("swallowed"))
 			noTrace(t, other)
 		})
@@ -280,7 +280,7 @@ func TestSessionQuietMinute(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dsn := newDatabase(t)
-			p, through := newRelay(t, dsn)
+			p, through := newProxy(t, dsn)
 			db := openDB(t, dsn, append([]func(*pgx.ConnConfig){through}, test.options...)...)
 			k := lockUnder(test.ctx, t, sessionlock.New(db).With(sessionlock.Options{Check: 5 * time.Millisecond}), hashkey.Name("quiet"))
 			before := p.messages.Load()

@@ -81,7 +81,7 @@ func TestSessionVanishedWaiter(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
 	other := openDB(t, dsn)
-	p, through := newRelay(t, dsn)
+	p, through := newProxy(t, dsn)
 	db := openDB(t, dsn, through)
 	key := hashkey.Name("vanished")
 	k := lock(t, sessionlock.New(other), key)
@@ -94,7 +94,7 @@ func TestSessionVanishedWaiter(t *testing.T) {
 	if err := p.listener.Close(); err != nil { // nor does it come back
 		t.Fatal(err)
 	}
-	p.cut()
+	p.cutAll()
 	if err := <-done; err == nil {
 		t.Error("the lock was granted to a client without a connection")
 	}

@@ -1,21 +1,12 @@
 package integration_test
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
-	"io"
-	"math/rand/v2"
-	"net"
-	"slices"
-	"strconv"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
@@ -139,120 +130,6 @@ func silentFor(tb testing.TB, db *sql.DB, pid int, d time.Duration) {
 		return number(tb, db, `select count(*) from pg_stat_activity
 			where pid = $1 and clock_timestamp() - state_change > $2 * interval '1 microsecond'`, pid, d.Microseconds()) == 1
 	})
-}
-
-// A relay stands between a pool and its server.
-type relay struct {
-	listener net.Listener
-	target   string
-	swallows atomic.Bool
-	messages atomic.Int64 // what came from the client, counted by reads
-
-	mu       sync.Mutex
-	conns    []net.Conn // guarded by mu
-	requests sync.Map   // the clients' connections that carry a cancel request
-}
-
-// newRelay starts a relay in front of the server of dsn, and returns it and
-// what leads a pool through it.
-func newRelay(tb testing.TB, dsn string) (*relay, func(*pgx.ConnConfig)) {
-	tb.Helper()
-	config, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p := &relay{listener: listener, target: net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))}
-	go p.serve()
-	tb.Cleanup(func() {
-		_ = listener.Close()
-		p.cut()
-	})
-	return p, func(config *pgx.ConnConfig) {
-		config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var dialer net.Dialer
-			return dialer.DialContext(ctx, "tcp", listener.Addr().String())
-		}
-	}
-}
-
-func (p *relay) serve() {
-	for {
-		client, err := p.listener.Accept()
-		if err != nil {
-			return // closed
-		}
-		server, err := net.Dial("tcp", p.target)
-		if err != nil {
-			_ = client.Close()
-			continue
-		}
-		p.mu.Lock()
-		p.conns = append(p.conns, client, server)
-		p.mu.Unlock()
-		go p.copy(server, client, &p.messages)
-		go p.copy(client, server, new(atomic.Int64))
-	}
-}
-
-// copy passes on what it reads, and the end of it, unless p swallows.
-func (p *relay) copy(to io.WriteCloser, from io.Reader, count *atomic.Int64) {
-	buf := make([]byte, 1<<16)
-	for {
-		n, err := from.Read(buf)
-		if p.swallows.Load() {
-			if err != nil {
-				return
-			}
-			continue
-		}
-		if n > 0 {
-			count.Add(1)
-			if bytes.HasPrefix(buf[:n], cancelRequest) {
-				p.requests.Store(from, true)
-			}
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			_ = to.Close()
-			return
-		}
-	}
-}
-
-// cut closes all connections, on both sides.
-func (p *relay) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, conn := range p.conns {
-		_ = conn.Close()
-	}
-	p.conns = nil
-}
-
-// cutOne closes one connection of the newest, on both sides, and returns how many
-// it found to close. Those of cancel requests are spared: a client takes the end
-// of one for the server's word that the request is dealt with.
-func (p *relay) cutOne() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.conns) == 0 {
-		return 0
-	}
-	i := len(p.conns) - 2 - 2*rand.N(min(5, len(p.conns)/2))
-	if _, request := p.requests.Load(p.conns[i]); request {
-		return 0
-	}
-	for _, conn := range p.conns[i : i+2] {
-		_ = conn.Close()
-	}
-	p.conns = slices.Delete(p.conns, i, i+2)
-	return 1
 }
 
 // two returns two pools on one database: ours, which takes the lock, and

@@ -87,11 +87,11 @@ func TestSessionUnlockSwallowed(t *testing.T) {
 			t.Parallel()
 			dsn := newDatabase(t)
 			other := openDB(t, dsn)
-			p, through := newRelay(t, dsn)
+			p, through := newProxy(t, dsn)
 			key := hashkey.Name("swallowed")
 			k := lock(t, sessionlock.New(openDB(t, dsn, through)).With(sessionlock.Options{Check: time.Hour, DeadClient: time.Second}), key)
 			prepare(t, other, k)
-			p.swallows.Store(true)
+			p.silent.Store(true)
 			start := time.Now()
 			done := make(chan error, 1)
 			go func() { done <- k.Unlock() }()
@@ -100,14 +100,14 @@ func TestSessionUnlockSwallowed(t *testing.T) {
 				wantError(t, err, sessionlock.ErrLost)
 			case <-time.After(patience):
 				t.Error("Unlock does not return")
-				p.cut()
+				p.cutAll()
 				<-done
 			}
 			if took := time.Since(start); took < 3*time.Second || took > 8*time.Second {
 				t.Errorf("Unlock took %v, want about 5s", took)
 			}
-			p.swallows.Store(false)
-			p.cut() // the server has not heard the goodbye
+			p.silent.Store(false)
+			p.cutAll() // the server has not heard the goodbye
 			becomesFree(t, other, key)
 			noTrace(t, other)
 		})
@@ -379,11 +379,11 @@ func TestSessionGrantIsGivenBack(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
 	watcher := openDB(t, dsn)
-	p, through := newRelay(t, dsn)
+	p, through := newProxy(t, dsn)
 	db := openDB(t, dsn, through)
 	ended, cancel := context.WithCancel(t.Context())
 	granted := sync.OnceFunc(func() {
-		p.swallows.Store(true)
+		p.silent.Store(true)
 		cancel()
 	})
 	ctx := errCtx{ended, func() {
@@ -401,9 +401,9 @@ func TestSessionGrantIsGivenBack(t *testing.T) {
 		wantError(t, err, sessionlock.ErrNotAcquired, context.Canceled)
 	case <-time.After(patience):
 		t.Error("the call hangs")
-		p.cut()
+		p.cutAll()
 		<-returned
 	}
-	p.cut()
+	p.cutAll()
 	noTrace(t, watcher, db)
 }
