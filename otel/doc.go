@@ -49,8 +49,8 @@
 //   - pgadvisory.outcome, at the end of each: granted, not acquired or failed of a
 //     wait, and committed, rolled back, failed or unknown of a hold; of sessionlock
 //     released or lost.
-//   - pgadvisory.contended, at the end, where it is known: whether another call was
-//     in the way. It is not known of sessionlock's locks, and of a Lock, TryLock or
+//   - pgadvisory.contended, on a call's last span, where it is known: whether another
+//     call was in the way. It is not known of sessionlock's locks, and of a Lock, TryLock or
 //     Exec in one message it is told only if it is true: such a call may wait on the
 //     server unseen.
 //   - pgadvisory.keys, on spans, if [Options].Names is set: the keys as a person
