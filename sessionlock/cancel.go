@@ -18,8 +18,9 @@ import (
 //	sessionlock.CancelStatements(config)
 //	db := stdlib.OpenDB(*config)
 //
-// If the server does not answer within five seconds, the connection is closed all
-// the same. So it is where rows of pgx's own are open for longer once their ctx has
+// The error of such a statement, on all connections of the pool, is the server's
+// (SQLSTATE 57014) and not ctx's. If the server does not answer within five seconds,
+// the connection is closed all the same. So it is where rows of pgx's own are open for longer once their ctx has
 // ended, and under pgx's WaitForNotification, which is no statement that could be
 // cancelled: use a connection of another pool for it.
 func CancelStatements(config *pgx.ConnConfig) {
