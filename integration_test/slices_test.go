@@ -164,6 +164,40 @@ func TestWaitersAreInNobodysWay(t *testing.T) {
 	}
 }
 
+// Lock, in a transaction of the caller's own, waits in one piece: with a holder that
+// builds an index it is a deadlock, which the server ends. With Poll it is in
+// nobody's way.
+func TestLockBesideAnIndex(t *testing.T) {
+	t.Parallel()
+	for _, poll := range []time.Duration{0, 10 * time.Millisecond} {
+		db, other := two(t)
+		exec(t, other, `create table indexed (n int)`)
+		key := hashkey.Name("index")
+		k := lock(t, sessionlock.New(other), key)
+		done := make(chan error, 1)
+		go func() {
+			locker := xactlock.New(db).With(xactlock.Options{Poll: poll})
+			done <- inTx(db, func(tx *sql.Tx) error { return locker.Lock(context.Background(), tx, key) })
+		}()
+		until(t, "the other transaction has asked", func() bool {
+			return number(t, other, `select count(*) from pg_stat_activity where pid <> pg_backend_pid()
+				and datname = current_database() and query like '%pg%advisory_xact_lock%' and state <> 'idle'`) > 0
+		})
+		if poll == 0 {
+			until(t, "it waits", func() bool { return waitingLocks(t, other) == 1 })
+		}
+		_, err := k.Conn().ExecContext(t.Context(), `create index concurrently on indexed (n)`)
+		unlock(t, k)
+		err = errors.Join(err, <-done) // the server chooses which of the two it ends
+		if deadlock := sqlState(err) == "40P01"; deadlock != (poll == 0) {
+			t.Errorf("Poll %v: got %v", poll, err)
+		}
+		if poll != 0 && err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // noOldSnapshots checks for five seconds that no transaction of a pool with a name
 // has a snapshot for longer than a second. On a machine that is slow, five of half
 // a second, which the pool half makes meanwhile, say how much longer they may be

@@ -24,6 +24,10 @@ type Tx interface {
 // Options.Wait allow. They are taken in the order of [hashkey.Compare], and
 // free when tx ends. Taking a key that tx holds already succeeds.
 //
+// It waits with tx's connection, in one piece: a crowd takes the whole pool, and
+// VACUUM and CREATE INDEX CONCURRENTLY wait for it, unless there is Options.Poll.
+// [WithTxOf] waits as the other calls do.
+//
 // When Lock returns nil, tx holds all keys, and whatever it reads from then on
 // is as fresh as they are. That cannot be had from a REPEATABLE READ or
 // SERIALIZABLE transaction: its snapshot may be older than the lock. The

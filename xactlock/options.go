@@ -32,7 +32,7 @@ type Options struct {
 	// queueing on the server. A call that queues holds a connection, and a
 	// snapshot for at most half a second at a time; one that polls holds
 	// neither between two questions, but has no place in a queue. 0 means to
-	// queue.
+	// queue. [Locker.Lock] differs: its comment tells.
 	Poll time.Duration
 
 	// Isolation is the transaction's isolation level. LevelDefault means READ
