@@ -51,7 +51,8 @@
 //
 //   - fn returns, ctx ends and fn returns, or the process exits: at once. The
 //     server hands the lock to the next in its queue.
-//   - The process is killed: at once, too. Its kernel closes the socket, and
+//   - The process is killed: at once, too, or within a sixth of DeadClient if a
+//     statement runs on the lock's connection. Its kernel closes the socket, and
 //     the server ends the session.
 //   - An administrator ends the session (pg_terminate_backend), or a proxy cuts the
 //     connection: at once. The old leader notices within Check.
