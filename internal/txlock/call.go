@@ -97,12 +97,10 @@ func (c *Call) hold(ctx context.Context, fnCtx *nesting.Context, conn Conn) (err
 	case outcome == Unknown:
 		c.Outcome = Unknown
 		return w.ended(refusal)
-	case w.lost:
+	case w.lost, errors.Is(refusal, lockerr.ErrLost) && w.why() != nil:
 		return lockerr.Lost(c.Keys, w.why())
 	case w.err != nil:
 		return w.err
-	case w.ctxErr != nil && errors.Is(refusal, lockerr.ErrLost):
-		return fmt.Errorf("%w (%w)", refusal, w.ctxErr)
 	case w.ctxErr != nil:
 		return fmt.Errorf("%s: %s: rolled back, because ctx ended inside fn: %w", c.Package, lockerr.Keys(c.Keys), w.ctxErr)
 	case refusal != nil:
@@ -152,7 +150,7 @@ func (c *Call) work(ctx *nesting.Context, conn Conn) (w worked) {
 	if own := nesting.Caller(ctx); own.Err() != nil {
 		w.ctxErr = lockerr.Ended(own)
 	}
-	if w.err == nil && time.Since(c.Granted) >= every {
+	if w.err != nil || time.Since(c.Granted) >= every {
 		c.watch.look()
 	}
 	return w
