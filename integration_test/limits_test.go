@@ -178,6 +178,12 @@ func TestTransactionTimeoutOfTheRole(t *testing.T) {
 			t.Errorf("without a wait: %v", err)
 		}
 		afterLongWait(t, db, hashkey.Name("k"), func() error { return locker.WithTx(t.Context(), hashkey.Name("k"), inside) })
+		keepsConnection(t, pool, func() {
+			afterLongWait(t, db, hashkey.Name("k"), func() error {
+				_, err := locker.Exec(t.Context(), hashkey.Name("k"), `select 1`)
+				return err
+			})
+		})
 		if paths[pathOf(t)].Isolation == sql.LevelDefault {
 			afterLongWait(t, db, hashkey.Name("k"), func() error {
 				return inTx(pool, func(tx *sql.Tx) error {

@@ -56,8 +56,10 @@ const (
 
 // lockWithin is a statement that waits for a transaction's lock of key, for at
 // most limit, and puts lock_timeout back. A wait that ends
-// is an error, which the server logs. The text is the same for all keys of a
-// kind. The numbers go as text, which no protocol misreads.
+// is an error, which the server logs. So is one that reaches the statement_timeout of
+// the role; transaction_timeout, which would end the session, is set aside as well. The
+// text is the same for all keys of a kind. The numbers go as text, which no protocol
+// misreads.
 func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 	all := []Param{{Number: Milliseconds(limit)}}
 	args := "($2::pg_catalog.text::bigint)"
@@ -69,9 +71,12 @@ func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 		all = append(all, Param{Number: key.Int64()})
 	}
 	return Statement{
-		SQL: "select pg_catalog.set_config('lock_timeout', $1, true), " + function(XactLock, shared) + args +
-			", pg_catalog.set_config('lock_timeout', before, true) " +
-			"from (select pg_catalog.current_setting('lock_timeout') as before offset 0) as setting" + onPrimary,
+		SQL: "select pg_catalog.set_config('lock_timeout', $1, true), " +
+			"case when whole is not null then pg_catalog.set_config('transaction_timeout', '0', true) end, " +
+			function(XactLock, shared) + args + ", pg_catalog.set_config('lock_timeout', before, true), " +
+			"case when whole is not null then pg_catalog.set_config('transaction_timeout', whole, true) end " +
+			"from (select pg_catalog.current_setting('lock_timeout') as before, " +
+			"pg_catalog.current_setting('transaction_timeout', true) as whole offset 0) as setting" + onPrimary,
 		Params: all,
 		Tag:    "SELECT",
 		Answer: Locked,
