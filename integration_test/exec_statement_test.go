@@ -453,3 +453,36 @@ func TestExecRunsOnce(t *testing.T) {
 		}
 	})
 }
+
+// The statement sees the table that the holder before it has made, and lock_timeout
+// does not end its wait for one that this holder has locked.
+func TestExecOfTheHoldersTable(t *testing.T) {
+	t.Parallel()
+	onEachMode(t, func(t *testing.T, db *sql.DB, l *xactlock.Locker) {
+		exec(t, db, fmt.Sprintf(`set lock_timeout = '%s'`, shortLimit))
+		holders := openSame(t, db)
+		key := hashkey.Name("k")
+		for name, text := range map[string]string{"makes": `create table made (n int)`, "locks": `lock table t`} {
+			statement := `insert into t values ($1)`
+			if name == "makes" {
+				statement = `insert into made values ($1)`
+			}
+			ended := make(chan error, 1)
+			wantNoError(t, xactlock.New(holders).WithTx(t.Context(), key, func(ctx context.Context, tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, text)
+				go func() {
+					_, err := l.Exec(t.Context(), key, statement, 1)
+					ended <- err
+				}()
+				until(t, "Exec waits", func() bool { return waitingLocks(t, holders) > 0 || len(ended) > 0 })
+				if len(ended) == 0 {
+					outwaits(t, holders)
+				}
+				return err
+			}))
+			if err := <-ended; err != nil {
+				t.Errorf("the holder %s the table: %v", name, err)
+			}
+		}
+	})
+}

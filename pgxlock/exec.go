@@ -29,10 +29,11 @@ import (
 // does, while no other is under way.
 //
 // The statement runs at READ COMMITTED, where it sees all that earlier holders
-// committed. At a higher Options.Isolation, with Poll or MaxHold, and where pgx
-// uses the simple protocol, Exec runs as a WithTx. Where args are none, text of
-// several statements is refused by the server in one message, and executed in a
-// WithTx. COPY FROM STDIN is refused: its rows have no way in.
+// committed. At a higher Options.Isolation, with Poll or MaxHold, where pgx uses the
+// simple protocol, and where the server cannot prepare the statement before the lock
+// is held, as its table is not there yet, Exec runs as a WithTx. Where args are none,
+// text of several statements is refused by the server in one message, and executed
+// in a WithTx. COPY FROM STDIN is refused: its rows have no way in.
 func (l *Locker) Exec(ctx context.Context, key hashkey.Key, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	asFunc := func(ctx context.Context, tx pgx.Tx) (err error) {
 		tag, err = tx.Exec(ctx, sql, args...)

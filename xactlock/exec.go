@@ -33,10 +33,11 @@ import (
 //
 // The statement runs at READ COMMITTED, where it sees all that earlier holders
 // committed. At a higher Options.Isolation, with Poll, MaxHold or Plain, on
-// drivers other than pgx, and where pgx uses the simple protocol, Exec runs as a
-// WithTx. Where args are none, text of several statements is refused by the server
-// in one message, and executed in a WithTx. COPY FROM STDIN is refused: its rows
-// have no way in.
+// drivers other than pgx, where pgx uses the simple protocol, and where the server
+// cannot prepare the statement before the lock is held, as its table is not there
+// yet, Exec runs as a WithTx. Where args are none, text of several statements is
+// refused by the server in one message, and executed in a WithTx. COPY FROM STDIN
+// is refused: its rows have no way in.
 func (l *Locker) Exec(ctx context.Context, key hashkey.Key, query string, args ...any) (sql.Result, error) {
 	e := &execution{query: query, args: args}
 	if err := l.exec(ctx, key, e); err != nil {

@@ -57,8 +57,7 @@ func preparesTexts(on execer) bool {
 // explained adds to the error of a transaction that has prepared a text of several
 // statements what can be done.
 func explained(err error) error {
-	const syntaxError = "42601"
-	if lockerr.SQLState(err) != syntaxError {
+	if !lockerr.IsSyntaxError(err) {
 		return err
 	}
 	return fmt.Errorf("tx prepares its texts, and seems to be wrapped: give it a method GetDBConn() (*sql.DB, error), "+

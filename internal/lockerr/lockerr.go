@@ -39,6 +39,7 @@ const (
 	codeCanceled      = "57014" // query_canceled
 	codeFailed        = "25P02" // in_failed_sql_transaction
 	codeNoTransaction = "25P01" // no_active_sql_transaction
+	codeSyntaxError   = "42601" // syntax_error
 
 	codeIdleInTransaction  = "25P03" // idle_in_transaction_session_timeout
 	codeTransactionTimeout = "25P04" // transaction_timeout
@@ -234,6 +235,10 @@ func EndedWhileIdle(err error) bool { return SQLState(err) == codeIdleInTransact
 // NoTransaction reports whether err is the server's answer to a statement that needs a
 // transaction, where none is open.
 func NoTransaction(err error) bool { return SQLState(err) == codeNoTransaction }
+
+// IsSyntaxError reports whether err is the server's answer to a text that is no
+// statement, or several where it must be one.
+func IsSyntaxError(err error) bool { return SQLState(err) == codeSyntaxError }
 
 // InFailedTransaction reports whether err is the server's answer to a statement in a
 // transaction of which an earlier one has failed.

@@ -251,6 +251,8 @@ func (t *Tx) executed(waitCtx context.Context, a pgsession.Answer, index int, se
 		return failed(txlock.NotAcquired, lockerr.AcquireError(waitCtx, t.Package, t.Keys, err))
 	case !sent && lockerr.SQLState(err) == "":
 		return failed(txlock.Failed, fmt.Errorf("%s: %s: %w", t.Package, lockerr.Keys(t.Keys), err))
+	case !sent && !lockerr.IsSyntaxError(err): // perhaps the holder is about to make what is missing
+		return txlock.Executed{Unfit: true}
 	case !sent:
 		return failed(txlock.RolledBack, err)
 	case fate == pgsession.Executed && locksql.EndsTransaction(a.Results[index].Tag):
