@@ -95,8 +95,11 @@ func (p *program) keep(ctx context.Context, h *hold, signals <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		case s := <-signals:
-			if s == syscall.SIGTERM || s == syscall.SIGINT || s == syscall.SIGQUIT {
+			switch s {
+			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
 				return
+			case syscall.SIGTSTP:
+				supervise.Suspend()
 			}
 		}
 	}

@@ -198,6 +198,33 @@ func TestInterruptEndsALoop(t *testing.T) {
 	}
 }
 
+// Ctrl-Z stops a withlock that keeps the lock after COMMAND has ended.
+func TestSuspendInTheMinHold(t *testing.T) {
+	dsn := newDatabase(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("bash", "--norc", "--noprofile", "-i")
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn, "PS1=$ ")
+	if err := os.Symlink(self, filepath.Join(cmd.Dir, "withlock")); err != nil {
+		t.Fatal(err)
+	}
+	term := ptytest.Start(t, cmd)
+	term.Await(t, "$ ", 1)
+	term.Type(t, "./withlock -v --min-hold 1h job true; echo co''de $?\n")
+	term.Await(t, "keeping the lock", 1)
+	for i := range 2 {
+		term.Type(t, "\x1a")
+		term.Await(t, "Stopped", i+1)
+		term.Type(t, "fg\n")
+		until(t, "withlock is in the foreground", func() bool { return term.Foreground(t) != cmd.Process.Pid })
+	}
+	term.Type(t, "\x03")
+	until(t, "the lock is free", func() bool { return tryLock(t, openDB(t, dsn), job) })
+}
+
 // What COMMAND has left behind in the background ignores Ctrl-C, as it does in every
 // shell. withlock does not, and ends it.
 func TestInterruptAfterTheCommandsEnd(t *testing.T) {

@@ -109,6 +109,10 @@ func (t *terminal) take(group int) {
 	_ = ioctl(t.fd, syscall.TIOCSPGRP, &own) // fails if the terminal is gone
 }
 
+// Suspend stops this process, as Ctrl-Z would if it were not caught. It returns when
+// that is continued, or at once where no shell could continue it.
+func Suspend() { suspend(false) }
+
 // suspend stops this process, or its whole group. It returns when it has been
 // continued, or false if it was not stopped.
 func suspend(group bool) (continued bool) {
