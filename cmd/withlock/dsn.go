@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"maps"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -61,9 +60,6 @@ func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
 		return nil, errors.New("it ends with a line break")
 	}
 	config, err := pgx.ParseConfig(text)
-	if name := unknownService(text, err); name != "" {
-		return nil, fmt.Errorf("there is no service %q in the service file (%w)", name, errors.Unwrap(err))
-	}
 	if err != nil {
 		return nil, errors.New(parseReason(err))
 	}
@@ -80,7 +76,7 @@ func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
 		return nil, errors.New("it has an @ too many (in a user name or a password write %40 for @ and %2F for /)")
 	}
 	if n := config.SSLNegotiation; n != "" && n != "postgres" && n != "direct" { // which pgx takes for postgres
-		return nil, errors.New("sslnegotiation is none of postgres and direct" + shown(text, n))
+		return nil, errors.New("sslnegotiation is none of postgres and direct")
 	}
 	return config, adoptParams(config, env)
 }
@@ -117,10 +113,11 @@ func parseReason(err error) string {
 	switch inner := errors.Unwrap(err); {
 	case errors.As(err, &file):
 		text += ": " + file.Error()
+	case text == "failed to read service" && inner != nil: // it names the file or the service
+		text = printable(inner.Error())
 	case text != tlsFailed || !errors.As(err, &config) || inner == nil:
 	case inner.Error() == "sslmode is invalid":
-		text = "sslmode is none of disable, allow, prefer, require, verify-ca and verify-full" +
-			shown(config.ConnString, sslmode(config.ConnString))
+		text = "sslmode is none of disable, allow, prefer, require, verify-ca and verify-full"
 	default: // it names a parameter, and may go on with what is wrong with a file
 		reason, _, _ := strings.Cut(inner.Error(), ": ")
 		text += ": " + reason
@@ -130,38 +127,6 @@ func parseReason(err error) string {
 
 // tlsFailed is what pgx says of all parameters that are about TLS.
 const tlsFailed = "failed to configure TLS"
-
-var (
-	sslmodePattern = regexp.MustCompile(`\bsslmode\s*=\s*'?([^\s'&]*)`)
-	wordPattern    = regexp.MustCompile(`^[\w-]{1,20}$`)
-)
-
-// sslmode returns the sslmode of a connection string, or of the environment, or ""
-// where what looks like it could be within the password.
-func sslmode(text string) string {
-	if isURL(text) {
-		_, text, _ = strings.Cut(text, "?")
-	}
-	at := sslmodePattern.FindStringSubmatchIndex(text)
-	switch {
-	case at == nil:
-		return os.Getenv("PGSSLMODE")
-	case strings.ContainsAny(text[:at[0]], `'\`): // it may be quoted
-		return ""
-	}
-	return text[at[2]:at[3]]
-}
-
-// shown returns a value of the connection string text for the end of a message. It
-// is empty where the value could be a part of the password: one with a ? in it that
-// is not written %3F makes parameters of the rest, up to an @.
-func shown(text, value string) string {
-	question := strings.IndexByte(text, '?')
-	if !wordPattern.MatchString(value) || isURL(text) && question >= 0 && strings.Contains(text[question:], "@") {
-		return ""
-	}
-	return fmt.Sprintf(": %q", value)
-}
 
 // atAddress returns config with libpq's hostaddr: the address to connect to,
 // where host is the name that a certificate must have. Either may be a list.
@@ -184,26 +149,6 @@ func atAddress(config *pgx.ConnConfig, text, address string) (*pgx.ConnConfig, e
 	}
 	config.LookupFunc = lookupIn(hosts, addresses)
 	return config, nil
-}
-
-// unknownService returns the service that pgx has not found, by the error that
-// it has returned for text.
-func unknownService(text string, err error) string {
-	const unknown = "unable to find service: "
-	for range 2 {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return ""
-		}
-		if name, ok := strings.CutPrefix(inner.Error(), unknown); ok {
-			return name
-		}
-		if !strings.HasPrefix(inner.Error(), "failed to read service file") {
-			return ""
-		}
-		_, err = pgx.ParseConfig(with(text, "servicefile", os.DevNull)) // it names the service
-	}
-	return ""
 }
 
 // isURL reports whether a connection string is a URL, and not keywords and values.
