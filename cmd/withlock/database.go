@@ -26,9 +26,9 @@ func toAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // open returns the pool. It does not connect.
-func open(o *options, env []string) (*sql.DB, error) {
-	text, source := dsn(o, env)
-	config, err := parseDSN(text, env)
+func open(o *options) (*sql.DB, error) {
+	text, source := dsn(o)
+	config, err := parseDSN(text)
 	if err != nil {
 		return nil, noDatabase("the connection string in %s cannot be used: %v", source, err)
 	}
@@ -55,8 +55,8 @@ func countHosts(config *pgx.ConnConfig) int {
 }
 
 // unavailable returns the failure of a program that cannot get at its database.
-func unavailable(o *options, env []string, err error) *failure {
-	text, source := dsn(o, env)
+func unavailable(o *options, err error) *failure {
+	text, source := dsn(o)
 	if name := unknownParam(err); name != "" {
 		return noDatabase("the connection string in %s cannot be used: the server does not know the parameter %s,"+
 			" and neither does withlock: leave it out", source, name)

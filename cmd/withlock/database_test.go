@@ -112,7 +112,7 @@ func TestWaiterIsInNobodysWay(t *testing.T) {
 // may hold the lock.
 func TestStatementIsCancelled(t *testing.T) {
 	t.Parallel()
-	db, err := open(&options{}, []string{"PG_CONNECTION_STRING=" + newDatabase(t)})
+	db, err := open(&options{db: newDatabase(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func (p *program) doctor(ctx context.Context) error {
 	case d.failed != nil:
 		return failuref(1, "%v", d.failed)
 	case err != nil:
-		return unavailable(p.options, p.env, err)
+		return unavailable(p.options, err)
 	case !d.verdict():
 		return failuref(1, "")
 	}
@@ -60,7 +60,7 @@ func (d *doctor) examine(ctx context.Context) error {
 
 // connect makes the two connections.
 func (d *doctor) connect(ctx context.Context) error {
-	pool, err := open(d.options, d.env)
+	pool, err := open(d.options)
 	if err != nil {
 		return err
 	}

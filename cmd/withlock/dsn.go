@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,22 +18,22 @@ import (
 
 // dsn returns the connection string and where it is from, for messages. An
 // empty one makes pgx look at the PG* variables of this process, as libpq does.
-func dsn(o *options, env []string) (dsn, source string) {
+func dsn(o *options) (dsn, source string) {
 	switch {
 	case o.db != "":
 		return o.db, "--db"
-	case getenv(env, "PG_CONNECTION_STRING") != "":
-		return getenv(env, "PG_CONNECTION_STRING"), "PG_CONNECTION_STRING"
-	case getenv(env, "DATABASE_URL") != "":
-		return getenv(env, "DATABASE_URL"), "DATABASE_URL"
+	case os.Getenv("PG_CONNECTION_STRING") != "":
+		return os.Getenv("PG_CONNECTION_STRING"), "PG_CONNECTION_STRING"
+	case os.Getenv("DATABASE_URL") != "":
+		return os.Getenv("DATABASE_URL"), "DATABASE_URL"
 	}
 	return "", "the PG* variables"
 }
 
 // parseDSN reads a connection string. The error says what is wrong with it, and
 // no password that it contains.
-func parseDSN(text string, env []string) (*pgx.ConnConfig, error) {
-	config, err := readDSN(text, env)
+func parseDSN(text string) (*pgx.ConnConfig, error) {
+	config, err := readDSN(text)
 	if err != nil && swallowsPassword(err.Error()) ||
 		err == nil && slices.ContainsFunc(shownParts(config), swallowsPassword) {
 		return nil, errors.New("a parameter has the password for its value (an empty value is written '')")
@@ -52,7 +54,7 @@ func shownParts(config *pgx.ConnConfig) []string {
 // of host has in "host= password=secret": after the = there may be spaces.
 func swallowsPassword(text string) bool { return strings.Contains(text, "password=") }
 
-func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
+func readDSN(text string) (*pgx.ConnConfig, error) {
 	if err := checkScheme(text); err != nil {
 		return nil, err
 	}
@@ -63,11 +65,7 @@ func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
 	if err != nil {
 		return nil, errors.New(parseReason(err))
 	}
-	if config.RuntimeParams["hostaddr"] != "" || getenv(env, "PGHOSTADDR") != "" {
-		address := config.RuntimeParams["hostaddr"]
-		if address == "" {
-			address = getenv(env, "PGHOSTADDR")
-		}
+	if address := cmp.Or(config.RuntimeParams["hostaddr"], os.Getenv("PGHOSTADDR")); address != "" {
 		if config, err = atAddress(config, text, address); err != nil {
 			return nil, err
 		}
@@ -78,7 +76,7 @@ func readDSN(text string, env []string) (*pgx.ConnConfig, error) {
 	if n := config.SSLNegotiation; n != "" && n != "postgres" && n != "direct" { // which pgx takes for postgres
 		return nil, errors.New("sslnegotiation is none of postgres and direct")
 	}
-	return config, adoptParams(config, env)
+	return config, adoptParams(config)
 }
 
 // schemePattern finds what a URL begins with. What else may stand there, such as

@@ -32,9 +32,9 @@ func (p *program) post(path string) (*guard, error) {
 // execute runs the command and gives the lock back when all of its work is over.
 // It returns how the command ended. A lock that was lost on the way has ended
 // the work, and is a failure.
-func (p *program) execute(ctx context.Context, h *hold, guard *guard, env []string, signals chan os.Signal) (ending, error) {
-	onLost := &lostCommand{program: p, env: env}
-	end, err := p.work(ctx, h, guard, env, signals, onLost)
+func (p *program) execute(ctx context.Context, h *hold, guard *guard, signals chan os.Signal) (ending, error) {
+	onLost := &lostCommand{program: p}
+	end, err := p.work(ctx, h, guard, signals, onLost)
 	if err == nil && !end.told {
 		p.keep(ctx, h, signals)
 	}
@@ -47,9 +47,9 @@ func (p *program) execute(ctx context.Context, h *hold, guard *guard, env []stri
 }
 
 // work runs the command until all of its work is over.
-func (p *program) work(ctx context.Context, h *hold, guard *guard, env []string, signals chan os.Signal, onLost *lostCommand) (ending, error) {
+func (p *program) work(ctx context.Context, h *hold, guard *guard, signals chan os.Signal, onLost *lostCommand) (ending, error) {
 	socket := socketOf(h.Lock)
-	work, err := guard.Start(env, socket)
+	work, err := guard.Start(os.Environ(), socket)
 	if socket >= 0 {
 		_ = syscall.Close(socket) // the guard has it
 	}

@@ -91,7 +91,7 @@ func FuzzDSN(f *testing.F) {
 			return
 		}
 		text := head + before + secret + after + tail
-		config, err := parseDSN(text, nil)
+		config, err := parseDSN(text)
 		if err != nil {
 			if strings.Contains(err.Error(), secret) {
 				t.Errorf("%q: %v", text, err)

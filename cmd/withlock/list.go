@@ -22,7 +22,7 @@ import (
 func (p *program) showList(ctx context.Context) error {
 	locks, err := p.look(ctx)
 	if err != nil {
-		return unavailable(p.options, p.env, err)
+		return unavailable(p.options, err)
 	}
 	if !p.watch {
 		return p.write(p.format(locks))

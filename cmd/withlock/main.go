@@ -13,7 +13,7 @@ import (
 
 func main() {
 	asHelper()
-	end := run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	end := run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	end.die()
 	os.Exit(end.code)
 }

@@ -13,7 +13,6 @@ import (
 // lostCommand is the shell text of --on-lost, which runs at most once.
 type lostCommand struct {
 	program *program
-	env     []string
 	over    chan struct{} // closed when it has ended; nil while it has not begun
 	pid     int
 }
@@ -26,7 +25,6 @@ func (c *lostCommand) start(work *supervise.Work) {
 	}
 	args := shellCommand(c.program.onLost)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = c.env
 	cmd.Stdout, cmd.Stderr = c.program.stderr, c.program.stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.over = make(chan struct{})

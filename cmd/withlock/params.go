@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -61,11 +62,11 @@ var settingName = regexp.MustCompile(`^\w+(\.\w+)*$`)
 
 // adoptParams makes of the parameters that pgx does not know what libpq would,
 // and leaves the settings of the server's.
-func adoptParams(config *pgx.ConnConfig, env []string) error {
+func adoptParams(config *pgx.ConnConfig) error {
 	params := config.RuntimeParams
 	for name, variable := range variables {
-		if _, given := params[name]; !given && getenv(env, variable) != "" {
-			params[name] = getenv(env, variable)
+		if _, given := params[name]; !given && os.Getenv(variable) != "" {
+			params[name] = os.Getenv(variable)
 		}
 	}
 	if err := limitTLS(config); err != nil {

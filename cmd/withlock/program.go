@@ -12,7 +12,6 @@ import (
 // program is one run of withlock.
 type program struct {
 	*options
-	env                   []string
 	stdin, stdout, stderr *os.File
 	db                    *sql.DB
 }

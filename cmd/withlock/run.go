@@ -10,17 +10,13 @@ import (
 	"os/exec"
 	"strconv"
 
-	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
 )
 
 // run is the program, and returns how it is to end. The three streams are files
 // because they become the command's own, with nothing in between that would
 // have to copy.
-//
-// env is the command's environment, and where the connection string is looked
-// for. The PG* variables are pgx's to read, from the process's.
-func run(ctx context.Context, args, env []string, stdin, stdout, stderr *os.File) ending {
+func run(ctx context.Context, args []string, stdin, stdout, stderr *os.File) ending {
 	surviveBrokenPipes()
 	o, err := parse(args)
 	switch {
@@ -34,7 +30,7 @@ func run(ctx context.Context, args, env []string, stdin, stdout, stderr *os.File
 		fmt.Fprintln(stdout, version())
 		return ending{}
 	}
-	p := &program{options: o, env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	p := &program{options: o, stdin: stdin, stdout: stdout, stderr: stderr}
 	end, err := p.run(ctx)
 	if failed := (*failure)(nil); errors.As(err, &failed) {
 		if failed.reason != "" {
@@ -56,7 +52,7 @@ func (p *program) run(ctx context.Context) (ending, error) {
 			return ending{}, err
 		}
 	}
-	db, err := open(p.options, p.env)
+	db, err := open(p.options)
 	if err != nil {
 		return ending{}, err
 	}
@@ -94,7 +90,12 @@ func (p *program) locked(ctx context.Context, path string) (ending, error) {
 		say(p.stderr, "locked %s", lock.Key())
 	}
 	p.db.SetMaxIdleConns(0) // the turn has left one, which would stay as long as COMMAND
-	return p.execute(ctx, lock, guard, p.environment(lock.Key(), token), signals)
+	for name, value := range map[string]string{
+		"WITHLOCK_NAME": p.name, "WITHLOCK_KEY": keyNumber(lock.Key()), "WITHLOCK_TOKEN": strconv.FormatUint(token, 10),
+	} {
+		_ = os.Setenv(name, value) // an argument can be a value
+	}
+	return p.execute(ctx, lock, guard, signals)
 }
 
 // take returns the lock and its fencing token. With an error there may be a
@@ -124,17 +125,7 @@ func (p *program) refusal(ctx context.Context, err error) *failure {
 		return noDatabase("there is a connection pooler before the server, which could give the lock away:" +
 			" connect to the server itself, or say --pooler if it pools sessions")
 	}
-	return unavailable(p.options, p.env, err)
-}
-
-// environment returns the command's. Of a variable that is there twice, most
-// programs see the first, so the old ones have to go.
-func (p *program) environment(key hashkey.Key, token uint64) []string {
-	env := without(p.env, "WITHLOCK_NAME", "WITHLOCK_KEY", "WITHLOCK_TOKEN")
-	return append(env,
-		"WITHLOCK_NAME="+p.name,
-		"WITHLOCK_KEY="+keyNumber(key),
-		"WITHLOCK_TOKEN="+strconv.FormatUint(token, 10))
+	return unavailable(p.options, err)
 }
 
 // lookPath returns the file to execute for a command, as a shell would find it.

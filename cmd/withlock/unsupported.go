@@ -29,6 +29,6 @@ func (*guard) Dismiss() {}
 
 func (p *program) post(string) (*guard, error) { return nil, errUnsupported }
 
-func (p *program) execute(_ context.Context, h *hold, _ *guard, _ []string, _ chan os.Signal) (ending, error) {
+func (p *program) execute(_ context.Context, h *hold, _ *guard, _ chan os.Signal) (ending, error) {
 	return ending{}, errors.Join(errUnsupported, h.Unlock())
 }
