@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/binary"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -30,70 +31,46 @@ func applicationName(name string) string {
 // utf7 is the alphabet of modified UTF-7.
 var utf7 = base64.NewEncoding("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+,").WithPadding(base64.NoPadding)
 
-func isPlain(r rune) bool { return r >= ' ' && r <= '~' }
+var (
+	special = regexp.MustCompile(`[^ -~]`)
+	toCode  = regexp.MustCompile(`[^ -~]+|&`)
+	code    = regexp.MustCompile(`&[^-]*-?`)
+)
 
 // encodeName writes name in modified UTF-7, if the server would not show it as
 // it is. What is no UTF-8 has no other form.
 func encodeName(name string) string {
-	special := strings.ContainsFunc(name, func(r rune) bool { return !isPlain(r) })
-	if !special || !utf8.ValidString(name) {
+	if !special.MatchString(name) || !utf8.ValidString(name) {
 		return name
 	}
-	var b strings.Builder
-	for rest := name; rest != ""; {
-		if plain := strings.IndexFunc(rest, func(r rune) bool { return !isPlain(r) || r == '&' }); plain != 0 {
-			if plain < 0 {
-				plain = len(rest)
-			}
-			b.WriteString(rest[:plain])
-			rest = rest[plain:]
-			continue
-		}
-		if rest[0] == '&' {
-			b.WriteString("&-")
-			rest = rest[1:]
-			continue
-		}
-		end := strings.IndexFunc(rest, isPlain)
-		if end < 0 {
-			end = len(rest)
+	return toCode.ReplaceAllStringFunc(name, func(part string) string {
+		if part == "&" {
+			return "&-"
 		}
 		var units []byte
-		for _, unit := range utf16.Encode([]rune(rest[:end])) {
+		for _, unit := range utf16.Encode([]rune(part)) {
 			units = binary.BigEndian.AppendUint16(units, unit)
 		}
-		b.WriteString("&" + utf7.EncodeToString(units) + "-")
-		rest = rest[end:]
-	}
-	return b.String()
+		return "&" + utf7.EncodeToString(units) + "-"
+	})
 }
 
 // decodeName is the reverse of encodeName. It returns false for what encodeName
 // does not write.
 func decodeName(text string) (name string, ok bool) {
-	var b strings.Builder
-	for rest := text; rest != ""; {
-		plain, coded, found := strings.Cut(rest, "&")
-		b.WriteString(plain)
-		if !found {
-			break
+	name = code.ReplaceAllStringFunc(text, func(part string) string {
+		part = strings.TrimSuffix(part[1:], "-")
+		if part == "" {
+			return "&"
 		}
-		code, after, _ := strings.Cut(coded, "-")
-		if code == "" {
-			b.WriteByte('&')
-		}
-		units, err := utf7.DecodeString(code)
-		if err != nil {
-			return "", false
-		}
+		units, _ := utf7.DecodeString(part) // what is wrong shows below
 		var all []uint16
 		for pair := range slices.Chunk(units, 2) {
 			all = append(all, binary.BigEndian.Uint16(append(pair, 0)))
 		}
-		b.WriteString(string(utf16.Decode(all)))
-		rest = after
-	}
-	return b.String(), encodeName(b.String()) == text
+		return string(utf16.Decode(all))
+	})
+	return name, encodeName(name) == text
 }
 
 // readable writes the name of an application for people: that of a withlock with
