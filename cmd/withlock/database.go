@@ -56,13 +56,8 @@ func countHosts(config *pgx.ConnConfig) int {
 
 // unavailable returns the failure of a program that cannot get at its database.
 func unavailable(o *options, err error) *failure {
-	text, source := dsn(o)
-	if name := unknownParam(err); name != "" {
-		return noDatabase("the connection string in %s cannot be used: the server does not know the parameter %s,"+
-			" and neither does withlock: leave it out", source, name)
-	}
 	reason := reasonOf(err)
-	if text == "" {
+	if text, _ := dsn(o); text == "" {
 		reason += " (neither --db nor PG_CONNECTION_STRING nor DATABASE_URL is set)"
 	}
 	if gave := (*gaveUp)(nil); errors.As(err, &gave) && gave.after >= time.Second {

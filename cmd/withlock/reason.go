@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -17,24 +16,6 @@ type gaveUp struct {
 }
 
 func (g *gaveUp) Unwrap() error { return g.error }
-
-// unknownPattern finds the name in the answer of a server, or of a PgBouncer, to
-// a parameter that it does not know.
-var unknownPattern = regexp.MustCompile(`^(?:unrecognized configuration parameter "|unsupported startup parameter: )([^"\s]+)`)
-
-// unknownParam returns the parameter that the server did not know when the
-// session began.
-func unknownParam(err error) string {
-	var connect *pgconn.ConnectError
-	var answer *pgconn.PgError
-	if !errors.As(err, &connect) || !errors.As(err, &answer) {
-		return ""
-	}
-	if found := unknownPattern.FindStringSubmatch(answer.Message); found != nil {
-		return found[1]
-	}
-	return ""
-}
 
 // tlsRefused is what pgx says of a server that has no TLS.
 const tlsRefused = "server refused TLS connection"
