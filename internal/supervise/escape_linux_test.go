@@ -96,6 +96,29 @@ func TestForeignProc(t *testing.T) {
 	}
 }
 
+// The children that are none of the work are reaped while the command runs: the first
+// process of a container has those of all others.
+func TestStrangerIsReaped(t *testing.T) {
+	r := &run{dir: t.TempDir(), ended: make(chan struct{})}
+	caller := command(t, r.dir, `note parent; until test -e end; do sleep 0.05; done; exit 3`)
+	r.cmd = exec.Command("/bin/sh", append([]string{"-c", `(until test -e leave; do sleep 0.05; done) & echo $! >stranger; exec "$0" "$@"`}, caller.Args...)...)
+	r.cmd.Dir = r.dir
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(r.ended)
+		_ = r.cmd.Wait() // ends looks at it
+	}()
+	t.Cleanup(func() { _ = r.cmd.Process.Kill() }) // it may have ended
+	stranger := r.pid(t, "stranger")
+	r.pid(t, "parent")
+	r.touch(t, "leave")
+	until(t, "the stranger is reaped", func() bool { return state(stranger) == "" })
+	r.touch(t, "end")
+	r.ends(t, 3)
+}
+
 // limitFiles sets how many files a process may have open.
 func limitFiles(t *testing.T, pid int, files uint64) {
 	t.Helper()

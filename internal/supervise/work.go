@@ -5,6 +5,7 @@ package supervise
 import (
 	"errors"
 	"os"
+	"os/signal"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,9 +22,10 @@ type Command struct {
 // Guard is a guard at its post: a process that waits for the order to start a
 // command.
 type Guard struct {
-	command Command
-	pid     int
-	link    *link
+	command     Command
+	pid         int
+	link        *link
+	stopReaping func()
 }
 
 // Work is a command that was started, and all that descends from it.
@@ -46,6 +48,9 @@ var errNoGuard = errors.New("its guard has ended")
 
 // Post starts the guard of a command that is to be executed later: a process
 // takes its time to begin. The guard ends if this process does.
+//
+// From now on until Dismiss returns, or the work is over, all children of this process
+// are reaped: the first process of a container gets those of others.
 func Post(c Command) (*Guard, error) {
 	ours, theirs, err := newLink()
 	if err != nil {
@@ -61,17 +66,46 @@ func Post(c Command) (*Guard, error) {
 		ours.close()
 		return nil, err
 	}
-	return &Guard{c, pid, ours}, nil
+	return &Guard{c, pid, ours, reapChildren(func(int) {})}, nil
 }
 
 // Dismiss ends the guard. The command is not executed.
 func (g *Guard) Dismiss() {
 	g.link.close()
+	g.stopReaping()
 	_ = syscall.Kill(g.pid, syscall.SIGKILL) // it may be stopped; it has no children yet
+	awaitChild(g.pid)
+}
+
+// awaitChild waits until a child has ended, unless it was reaped before.
+func awaitChild(pid int) {
 	for {
-		if _, err := syscall.Wait4(g.pid, nil, 0, nil); !errors.Is(err, syscall.EINTR) {
+		if _, err := syscall.Wait4(pid, nil, 0, nil); !errors.Is(err, syscall.EINTR) {
 			return
 		}
+	}
+}
+
+// reapChildren reaps the children of this process that end, until it is stopped, and
+// tells which.
+func reapChildren(ended func(pid int)) (stop func()) {
+	children := make(chan os.Signal, 1)
+	children <- syscall.SIGCHLD // some may have ended
+	signal.Notify(children, syscall.SIGCHLD)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for range children {
+			for pid, err := 1, error(nil); pid > 0 || errors.Is(err, syscall.EINTR); {
+				pid, err = syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+				ended(pid)
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(children)
+		close(children)
+		<-stopped
 	}
 }
 
@@ -82,14 +116,14 @@ func (g *Guard) Dismiss() {
 // keep is a descriptor, or -1, that the guard keeps open until the work is over,
 // even if this process is killed. The command does not inherit it.
 //
-// Only one Work can run at a time. All children of this process are reaped when it is
-// over. Those that it had before, and those that it then names to Spare, are none of
-// the work.
+// Only one Work can run at a time. The children that this process had before, and those
+// that it then names to Spare, are none of the work.
 func (g *Guard) Start(env []string, keep int) (*Work, error) {
 	w := &Work{guard: g.pid, link: g.link, terminal: terminalAt(g.command.Stdin, g.command.Stdout), done: make(chan struct{})}
 	w.strangers = children()
 	delete(w.strangers, g.pid)
 	adoptOrphans()
+	g.stopReaping()
 	kind := start
 	if w.terminal != nil && w.terminal.eager {
 		kind = startGated
@@ -119,6 +153,13 @@ func (w *Work) Spare(pid int) {
 	w.strangersMu.Lock()
 	defer w.strangersMu.Unlock()
 	w.strangers[pid] = true
+}
+
+// forget notes that a child has ended: another process may have its pid.
+func (w *Work) forget(pid int) {
+	w.strangersMu.Lock()
+	defer w.strangersMu.Unlock()
+	delete(w.strangers, pid)
 }
 
 func (w *Work) isStranger(pid int) bool {
@@ -186,6 +227,7 @@ func (w *Work) order(kind int, s syscall.Signal) {
 // result of starting the command to started.
 func (w *Work) follow(started chan<- error) {
 	k := newKeeper(0, func(int, int) {})
+	stopReaping := reapChildren(w.forget)
 	over := false
 	for {
 		kind, value, err := w.link.receive()
@@ -217,6 +259,7 @@ func (w *Work) follow(started chan<- error) {
 		}
 	}
 	w.link.close()
+	stopReaping()
 	w.bury(k, over)
 	w.status = k.status
 	select {
@@ -233,17 +276,7 @@ func (w *Work) follow(started chan<- error) {
 // of one, that the guard has not told of.
 func (w *Work) bury(k *keeper, over bool) {
 	k.command, k.all, k.isStranger = w.pid, true, w.isStranger
-	for {
-		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, 0, nil)
-		if errors.Is(err, syscall.EINTR) {
-			continue
-		}
-		if err != nil || pid == w.guard {
-			break
-		}
-		k.note(pid, status)
-	}
+	awaitChild(w.guard)
 	if _, err := processes(); over || w.pid == 0 && errors.Is(err, errBlind) {
 		k.reap()
 		return
