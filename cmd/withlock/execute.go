@@ -110,7 +110,7 @@ func (p *program) release(h *hold) error {
 	err := h.Unlock()
 	switch {
 	case errors.Is(err, sessionlock.ErrLost):
-		return failuref(exitLost, "%s was lost while the command ran: another session may have had it", p.label())
+		return failuref(exitLost, "%s was lost: another session may have had it", p.label())
 	case err != nil:
 		say(p.stderr, "%v", err) // the session is closed, which frees the lock
 	case p.verbose:

@@ -64,6 +64,20 @@ func TestLostAtTheEnd(t *testing.T) {
 	p.ends(t, exitLost)
 }
 
+// A loss after COMMAND's end, in the rest of --min-hold, is one, and not said to have been
+// while COMMAND ran.
+func TestLostInTheMinHold(t *testing.T) {
+	dsn := newDatabase(t)
+	db := openDB(t, dsn)
+	p := startLogged(t, dsn, "-v", "--min-hold", "1h", "job", "true")
+	p.says(t, "keeping the lock")
+	terminate(t, db, backend(t, db))
+	p.ends(t, exitLost)
+	if got := p.logged(t); !strings.Contains(got, `"job" was lost: another`) {
+		t.Errorf("output: %s", got)
+	}
+}
+
 // terminate ends a session and waits until it has.
 func terminate(t *testing.T, db *sql.DB, pid int) {
 	t.Helper()
