@@ -299,10 +299,18 @@ func TestLeadWaitsForConnections(t *testing.T) {
 
 // Lead waits for a standby to be promoted, and leads then.
 func TestLeadWaitsForPromotion(t *testing.T) {
-	t.Parallel()
+	for name, options := range map[string][]func(*pgx.ConnConfig){"read committed": nil, "serializable": {bySerializable}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			leadWaitsForPromotion(t, options...)
+		})
+	}
+}
+
+func leadWaitsForPromotion(t *testing.T, options ...func(*pgx.ConnConfig)) {
 	standby := pgtest.Dedicated(t).Standby(t)
 	var m meter
-	db, other := openMetered(t, standby.DSN(), &m), openDB(t, standby.DSN())
+	db, other := openMetered(t, standby.DSN(), &m, options...), openDB(t, standby.DSN())
 	promoted := make(chan struct{})
 	done := make(chan error, 1)
 	go func() {

@@ -93,7 +93,8 @@ func TestSessionStandby(t *testing.T) {
 	t.Parallel()
 	standby := pgtest.Dedicated(t).Standby(t)
 	ctx := bounded(t)
-	for name, options := range map[string][]func(*pgx.ConnConfig){"it says so": nil, "it does not": {reticent}} {
+	watcher := openDB(t, standby.DSN())
+	for name, options := range map[string][]func(*pgx.ConnConfig){"it says so": nil, "it does not": {reticent}, "it refuses": {bySerializable}} {
 		db := openDB(t, standby.DSN(), options...)
 		for _, o := range []sessionlock.Options{{}, {Poll: time.Millisecond}, {Shared: true}, {Pooler: true}} {
 			locker := sessionlock.New(db).With(o)
@@ -109,8 +110,14 @@ func TestSessionStandby(t *testing.T) {
 				}
 			}
 		}
-		noTrace(t, db)
+		noTrace(t, watcher, db)
 	}
+}
+
+// bySerializable has SERIALIZABLE as the default of the session, which a hot standby
+// does not know: it refuses each statement that has no level of its own.
+func bySerializable(config *pgx.ConnConfig) {
+	config.RuntimeParams["default_transaction_isolation"] = "serializable"
 }
 
 // reticent keeps it from the client whether the server is a hot standby.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgadvisory/pgadvisory/hashkey"
 )
 
@@ -168,12 +170,23 @@ func AcquireError(ctx context.Context, pkg string, keys []hashkey.Key, err error
 	case codeLockTableFull:
 		return fmt.Errorf("%w: %s: %w", ErrLockTableFull, Keys(keys), err)
 	}
+	if noSerializable(err) {
+		return fmt.Errorf("%w: %s: %w", ErrStandby, Keys(keys), err)
+	}
 	for _, prefix := range []string{"pgadvisory: ", pkg + ": "} {
 		if strings.HasPrefix(err.Error(), prefix) {
 			return fmt.Errorf("%w: %s", err, Keys(keys))
 		}
 	}
 	return fmt.Errorf("%s: %s: %w", pkg, Keys(keys), err)
+}
+
+// noSerializable reports whether err is a hot standby's answer to a session whose
+// default is SERIALIZABLE. It comes ahead of all that could be asked for. The SQLSTATE
+// has other meanings, and the message is in the server's language.
+func noSerializable(err error) bool {
+	var answer *pgconn.PgError
+	return errors.As(err, &answer) && answer.Routine == "GetSerializableTransactionSnapshot"
 }
 
 // Ended returns ctx's error, joined with ctx's cause where that says more, or
