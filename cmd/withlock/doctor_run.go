@@ -49,7 +49,7 @@ func (d *doctor) examine(ctx context.Context) error {
 		d.readSettings, d.serverIs, d.standbyIs, d.poolerIs,
 		d.xactLockIs, d.savepointIs, d.sessionLockIs, d.preparedIs,
 		d.productIs, d.rightsAre, d.freshReadsAre, d.pgLocksAre,
-		d.timeoutsAre, d.vanishedIs, d.roomIs, d.connectionsAre, d.latencyIs,
+		d.timeoutsAre, d.habitsAre, d.vanishedIs, d.roomIs, d.connectionsAre, d.latencyIs,
 	} {
 		if err := examination(ctx); err != nil {
 			return err

@@ -13,7 +13,7 @@ const equal = " operator(pg_catalog.=) " // whatever the search_path of the role
 // named are the settings that something follows from.
 const named = "'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', " +
 	"'transaction_timeout', 'idle_session_timeout', 'default_transaction_read_only', " +
-	"'default_transaction_isolation', 'default_transaction_deferrable', " +
+	"'log_min_duration_statement', 'log_lock_waits', 'deadlock_timeout', 'default_transaction_isolation', 'default_transaction_deferrable', " +
 	"'synchronous_commit', 'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count', " +
 	"'client_connection_check_interval', 'max_locks_per_transaction', 'max_connections', 'max_prepared_transactions', " +
 	"'superuser_reserved_connections', 'reserved_connections'"
@@ -119,6 +119,11 @@ func (d *doctor) timeoutsAre(context.Context) error {
 	if !set {
 		d.line(good, "timeout", "none is set for the role")
 	}
+	return nil
+}
+
+// habitsAre tells what follows from other settings of the role.
+func (d *doctor) habitsAre(context.Context) error {
 	if d.settings["default_transaction_read_only"] == "on" {
 		d.line(notable, "read only", "default_transaction_read_only is on", "the locks work; fn cannot write")
 	}
@@ -127,6 +132,16 @@ func (d *doctor) timeoutsAre(context.Context) error {
 		d.line(notable, "deferrable", "the role's default is SERIALIZABLE READ ONLY DEFERRABLE",
 			"sessionlock and withlock: while a SERIALIZABLE transaction that may write is open, a try is late or fails,",
 			"and a lock that is held may count as lost; default_transaction_deferrable = off mends that")
+	}
+	logged := func(found string) {
+		d.line(notable, "log", found, "a call that waits writes a line into the server's log each half second; Options.Poll writes none")
+	}
+	const slice = 500 // milliseconds
+	if least, err := strconv.Atoi(d.settings["log_min_duration_statement"]); err == nil && 0 <= least && least <= slice {
+		logged(fmt.Sprintf("log_min_duration_statement is %dms", least))
+	}
+	if d.settings["log_lock_waits"] == "on" && d.number("deadlock_timeout") <= slice {
+		logged(fmt.Sprintf("log_lock_waits is on, and deadlock_timeout %dms", d.number("deadlock_timeout")))
 	}
 	if d.settings["synchronous_commit"] == "off" {
 		d.line(notable, "durability", "synchronous_commit is off",

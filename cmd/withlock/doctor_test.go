@@ -227,6 +227,9 @@ func TestDoctorRoles(t *testing.T) {
 		"backslashes": {[]string{`alter role ROLE set standard_conforming_strings = off`}, 0, []string{"ok    fresh reads ", good}},
 		"deferrable": {[]string{`alter role ROLE set default_transaction_isolation = serializable`, `alter role ROLE set default_transaction_read_only = on`,
 			`alter role ROLE set default_transaction_deferrable = on`}, 0, []string{"note  deferrable ", good}},
+		"log": {[]string{`alter role ROLE set log_min_duration_statement = '250ms'`, `alter role ROLE set log_lock_waits = on`,
+			`alter role ROLE set deadlock_timeout = '200ms'`}, 0, []string{
+			"note  log                  log_min_duration_statement is 250ms\n", "log_lock_waits is on, and deadlock_timeout 200ms\n", good}},
 		"search_path": {[]string{`create schema trap`, `grant usage on schema trap to public`, `create view trap.pg_locks as select 1`,
 			`create function trap.never(text, text) returns boolean language sql as 'select false'`,
 			`create operator trap.= (leftarg = text, rightarg = text, function = trap.never)`,
