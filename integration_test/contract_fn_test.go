@@ -401,7 +401,7 @@ func (s *stage) sleeps(t *testing.T, pid int) {
 // caller, whatever fn returns.
 func ruleSessionGone(t *testing.T, s *stage) {
 	for name, then := range map[string]work{
-		"fails": func(ctx context.Context, tx transaction) error { return errExpected },
+		"fails":   func(ctx context.Context, tx transaction) error { return errExpected },
 		"returns": func(ctx context.Context, tx transaction) error { return nil },
 		"waits": func(ctx context.Context, tx transaction) error {
 			isTold(t, ctx)

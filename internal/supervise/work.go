@@ -26,6 +26,7 @@ type Guard struct {
 	pid         int
 	link        *link
 	stopReaping func()
+	gone        bool // it has ended and was reaped; known when stopReaping has returned
 }
 
 // Work is a command that was started, and all that descends from it.
@@ -36,8 +37,9 @@ type Work struct {
 	done       chan struct{}
 	resumes    atomic.Int32 // orders to resume the command that were sent
 
-	strangersMu sync.Mutex
-	strangers   map[int]bool // guarded by strangersMu: children of this process that are none of the work
+	childrenMu sync.Mutex
+	strangers  map[int]bool // guarded by childrenMu: children of this process that are none of the work
+	guardGone  bool         // guarded by childrenMu: it was reaped, and another process may have its pid
 
 	// Written before done is closed.
 	status      syscall.WaitStatus
@@ -66,15 +68,19 @@ func Post(c Command) (*Guard, error) {
 		ours.close()
 		return nil, err
 	}
-	return &Guard{c, pid, ours, reapChildren(func(int) {})}, nil
+	g := &Guard{command: c, pid: pid, link: ours}
+	g.stopReaping = reapChildren(func(child int) { g.gone = g.gone || child == pid })
+	return g, nil
 }
 
 // Dismiss ends the guard. The command is not executed.
 func (g *Guard) Dismiss() {
 	g.link.close()
 	g.stopReaping()
-	_ = syscall.Kill(g.pid, syscall.SIGKILL) // it may be stopped; it has no children yet
-	awaitChild(g.pid)
+	if !g.gone { // or else another process may have its pid
+		_ = syscall.Kill(g.pid, syscall.SIGKILL) // it may be stopped; it has no children yet
+		awaitChild(g.pid)
+	}
 }
 
 // awaitChild waits until a child has ended, unless it was reaped before.
@@ -124,6 +130,7 @@ func (g *Guard) Start(env []string, keep int) (*Work, error) {
 	delete(w.strangers, g.pid)
 	adoptOrphans()
 	g.stopReaping()
+	w.guardGone = g.gone
 	kind := start
 	if w.terminal != nil && w.terminal.eager {
 		kind = startGated
@@ -146,25 +153,32 @@ func (g *Guard) Start(env []string, keep int) (*Work, error) {
 }
 
 // wakeGuard continues the guard, which may have been stopped.
-func (w *Work) wakeGuard() { _ = syscall.Kill(w.guard, syscall.SIGCONT) } // fails if it has ended
+func (w *Work) wakeGuard() {
+	w.childrenMu.Lock()
+	defer w.childrenMu.Unlock()
+	if !w.guardGone {
+		_ = syscall.Kill(w.guard, syscall.SIGCONT) // fails if it has just ended
+	}
+}
 
 // Spare has a child of this process, which it has started since, be none of the work.
 func (w *Work) Spare(pid int) {
-	w.strangersMu.Lock()
-	defer w.strangersMu.Unlock()
+	w.childrenMu.Lock()
+	defer w.childrenMu.Unlock()
 	w.strangers[pid] = true
 }
 
 // forget notes that a child has ended: another process may have its pid.
 func (w *Work) forget(pid int) {
-	w.strangersMu.Lock()
-	defer w.strangersMu.Unlock()
+	w.childrenMu.Lock()
+	defer w.childrenMu.Unlock()
 	delete(w.strangers, pid)
+	w.guardGone = w.guardGone || pid == w.guard
 }
 
 func (w *Work) isStranger(pid int) bool {
-	w.strangersMu.Lock()
-	defer w.strangersMu.Unlock()
+	w.childrenMu.Lock()
+	defer w.childrenMu.Unlock()
 	return w.strangers[pid]
 }
 
