@@ -43,12 +43,12 @@ func (l *Locker) Exec(ctx context.Context, key hashkey.Key, sql string, args ...
 	if err == nil {
 		err = c.Refuse(sql)
 	}
-	ctx = c.Tell(ctx, l.listener(), "Exec")
+	ctx = c.Tell(ctx, l.calls().Tell, "Exec")
 	defer func() { c.Told(ctx, err) }()
 	switch {
 	case err != nil:
 		return tag, err
-	case !l.settings.OneMessage():
+	case !l.calls().Settings.OneMessage():
 		err = c.Run(ctx)
 	default:
 		c.pool.query = &pgsession.Query{SQL: sql, Args: args}

@@ -48,29 +48,13 @@ func (l *Locker) TryLock(ctx context.Context, tx pgx.Tx, keys ...hashkey.Key) (b
 	return l.ownTx(tx, keys).TryLock(ctx)
 }
 
-func (l *Locker) checkTx(tx pgx.Tx, keys []hashkey.Key) error {
-	switch {
-	case l.invalid() != nil:
-		return l.invalid()
-	case lockerr.IsNil(tx):
-		return errNilTx
-	case len(keys) == 0:
-		return errNoKeys
-	}
-	return nil
-}
-
 // ownTx returns a request for keys in tx.
 func (l *Locker) ownTx(tx pgx.Tx, keys []hashkey.Key) *verdict.OwnTx {
-	own := &verdict.OwnTx{Package: pkg, Keys: txlock.Ordered(keys), Tell: l.listener().Tracer()}
-	if own.Bad = l.checkTx(tx, keys); own.Bad == errNoLocker {
-		return own
-	}
+	own := verdict.Own(l.calls(), tx, keys)
 	own.Exec = func(ctx context.Context, m locksql.Message) (int64, error) {
 		tag, err := tx.Exec(ctx, m.Text())
 		return tag.RowsAffected(), err
 	}
-	own.Shared, own.Wait, own.Poll = l.opts.Shared, l.opts.Wait, l.opts.Poll
 	return own
 }
 
@@ -92,7 +76,7 @@ func (l *Locker) ownTx(tx pgx.Tx, keys []hashkey.Key) *verdict.OwnTx {
 // savepoint, which has an id of its own.
 func Token(ctx context.Context, tx pgx.Tx) (uint64, error) {
 	if lockerr.IsNil(tx) {
-		return 0, errNilTx
+		return 0, txlock.NilTx(pkg)
 	}
 	return verdict.Token(pkg, tx.QueryRow(ctx, locksql.Token))
 }

@@ -13,23 +13,23 @@ import (
 // is for work that need not be done twice; [Locker.WithTxAll] is for several
 // locks at once; [Locker.Lock] is for a transaction that the caller has begun.
 type Locker struct {
-	pool  *pgxpool.Pool
-	queue *admission.Queue
-
-	opts     Options
-	settings txlock.Settings  // of opts
-	bad      error            // what is wrong with opts
-	tell     *txlock.Listener // as opts say; may be nil
+	pool   *pgxpool.Pool
+	opts   Options
+	shared txlock.Locker
 }
 
 // New returns a Locker on pool with the zero [Options]. It does not connect, and
 // never closes or reconfigures pool.
 func New(pool *pgxpool.Pool) *Locker {
+	l := &Locker{pool: pool, shared: txlock.Locker{Package: pkg, Owner: pool}}
 	size := 0
-	if pool != nil {
+	if pool == nil {
+		l.shared.NoPool = errNilPool
+	} else {
 		size = int(pool.Config().MaxConns)
 	}
-	return &Locker{pool: pool, queue: admission.NewQueue(func() int { return size })}
+	l.shared.Queue = admission.NewQueue(func() int { return size })
+	return l
 }
 
 // With returns a Locker with the options o, on the same pool and with the same
@@ -39,12 +39,13 @@ func (l *Locker) With(o Options) *Locker {
 	if l == nil {
 		return new(Locker) // its calls say so
 	}
-	with := &Locker{pool: l.pool, queue: l.queue, opts: o, settings: settings(&o), tell: newListener(&o)}
-	with.bad = with.settings.Validate(pkg)
-	if o.Plain && with.bad == nil {
-		with.bad = errPlain
+	with := *l
+	with.opts = o
+	with.shared = l.shared.With(settings(&o), newListener(&o))
+	if o.Plain && with.shared.Bad == nil {
+		with.shared.Bad = errPlain
 	}
-	return with
+	return &with
 }
 
 // Options returns the options of l.
@@ -55,21 +56,12 @@ func (l *Locker) Options() Options {
 	return l.opts
 }
 
-// listener returns the listener of l's calls; it may be nil.
-func (l *Locker) listener() *txlock.Listener {
-	if l == nil {
-		return nil
+// calls returns what calls are made by.
+func (l *Locker) calls() *txlock.Locker {
+	if l == nil || l.shared.Queue == nil {
+		return none
 	}
-	return l.tell
+	return &l.shared
 }
 
-// invalid returns why the Locker cannot be used.
-func (l *Locker) invalid() error {
-	switch {
-	case l == nil, l.queue == nil:
-		return errNoLocker
-	case l.pool == nil:
-		return errNilPool
-	}
-	return l.bad
-}
+var none = txlock.None(pkg)

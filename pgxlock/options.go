@@ -60,12 +60,8 @@ var (
 )
 
 var (
-	errNoLocker = errors.New("pgxlock: the Locker is nil or zero: New makes one")
-	errNilPool  = errors.New("pgxlock: New was given a nil *pgxpool.Pool")
-	errPlain    = errors.New("pgxlock: Options.Plain is for xactlock")
-	errNilFunc  = errors.New("pgxlock: fn is nil")
-	errNilTx    = errors.New("pgxlock: tx is nil")
-	errNoKeys   = errors.New("pgxlock: no keys")
+	errNilPool = errors.New("pgxlock: New was given a nil *pgxpool.Pool")
+	errPlain   = errors.New("pgxlock: Options.Plain is for xactlock")
 )
 
 // settings returns what o says about a transaction and its locks.

@@ -66,12 +66,8 @@ var (
 )
 
 var (
-	errNoLocker   = errors.New("xactlock: the Locker is nil or zero: New makes one")
 	errNilDB      = errors.New("xactlock: New was given a nil *sql.DB")
 	errSlotsPlain = errors.New("xactlock: slots at REPEATABLE READ and SERIALIZABLE need pgx, and no Options.Plain")
-	errNilFunc    = errors.New("xactlock: fn is nil")
 	errNilBegin   = errors.New("xactlock: begin is nil")
 	errBegunNil   = errors.New("begin returned neither a transaction nor an error")
-	errNilTx      = errors.New("xactlock: tx is nil")
-	errNoKeys     = errors.New("xactlock: no keys")
 )

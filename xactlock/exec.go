@@ -52,12 +52,12 @@ func (l *Locker) exec(ctx context.Context, key hashkey.Key, e *execution) (err e
 	if err == nil {
 		err = c.Refuse(e.query)
 	}
-	ctx = c.Tell(ctx, l.listener(), "Exec")
+	ctx = c.Tell(ctx, l.calls().Tell, "Exec")
 	defer func() { c.Told(ctx, err) }()
 	switch {
 	case err != nil:
 		return err
-	case l.opts.Plain, !l.settings.OneMessage():
+	case l.opts.Plain, !l.calls().Settings.OneMessage():
 		return c.Run(ctx)
 	}
 	c.pool.query = &pgsession.Query{SQL: e.query, Args: unnamed(e.args)}

@@ -59,26 +59,10 @@ func (l *Locker) TryLock(ctx context.Context, tx Tx, keys ...hashkey.Key) (bool,
 	return l.ownTx(tx, keys).TryLock(ctx)
 }
 
-func (l *Locker) checkTx(tx Tx, keys []hashkey.Key) error {
-	switch {
-	case l.invalid() != nil:
-		return l.invalid()
-	case lockerr.IsNil(tx):
-		return errNilTx
-	case len(keys) == 0:
-		return errNoKeys
-	}
-	return nil
-}
-
 // ownTx returns a request for keys in tx.
 func (l *Locker) ownTx(tx Tx, keys []hashkey.Key) *verdict.OwnTx {
-	own := &verdict.OwnTx{Package: "xactlock", Keys: txlock.Ordered(keys), Tell: l.listener().Tracer()}
-	if own.Bad = l.checkTx(tx, keys); own.Bad == errNoLocker {
-		return own
-	}
+	own := verdict.Own(l.calls(), tx, keys)
 	own.Exec, own.Apart = execOn(tx), preparesTexts(tx)
-	own.Shared, own.Wait, own.Poll = l.opts.Shared, l.opts.Wait, l.opts.Poll
 	return own
 }
 
@@ -102,7 +86,7 @@ func Token(ctx context.Context, tx interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }) (uint64, error) {
 	if lockerr.IsNil(tx) {
-		return 0, errNilTx
+		return 0, txlock.NilTx(pkg)
 	}
-	return verdict.Token("xactlock", tx.QueryRowContext(ctx, locksql.Token))
+	return verdict.Token(pkg, tx.QueryRowContext(ctx, locksql.Token))
 }

@@ -16,20 +16,23 @@ import (
 // locks at once; [WithTxOf] is for an ORM's transaction, and [Locker.Lock] for one
 // that the caller has begun.
 type Locker struct {
-	db    *sql.DB
-	conns *sqlconn.Pool
-	queue *admission.Queue
-
-	opts     Options
-	settings txlock.Settings  // of opts
-	bad      error            // what is wrong with opts
-	tell     *txlock.Listener // as opts say; may be nil
+	conns  *sqlconn.Pool
+	opts   Options
+	shared txlock.Locker
 }
+
+// pkg is the prefix of messages.
+const pkg = "xactlock"
 
 // New returns a Locker on db with the zero [Options]. It does not connect, and
 // never closes or reconfigures db.
 func New(db *sql.DB) *Locker {
-	return &Locker{db: db, conns: sqlconn.New(db), queue: admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })}
+	queue := admission.NewQueue(func() int { return db.Stats().MaxOpenConnections })
+	l := &Locker{conns: sqlconn.New(db), shared: txlock.Locker{Package: pkg, Owner: db, Queue: queue}}
+	if db == nil {
+		l.shared.NoPool = errNilDB
+	}
+	return l
 }
 
 // With returns a Locker with the options o, on the same pool and with the same
@@ -39,9 +42,10 @@ func (l *Locker) With(o Options) *Locker {
 	if l == nil {
 		return new(Locker) // its calls say so
 	}
-	with := &Locker{db: l.db, conns: l.conns, queue: l.queue, opts: o, settings: o.settings(), tell: newListener(&o)}
-	with.bad = with.settings.Validate("xactlock")
-	return with
+	with := *l
+	with.opts = o
+	with.shared = l.shared.With(o.settings(), newListener(&o))
+	return &with
 }
 
 // Options returns the options of l.
@@ -52,21 +56,12 @@ func (l *Locker) Options() Options {
 	return l.opts
 }
 
-// listener returns what is told of calls, or nil.
-func (l *Locker) listener() *txlock.Listener {
-	if l == nil {
-		return nil
+// calls returns what calls are made by.
+func (l *Locker) calls() *txlock.Locker {
+	if l == nil || l.shared.Queue == nil {
+		return none
 	}
-	return l.tell
+	return &l.shared
 }
 
-// invalid returns why the Locker cannot be used.
-func (l *Locker) invalid() error {
-	switch {
-	case l == nil, l.queue == nil:
-		return errNoLocker
-	case l.db == nil:
-		return errNilDB
-	}
-	return l.bad
-}
+var none = txlock.None(pkg)

@@ -156,7 +156,7 @@ func (c *plainConn) Cut() bool {
 // savepoint is then released, in a message of its own: where the session is gone,
 // it is so before COMMIT is sent.
 func (c *plainConn) Refuse(ctx context.Context) (txlock.Outcome, error) {
-	t := pgtx.Tx{Package: "xactlock", Session: c.session, Transaction: &c.job.transaction}
+	t := pgtx.Tx{Package: pkg, Session: c.session, Transaction: &c.job.transaction}
 	outcome, err := txlock.RolledBack, error(nil)
 	if t.Session != nil {
 		_ = c.conn.Raw(func(any) error { // fails where the connection is closed, which is seen below
@@ -181,7 +181,7 @@ func (c *plainConn) Commit(ctx context.Context) (txlock.Outcome, error) {
 	keys := c.job.transaction.Keys
 	err := c.finish(c.tx.Commit)
 	if c.stuck {
-		return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
+		return txlock.RolledBack, fmt.Errorf("%s: %s: rolled back: %w", pkg, lockerr.Keys(keys), err)
 	}
 	return committed(keys, err)
 }

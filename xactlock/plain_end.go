@@ -35,7 +35,7 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 	case pgtx.NoSuchSavepoint(err):
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedByText)
 	case lockerr.InFailedTransaction(err): // after which bun's pgdriver calls its connection dead
-		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, err)
+		return txlock.RolledBack, pgtx.Swallowed(pkg, keys, err)
 	case ctx.Err() != nil, isDead(), lockerr.SQLState(err) != "" && !lockerr.IsAnswer(err):
 		return txlock.RolledBack, lockerr.Lost(keys, err)
 	case lockerr.SQLState(err) == "":
@@ -43,7 +43,7 @@ func refused(ctx context.Context, tx execer, keys []hashkey.Key, isDead func() b
 		// database/sql closes before it commits.
 		return txlock.Committed, nil
 	}
-	return txlock.RolledBack, fmt.Errorf("xactlock: %s: rolled back: %w", lockerr.Keys(keys), err)
+	return txlock.RolledBack, fmt.Errorf("%s: %s: rolled back: %w", pkg, lockerr.Keys(keys), err)
 }
 
 // endAfter has end called a while after ctx has ended, or as soon as txCtx has. stop
@@ -63,11 +63,11 @@ func committed(keys []hashkey.Key, err error) (txlock.Outcome, error) {
 	case errors.Is(err, sql.ErrTxDone):
 		return txlock.Unknown, lockerr.TxEnded(keys, lockerr.EndedUnseen)
 	case errors.Is(err, pgx.ErrTxCommitRollback), isPqRollback(err):
-		return txlock.RolledBack, pgtx.Swallowed("xactlock", keys, nil)
+		return txlock.RolledBack, pgtx.Swallowed(pkg, keys, nil)
 	case lockerr.EndedWhileIdle(err):
 		return txlock.RolledBack, lockerr.Lost(keys, err)
 	case lockerr.IsAnswer(err):
-		return txlock.Failed, fmt.Errorf("xactlock: %s: commit: %w", lockerr.Keys(keys), err)
+		return txlock.Failed, fmt.Errorf("%s: %s: commit: %w", pkg, lockerr.Keys(keys), err)
 	}
 	return txlock.Unknown, lockerr.CommitUnknown(keys, err)
 }

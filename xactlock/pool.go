@@ -41,7 +41,7 @@ func (p *pool) Conn(ctx context.Context) (acquire.Conn, error) {
 		return nil, fmt.Errorf("%w, and not %T (Options.RequirePgx is set)", ErrDriver, pooled)
 	case s != nil && !p.opts.Plain:
 		c := &pgxConn{job: &p.job, conn: conn, pooled: pooled.(driver.Conn)}
-		c.Tx = pgtx.Tx{Package: "xactlock", Session: s, Transaction: &p.transaction}
+		c.Tx = pgtx.Tx{Package: pkg, Session: s, Transaction: &p.transaction}
 		if p.query != nil {
 			return &execConn{c}, nil
 		}

@@ -72,7 +72,7 @@ func WithTxOf[T Tx](ctx context.Context, l *Locker, key hashkey.Key,
 	default:
 		c.Pool = &begunPool[T]{conns: l.conns, transaction: &c.pool.transaction, begin: begin, fn: fn}
 	}
-	return c.Do(ctx, l.listener(), "WithTxOf", err)
+	return c.Do(ctx, l.calls().Tell, "WithTxOf", err)
 }
 
 // begunPool is the pool that begin begins its transactions on: an [acquire.Pool].

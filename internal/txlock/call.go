@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
@@ -23,7 +24,8 @@ type Call struct {
 	Held    time.Duration
 	Outcome Outcome
 
-	watch watch
+	oneKey [1]hashkey.Key // room for Keys
+	watch  watch
 
 	listener *Listener
 	op       string

@@ -25,6 +25,19 @@ type OwnTx struct {
 	Bad        error // why there can be no such call
 }
 
+// Own returns a request of l's for keys in tx. Exec and Apart are for its user to fill in.
+func Own(l *txlock.Locker, tx any, keys []hashkey.Key) *OwnTx {
+	return &OwnTx{
+		Package: l.Package,
+		Keys:    txlock.Ordered(keys),
+		Shared:  l.Settings.Shared,
+		Wait:    l.Settings.Wait,
+		Poll:    l.Settings.Poll,
+		Tell:    l.Tell.Tracer(),
+		Bad:     l.CheckTx(tx, keys),
+	}
+}
+
 // Lock takes the keys, waiting for all as long as ctx and Wait allow.
 func (o *OwnTx) Lock(ctx context.Context) (err error) {
 	_, err = o.told(ctx, "Lock", func(ctx context.Context) (bool, error) {
