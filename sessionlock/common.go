@@ -30,12 +30,10 @@ type common struct {
 
 	pinned  *sql.Conn // guarded by busy; nil where there is no lock
 	session *pgsession.Session
+	besides *holdings         // the locks of the session
 	saved   []locksql.Setting // the session's settings as they were
 	held    map[hashkey.Key]count
 	over    chan struct{} // closed at the end of the session's watch; nil where there is none
-
-	mu    sync.Mutex
-	locks map[*Lock]bool // guarded by mu
 }
 
 // count is how often the session has one key.
@@ -50,7 +48,7 @@ type count struct {
 }
 
 func newCommon() *common {
-	return &common{busy: make(chan struct{}, 1), locks: make(map[*Lock]bool)}
+	return &common{busy: make(chan struct{}, 1)}
 }
 
 // conn is nil: the session is not one lock's own.
@@ -69,7 +67,7 @@ func (c *common) use(ctx context.Context, k *Lock, f func(sender) error) error {
 	return f(func(m locksql.Message) (pgsession.Answer, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 		defer cancel()
-		answer, err := send(ctx, k.session, holding, m, c.tell)
+		answer, err := send(ctx, k.session, holding, m, k.besides.lose)
 		if k.session.Closed() {
 			c.lose(err)
 		}
@@ -131,7 +129,7 @@ func (c *common) try(ctx context.Context, p *pool) (k *Lock, dead bool, err erro
 		case answered <- answer{k, dead, err}:
 		case <-ctx.Done():
 			if k != nil {
-				c.forget(k)
+				k.besides.drop(k)
 				_ = c.freeOne(p.key, p.opts.Shared) // an error means that it is not held
 			}
 		}
@@ -150,7 +148,8 @@ func (c *common) open(ctx context.Context, p *pool) error {
 	if err != nil {
 		return err
 	}
-	c.pinned, c.session, c.held = own.(*conn).conn, own.(*conn).session, make(map[hashkey.Key]count)
+	session := own.(*conn)
+	c.pinned, c.session, c.besides, c.held = session.conn, session.session, session.besides, make(map[hashkey.Key]count)
 	if !c.session.Usable() {
 		c.lose(errDead) // a caller left a transaction open in the pool
 		return driver.ErrBadConn
@@ -168,12 +167,10 @@ func (c *common) ask(p *pool, settings []locksql.Setting) (k *Lock, dead bool, e
 	case dead:
 		c.lose(err)
 	case granted:
-		k = newLock(c, p, p.key, c.session)
+		k = newLock(c, p, p.key, c.session, c.besides)
 		k.giveTurn = sync.OnceFunc(func() { c.turns.give(p.key, p.opts.Shared) })
 		k.watched = c.session.PG().CleanupDone()
-		c.mu.Lock()
-		c.locks[k] = true
-		c.mu.Unlock()
+		k.besides.keep(k)
 	case len(c.held) == 0:
 		c.close(nil)
 	}
@@ -191,20 +188,20 @@ func (c *common) askFor(p *pool, settings []locksql.Setting) (granted bool, err 
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()
-	answer, err := send(ctx, c.session, asking, lock.Try(), c.tell)
+	answer, err := send(ctx, c.session, asking, lock.Try(), c.besides.lose)
 	switch {
 	case err != nil && c.session.Closed():
 		return false, err
 	case err != nil && n.locks == 0:
 		// It was cancelled, perhaps just after the grant.
-		forsake(c.session, p.opts.Shared, []hashkey.Key{p.key}, c.tell)
+		forsake(c.session, p.opts.Shared, []hashkey.Key{p.key}, c.besides.lose)
 		return false, err
 	case err != nil: // it is shared, and the server does not say how often the session has it
 		n.left++
 		c.held[bare(p.key)] = n
 		return false, err
 	}
-	saved, slot, err := verdict(c.session, answer, c.tell)
+	saved, slot, err := verdict(c.session, answer, c.besides.lose)
 	if err != nil || slot < 0 {
 		return false, err
 	}
@@ -230,9 +227,9 @@ func (c *common) freeOne(key hashkey.Key, shared bool) error {
 	var held bool
 	var err error
 	if len(c.held) == 0 {
-		held, err = unlock(session, shared, key, true, c.saved, c.tell)
-	} else if held, err = unlock(session, shared, key, false, nil, c.tell); err == nil && n.locks == 0 {
-		forsake(session, shared, slices.Repeat([]hashkey.Key{key}, n.left), c.tell)
+		held, err = unlock(session, shared, key, true, c.saved, c.besides.lose)
+	} else if held, err = unlock(session, shared, key, false, nil, c.besides.lose); err == nil && n.locks == 0 {
+		forsake(session, shared, slices.Repeat([]hashkey.Key{key}, n.left), c.besides.lose)
 	}
 	switch {
 	case err != nil:
@@ -262,7 +259,7 @@ func (c *common) close(lost error) {
 	if c.over != nil {
 		close(c.over)
 	}
-	c.pinned, c.session, c.held, c.over = nil, nil, nil, nil
+	c.pinned, c.session, c.besides, c.held, c.over = nil, nil, nil, nil, nil
 }
 
 // lose tells all locks of the session that they are lost, and then ends it. The
@@ -272,23 +269,9 @@ func (c *common) lose(err error) {
 		return
 	}
 	err = cmp.Or(err, errDead)
-	c.tell(err)
+	c.besides.lose(err)
 	c.session.Discard()
 	c.close(err)
-}
-
-// tell tells all locks of the session that they are lost, which is about to be
-// ended, or was. The caller uses the session, or a message that it has sent there
-// calls tell.
-func (c *common) tell(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for k := range c.locks {
-		if k.session == c.session {
-			k.lose(err)
-			delete(c.locks, k)
-		}
-	}
 }
 
 // watch tells the locks of the session when it is gone, until over is closed.
@@ -327,7 +310,7 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	answer, err := send(ctx, c.session, checking, locksql.CountHeld(), c.tell)
+	answer, err := send(ctx, c.session, checking, locksql.CountHeld(), c.besides.lose)
 	if err != nil {
 		return lossOf(c.session, err)
 	}
@@ -337,24 +320,15 @@ func (c *common) look(ask bool, timeout time.Duration) error {
 	return nil
 }
 
-// forget reports whether k was held, as far as was known.
-func (c *common) forget(k *Lock) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	held := c.locks[k]
-	delete(c.locks, k)
-	return held
-}
-
 // release frees k, unless that is done.
 func (c *common) release(k *Lock) error {
 	err := c.useOf(k.session, func() error {
-		if !c.forget(k) {
+		if !k.besides.drop(k) {
 			return errNotHeld
 		}
 		return c.freeOne(k.key, k.opts.Shared)
 	})
-	c.forget(k) // if the session has ended
+	k.besides.drop(k) // if the session has ended
 	return err
 }
 

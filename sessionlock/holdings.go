@@ -61,11 +61,14 @@ func (h *holdings) keep(k losable) {
 	h.locks[k] = true
 }
 
-// drop notes that k is lost, or about to be given back.
-func (h *holdings) drop(k losable) {
+// drop notes that k is lost, or about to be given back, and reports whether it was
+// kept until now.
+func (h *holdings) drop(k losable) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	kept := h.locks[k]
 	delete(h.locks, k)
+	return kept
 }
 
 // lose tells all locks of the session that they are lost. It may be called beside the

@@ -30,6 +30,7 @@ type Lock struct {
 	owner   any // the pool
 	granted time.Time
 	session *pgsession.Session
+	besides *holdings       // all locks of the session
 	traced  context.Context // what Options.Trace has returned; without it, Background
 	callers bool            // of LockConn
 	watched <-chan struct{} // closed when the session is seen to have ended
@@ -76,8 +77,8 @@ type home interface {
 type sender func(locksql.Message) (pgsession.Answer, error)
 
 // newLock returns the lock of key that the session has.
-func newLock(h home, p *pool, key hashkey.Key, session *pgsession.Session) *Lock {
-	k := &Lock{home: h, key: key, asked: p.key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, traced: context.Background(), tokenMu: make(chan struct{}, 1), told: make(chan struct{})}
+func newLock(h home, p *pool, key hashkey.Key, session *pgsession.Session, besides *holdings) *Lock {
+	k := &Lock{home: h, key: key, asked: p.key, opts: p.opts, owner: p.owner, granted: time.Now(), session: session, besides: besides, traced: context.Background(), tokenMu: make(chan struct{}, 1), told: make(chan struct{})}
 	k.held, k.end = context.WithCancelCause(context.Background())
 	k.unlocked = sync.OnceValue(k.unlockOnce)
 	return k

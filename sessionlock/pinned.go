@@ -26,9 +26,9 @@ type pinned struct {
 // shows its connection to no caller.
 func pin(c *conn, pulse time.Duration, leave func()) *Lock {
 	p := &pinned{own: c, freed: make(chan struct{}), watched: make(chan struct{}), leave: leave}
-	k := newLock(p, c.pool, c.granted, c.session)
+	k := newLock(p, c.pool, c.granted, c.session, c.besides)
 	k.callers, k.watched = c.callers, p.watched
-	c.besides.keep(k)
+	k.besides.keep(k)
 	go p.watch(k, pulse)
 	return k
 }
@@ -43,7 +43,7 @@ func (p *pinned) conn() *sql.Conn {
 func (p *pinned) use(ctx context.Context, k *Lock, f func(sender) error) error {
 	return p.own.conn.Raw(func(any) error {
 		return f(func(m locksql.Message) (pgsession.Answer, error) {
-			return send(ctx, k.session, holding, m, p.own.besides.lose)
+			return send(ctx, k.session, holding, m, k.besides.lose)
 		})
 	})
 }
@@ -82,13 +82,13 @@ func (p *pinned) free(k *Lock) error {
 	if p.leave != nil {
 		defer p.leave()
 	}
-	p.own.besides.drop(k)
+	k.besides.drop(k)
 	var err error
 	left := false
 	rawErr := p.rawSoon(func(any) error {
 		left = !k.session.Closed() && !k.session.Usable()
 		if err = p.releaseSession(k); err != nil {
-			end(k.session, err, p.own.besides.lose)
+			end(k.session, err, k.besides.lose)
 		}
 		return nil
 	})
@@ -253,7 +253,7 @@ func (p *pinned) ask(k *Lock, timeout time.Duration) error {
 		m = locksql.One(locksql.Statement{SQL: "-- is the session there?"})
 		held = func(pgsession.Answer) bool { return true }
 	}
-	answer, err := send(ctx, k.session, checking, m, p.own.besides.lose)
+	answer, err := send(ctx, k.session, checking, m, k.besides.lose)
 	if err == nil && !held(answer) {
 		return errNotHeld
 	}
