@@ -20,7 +20,7 @@ type Answer struct {
 	Results    []Result
 	Rows       [][][]byte // of all statements that ask for rows, in their order
 	statements []locksql.Statement
-	bound      int // how many statements have begun, of those that are not one text
+	bound      int // how many statements have begun; 0 where all are one text
 	cutShort   int // 1 + the index of the statement that was cancelled while it waited for a standby
 }
 
@@ -145,9 +145,9 @@ func (s *Session) Open(ctx context.Context, p interrupt.Policy, m locksql.Messag
 	return s.Send(ctx, p, s.fresh(m))
 }
 
-// Follow is Send for a message whose statements the last message of Open has
-// prepared, if it was one of prepared statements: only the user of the
-// transaction can have taken them away since, and then it is not to be called.
+// Follow is Send for a message that ends what Open has begun. If Open has sent
+// prepared statements, it has prepared these as well. Only the user of the
+// transaction can have taken them away since: Follow is not to be called then.
 func (s *Session) Follow(ctx context.Context, p interrupt.Policy, m locksql.Message) (Answer, error) {
 	if s.follows && m.Prepare {
 		return s.sendPrepared(ctx, p, m)

@@ -103,8 +103,8 @@ func (s *Session) Usable() bool {
 // InTransaction reports whether a transaction is open, failed or not.
 func (s *Session) InTransaction() bool { return !s.pg.IsClosed() && s.pg.TxStatus() != 'I' }
 
-// Pretends reports whether the server is one whose locks are not PostgreSQL's, as it
-// said when the session began.
+// Pretends reports whether the server has other locks than PostgreSQL's, as it said
+// when the session began.
 func (s *Session) Pretends() bool { return s.pg.ParameterStatus("crdb_version") != "" }
 
 // closeTimeout is how long Discard waits for the server.
