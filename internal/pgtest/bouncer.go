@@ -138,7 +138,7 @@ func driverOptions(mode string) map[string]string {
 
 // configure writes the file that PgBouncer starts from.
 func (b *bouncer) configure(server *pgx.ConnConfig, mode string, port int, settings []string) error {
-	// With auth_type any, PgBouncer lets everybody in, as the user given here.
+	// With auth_type any, PgBouncer lets every client in, as the user given here.
 	database := fmt.Sprintf("* = host=%s port=%d user=%s", quote(server.Host), server.Port, quote(server.User))
 	if server.Password != "" {
 		database += " password=" + quote(server.Password)

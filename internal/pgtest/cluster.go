@@ -145,7 +145,7 @@ func (c *cluster) dsn() string {
 }
 
 // withPort calls start with a free port of 127.0.0.1, and again with another
-// one if it fails while somebody else has the port.
+// one if it fails while another process has the port.
 func withPort(start func(port int) error) error {
 	var err error
 	for range 5 {
@@ -171,4 +171,15 @@ func freePort() (int, error) {
 func portFree(port int) bool {
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	return err == nil && l.Close() == nil
+}
+
+// logTail is the end of the sandbox's log, headed, for an error message; it is
+// empty where nothing has been logged.
+func (b *sandbox) logTail() string {
+	const most = 2 << 10
+	log, err := os.ReadFile(filepath.Join(b.dir, "log"))
+	if err != nil || len(log) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("log:\n%s", log[max(0, len(log)-most):])
 }

@@ -100,7 +100,7 @@ func (b *sandbox) close() error {
 	if err := b.hold.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return err
 	}
-	// The guard's last act is to kill its group, itself included, so its exit
+	// The guard's last act is to kill its group, which it is in, so its exit
 	// status says nothing. The directory does.
 	b.guard.Wait()
 	if _, err := os.Lstat(b.dir); !errors.Is(err, fs.ErrNotExist) {
@@ -110,7 +110,7 @@ func (b *sandbox) close() error {
 }
 
 // unprivileged is the account to run servers under: nil for this process's
-// own, another one for root, whom PostgreSQL and PgBouncer refuse.
+// own, another one for root, which PostgreSQL and PgBouncer refuse.
 func unprivileged() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil

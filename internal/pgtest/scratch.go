@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,20 +13,6 @@ import (
 // sessionsTimeout bounds the wait for a test's sessions to end after it. The
 // driver may take a while to close a connection that it has given up.
 const sessionsTimeout = 30 * time.Second
-
-// scratch holds the databases that one test after the other uses.
-type scratch struct {
-	mu   sync.Mutex
-	free []*scratchDatabase
-	all  []*scratchDatabase
-}
-
-// scratchDatabase is one of them. The connection that clears it stays open, as a
-// connection costs more than all that is done on it.
-type scratchDatabase struct {
-	name string
-	conn *pgx.Conn // nil before the first time
-}
 
 // Scratch is [Server.Database] for packages with hundreds of tests: the
 // database is empty, but another test may have used it before, because to

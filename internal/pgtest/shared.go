@@ -29,7 +29,7 @@ func New(tb testing.TB) *Server {
 }
 
 // Shared is [New] for a package with messages of its own: the error says what to
-// install, and not whose it is.
+// install, without a prefix.
 func Shared() (*Server, error) {
 	shared.once.Do(func() {
 		// Not a test's context: the server outlives the test that came first.
