@@ -106,9 +106,6 @@ func (c *conn) Release(ctx context.Context) {
 	c.Rollback(ctx)
 }
 
-// Closed is [txlock.Conn]'s.
-func (c *conn) Closed() bool { return c.Session.Closed() }
-
 // execConn is a conn that can do all of an Exec in one message.
 type execConn struct {
 	*conn

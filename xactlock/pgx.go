@@ -69,9 +69,6 @@ func (c *pgxConn) Release(ctx context.Context) {
 	c.conn = nil
 }
 
-// Closed is [txlock.Conn]'s.
-func (c *pgxConn) Closed() bool { return c.Session.Closed() }
-
 // execConn is a pgxConn that can do all of an Exec in one message.
 type execConn struct{ *pgxConn }
 

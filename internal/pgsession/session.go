@@ -6,6 +6,7 @@ package pgsession
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"io"
 	"time"
@@ -146,13 +147,8 @@ func (s *Session) Interrupt() {
 // Cut closes the socket under the session's user. It may be called at any time.
 func (s *Session) Cut() { _ = s.pg.Conn().Close() } // an error means that it is closed
 
-// Raw is what a *sql.Conn has.
-type Raw interface {
-	Raw(f func(driverConn any) error) error
-}
-
 // Forget has database/sql forget a connection, whatever state it is in, rather
 // than give it back to the pool.
-func Forget(conn Raw) {
+func Forget(conn *sql.Conn) {
 	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // which is what Raw returns
 }

@@ -127,6 +127,9 @@ func (t *Tx) Cut() bool {
 	return true
 }
 
+// Closed is [txlock.Conn]'s.
+func (t *Tx) Closed() bool { return t.Session.Closed() }
+
 // Rollback ends the transaction, if it is open. A session that is not usable
 // after that is discarded.
 func (t *Tx) Rollback(ctx context.Context) {
