@@ -15,84 +15,14 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/admission"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
 	"github.com/pgadvisory/pgadvisory/internal/nesting"
+	"github.com/pgadvisory/pgadvisory/internal/poolfake"
 )
 
-// fakePool has one connection after the other, each with a script.
-type fakePool struct {
-	scripts  []script
-	openings []acquire.Opening
-	freed    time.Time // from when on all asked for is granted, if it is not zero
-	released int
-}
+type script = poolfake.Script
 
-// script is what a connection answers to one Open after the other.
-type script []answer
+var granted, refused, died, failed = poolfake.Granted, poolfake.Refused, poolfake.Died, poolfake.Failed
 
-type answer struct {
-	granted bool
-	err     error
-	dies    bool
-}
-
-var (
-	granted = answer{granted: true}
-	refused = answer{}
-	died    = answer{err: errors.New("died"), dies: true}
-	failed  = answer{err: errors.New("failed")}
-)
-
-func (p *fakePool) OpenConnections() int { return 2 }
-
-func (p *fakePool) Conn(ctx context.Context) (acquire.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if !p.freed.IsZero() {
-		return &fakeConn{pool: p}, nil
-	}
-	if len(p.scripts) == 0 {
-		return nil, driver.ErrBadConn
-	}
-	c := &fakeConn{pool: p, script: p.scripts[0]}
-	p.scripts = p.scripts[1:]
-	return c, nil
-}
-
-type fakeConn struct {
-	pool             *fakePool
-	script           script
-	closed, released bool
-}
-
-func (c *fakeConn) Open(ctx context.Context, o acquire.Opening) (bool, error) {
-	c.pool.openings = append(c.pool.openings, o)
-	if !c.pool.freed.IsZero() {
-		if o.Wait {
-			time.Sleep(o.Limit)
-		}
-		return time.Now().After(c.pool.freed), nil
-	}
-	var a answer
-	if len(c.script) > 0 {
-		a, c.script = c.script[0], c.script[1:]
-	}
-	if o.Wait && !a.granted && a.err == nil {
-		time.Sleep(o.Limit)
-	}
-	c.closed = a.dies
-	return a.granted, a.err
-}
-
-func (c *fakeConn) Release(context.Context) {
-	if !c.released {
-		c.pool.released++
-	}
-	c.released = true
-}
-
-func (c *fakeConn) Closed() bool { return c.closed }
-
-func newCall(p *fakePool, change func(*acquire.Request)) *acquire.Call {
+func newCall(p *poolfake.Pool, change func(*acquire.Request)) *acquire.Call {
 	c := new(acquire.Call)
 	c.Request = acquire.Request{
 		Pool: p, Queue: admission.NewQueue(func() int { return 10 }), Owner: p, Keys: []hashkey.Key{hashkey.Name("k")},
@@ -123,16 +53,16 @@ func TestAcquire(t *testing.T) {
 		"Wait is over": {scripts: []script{{refused}}, change: func(r *acquire.Request) { r.Wait = 600 * time.Millisecond }, openings: anyNumber,
 			contended: true, lasts: 600 * time.Millisecond, want: context.DeadlineExceeded},
 		"died in the pool":     {scripts: []script{{died}, {died}, {granted}}, openings: 3},
-		"all die":              {scripts: []script{{died}, {died}, {died}, {died}, {died}, {died}, {granted}}, openings: 6, want: died.err},
-		"died during the wait": {scripts: []script{{refused, died}, {granted}}, openings: 2, contended: true, want: died.err},
+		"all die":              {scripts: []script{{died}, {died}, {died}, {died}, {died}, {died}, {granted}}, openings: 6, want: died.Err},
+		"died during the wait": {scripts: []script{{refused, died}, {granted}}, openings: 2, contended: true, want: died.Err},
 		"died, and persists": {scripts: []script{{refused, died}, {granted}}, change: func(r *acquire.Request) { r.Persists = true },
 			openings: 3, contended: true},
-		"the try fails":         {scripts: []script{{failed}, {granted}}, openings: 1, want: failed.err},
+		"the try fails":         {scripts: []script{{failed}, {granted}}, openings: 1, want: failed.Err},
 		"no connection is good": {want: driver.ErrBadConn},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &fakePool{scripts: test.scripts}
+				p := &poolfake.Pool{Scripts: test.scripts}
 				began, connections := time.Now(), len(test.scripts)
 				c := newCall(p, test.change)
 				conn, err := c.Acquire(t.Context())
@@ -143,14 +73,14 @@ func TestAcquire(t *testing.T) {
 					conn.Release(t.Context())
 				}
 				c.End()
-				if c.Contended != test.contended || test.openings != anyNumber && len(p.openings) != test.openings {
-					t.Errorf("contended %t, %d openings; want %t, %d", c.Contended, len(p.openings), test.contended, test.openings)
+				if c.Contended != test.contended || test.openings != anyNumber && len(p.Openings) != test.openings {
+					t.Errorf("contended %t, %d openings; want %t, %d", c.Contended, len(p.Openings), test.contended, test.openings)
 				}
 				if lasts := time.Since(began).Truncate(10 * time.Millisecond); lasts != test.lasts {
 					t.Errorf("it took %v, want %v", lasts, test.lasts)
 				}
-				if got := connections - len(p.scripts); p.released != got {
-					t.Errorf("%d of %d connections were released", p.released, got)
+				if got := connections - len(p.Scripts); p.Released != got {
+					t.Errorf("%d of %d connections were released", p.Released, got)
 				}
 				if n := c.Queue.Lines(); n > 0 {
 					t.Errorf("%d lines are left behind", n)
@@ -164,11 +94,11 @@ func TestAcquire(t *testing.T) {
 // slice is longer than half a second.
 func TestSlices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &fakePool{scripts: []script{{refused, refused, refused, granted}}}
+		p := &poolfake.Pool{Scripts: []script{{refused, refused, refused, granted}}}
 		if _, err := newCall(p, nil).Acquire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for i, o := range p.openings {
+		for i, o := range p.Openings {
 			if o.Wait != (i > 0) || o.Quiet != (i > 1) || o.Limit > 500*time.Millisecond {
 				t.Errorf("opening %d: %+v", i, o)
 			}
@@ -180,7 +110,7 @@ func TestSlices(t *testing.T) {
 func TestLastQuestion(t *testing.T) {
 	for _, bound := range []string{"Wait", "ctx"} {
 		synctest.Test(t, func(t *testing.T) {
-			p := &fakePool{freed: time.Now().Add(200 * time.Millisecond)}
+			p := &poolfake.Pool{Freed: time.Now().Add(200 * time.Millisecond)}
 			ctx := t.Context()
 			c := newCall(p, func(r *acquire.Request) { r.Poll = 5 * time.Second })
 			if bound == "Wait" {
@@ -190,8 +120,8 @@ func TestLastQuestion(t *testing.T) {
 				ctx, cancel = context.WithTimeout(ctx, time.Second)
 				defer cancel()
 			}
-			if _, err := c.Acquire(ctx); err != nil || len(p.openings) != 2 {
-				t.Errorf("%s: got %v after %d questions", bound, err, len(p.openings))
+			if _, err := c.Acquire(ctx); err != nil || len(p.Openings) != 2 {
+				t.Errorf("%s: got %v after %d questions", bound, err, len(p.Openings))
 			}
 		})
 	}
@@ -201,7 +131,7 @@ func TestLastQuestion(t *testing.T) {
 func TestPollHoldsUpNobody(t *testing.T) {
 	for name, poll := range map[string]time.Duration{"waits": 0, "polls": time.Second} {
 		synctest.Test(t, func(t *testing.T) {
-			p := &fakePool{freed: time.Now().Add(200 * time.Millisecond)}
+			p := &poolfake.Pool{Freed: time.Now().Add(200 * time.Millisecond)}
 			sleeper := newCall(p, func(r *acquire.Request) { r.Poll = time.Hour })
 			ctx, cancel := context.WithCancel(t.Context())
 			over := make(chan struct{})
@@ -272,10 +202,10 @@ func TestReadersPollInLine(t *testing.T) {
 
 // A call with fn's ctx on the same pool is refused.
 func TestNested(t *testing.T) {
-	p := &fakePool{scripts: []script{{granted}}}
+	p := &poolfake.Pool{Scripts: []script{{granted}}}
 	c := newCall(p, func(r *acquire.Request) { r.Kind = nesting.Transaction })
 	ctx := nesting.With(t.Context(), nesting.Transaction, p, []hashkey.Key{hashkey.Name("other")})
-	if _, err := c.Acquire(ctx); !errors.Is(err, lockerr.ErrNested) || len(p.openings) > 0 {
-		t.Errorf("got %v after %d questions", err, len(p.openings))
+	if _, err := c.Acquire(ctx); !errors.Is(err, lockerr.ErrNested) || len(p.Openings) > 0 {
+		t.Errorf("got %v after %d questions", err, len(p.Openings))
 	}
 }

@@ -2,7 +2,6 @@ package txlock_test
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
 	"runtime"
 	"strings"
@@ -15,46 +14,34 @@ import (
 	"github.com/pgadvisory/pgadvisory/internal/acquire"
 	"github.com/pgadvisory/pgadvisory/internal/admission"
 	"github.com/pgadvisory/pgadvisory/internal/lockerr"
+	"github.com/pgadvisory/pgadvisory/internal/poolfake"
 	"github.com/pgadvisory/pgadvisory/internal/txlock"
 )
 
-// fakePool has one connection after the other, each with a script.
+type script = poolfake.Script
+
+var granted, refused, died, failed = poolfake.Granted, poolfake.Refused, poolfake.Died, poolfake.Failed
+
+// fakePool is a pool whose connections can run fn.
 type fakePool struct {
-	scripts  []script
-	openings []acquire.Opening
-	released int
-	lost     time.Time // when the session is gone, if it is not zero
-	cut      time.Time // when it was ended
-	uncut    bool      // it cannot be
-	fn       func(context.Context) error
-	refused  txlock.Outcome
-	refusal  error
-	outcome  txlock.Outcome
-	commit   error
-	execs    []txlock.Executed
+	poolfake.Pool
+	lost    time.Time // when the session is gone, if it is not zero
+	cut     time.Time // when it was ended
+	uncut   bool      // it cannot be
+	fn      func(context.Context) error
+	refused txlock.Outcome
+	refusal error
+	outcome txlock.Outcome
+	commit  error
+	execs   []txlock.Executed
 }
-
-// script is what a connection answers to one Open after the other. A last entry
-// that dies closes it.
-type script []answer
-
-type answer struct {
-	granted bool
-	err     error
-	dies    bool
-}
-
-func (p *fakePool) OpenConnections() int { return 2 }
 
 func (p *fakePool) Conn(ctx context.Context) (acquire.Conn, error) {
-	if err := ctx.Err(); err != nil {
+	conn, err := p.Pool.Conn(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if len(p.scripts) == 0 {
-		return nil, driver.ErrBadConn
-	}
-	c := &fakeConn{pool: p, script: p.scripts[0]}
-	p.scripts = p.scripts[1:]
+	c := &fakeConn{conn, p}
 	if len(p.execs) > 0 {
 		return &fakeExecer{c}, nil
 	}
@@ -62,23 +49,8 @@ func (p *fakePool) Conn(ctx context.Context) (acquire.Conn, error) {
 }
 
 type fakeConn struct {
-	pool     *fakePool
-	script   script
-	closed   bool
-	released bool
-}
-
-func (c *fakeConn) Open(ctx context.Context, o acquire.Opening) (bool, error) {
-	c.pool.openings = append(c.pool.openings, o)
-	var a answer
-	if len(c.script) > 0 {
-		a, c.script = c.script[0], c.script[1:]
-	}
-	if o.Wait && !a.granted && a.err == nil {
-		time.Sleep(o.Limit)
-	}
-	c.closed = a.dies
-	return a.granted, a.err
+	acquire.Conn
+	pool *fakePool
 }
 
 func (c *fakeConn) Run(ctx context.Context) error { return c.pool.fn(ctx) }
@@ -89,15 +61,8 @@ func (c *fakeConn) Commit(context.Context) (txlock.Outcome, error) {
 	return c.pool.outcome, c.pool.commit
 }
 
-func (c *fakeConn) Release(context.Context) {
-	if !c.released {
-		c.pool.released++
-	}
-	c.released = true
-}
-func (c *fakeConn) Closed() bool { return c.closed }
-func (c *fakeConn) Lost() bool   { return !c.pool.lost.IsZero() && time.Now().After(c.pool.lost) }
-func (c *fakeConn) Cut() bool    { c.pool.cut = time.Now(); return !c.pool.uncut }
+func (c *fakeConn) Lost() bool { return !c.pool.lost.IsZero() && time.Now().After(c.pool.lost) }
+func (c *fakeConn) Cut() bool  { c.pool.cut = time.Now(); return !c.pool.uncut }
 
 type fakeExecer struct{ *fakeConn }
 
@@ -121,13 +86,6 @@ func newCall(p *fakePool, change func(*txlock.Call)) *txlock.Call {
 	return c
 }
 
-var (
-	granted = answer{granted: true}
-	refused = answer{}
-	died    = answer{err: errors.New("died"), dies: true}
-	failed  = answer{err: errors.New("failed")}
-)
-
 // What fn returns decides, and what becomes of COMMIT.
 func TestRun(t *testing.T) {
 	errFn, errCommit := errors.New("of fn"), errors.New("of COMMIT")
@@ -143,17 +101,17 @@ func TestRun(t *testing.T) {
 		"fn fails":           {script: script{granted}, fn: errFn, want: errFn, outcome: txlock.RolledBack},
 		"COMMIT is lost":     {script: script{granted}, commit: errCommit, want: errCommit, outcome: txlock.Unknown},
 		"not granted":        {script: script{refused}, try: true, want: lockerr.ErrNotAcquired, outcome: txlock.NotAcquired},
-		"the question fails": {script: script{failed}, want: failed.err, outcome: txlock.Failed},
+		"the question fails": {script: script{failed}, want: failed.Err, outcome: txlock.Failed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &fakePool{scripts: []script{test.script}, fn: func(context.Context) error { return test.fn }, outcome: test.outcome, commit: test.commit}
+			p := &fakePool{Pool: poolfake.Pool{Scripts: []script{test.script}}, fn: func(context.Context) error { return test.fn }, outcome: test.outcome, commit: test.commit}
 			c := newCall(p, func(c *txlock.Call) { c.Try = test.try })
 			err := c.Run(t.Context())
 			if err != test.want && !errors.Is(err, test.want) || c.Outcome != test.outcome {
 				t.Errorf("got %v, outcome %v; want %v, %v", err, c.Outcome, test.want, test.outcome)
 			}
-			if n := c.Queue.Lines(); p.released != 1 || n > 0 {
-				t.Errorf("%d connections were released, %d lines are left behind", p.released, n)
+			if n := c.Queue.Lines(); p.Released != 1 || n > 0 {
+				t.Errorf("%d connections were released, %d lines are left behind", p.Released, n)
 			}
 		})
 	}
@@ -161,11 +119,11 @@ func TestRun(t *testing.T) {
 
 // A panic of fn reaches the caller, and releases the connection and the queue.
 func TestPanic(t *testing.T) {
-	p := &fakePool{scripts: []script{{granted}}, fn: func(context.Context) error { panic("in fn") }}
+	p := &fakePool{Pool: poolfake.Pool{Scripts: []script{{granted}}}, fn: func(context.Context) error { panic("in fn") }}
 	c := newCall(p, nil)
 	defer func() {
-		if value := recover(); value != "in fn" || p.released != 1 || c.Queue.Lines() > 0 || c.Outcome != txlock.RolledBack {
-			t.Errorf("panic %v, %d released, %d lines, outcome %v", value, p.released, c.Queue.Lines(), c.Outcome)
+		if value := recover(); value != "in fn" || p.Released != 1 || c.Queue.Lines() > 0 || c.Outcome != txlock.RolledBack {
+			t.Errorf("panic %v, %d released, %d lines, outcome %v", value, p.Released, c.Queue.Lines(), c.Outcome)
 		}
 	}()
 	_ = c.Run(t.Context())
@@ -185,7 +143,7 @@ func TestMaxHold(t *testing.T) {
 	} {
 		obeys := test.obeys
 		synctest.Test(t, func(t *testing.T) {
-			p := &fakePool{scripts: []script{{granted}}, uncut: test.uncut}
+			p := &fakePool{Pool: poolfake.Pool{Scripts: []script{{granted}}}, uncut: test.uncut}
 			p.fn = func(ctx context.Context) error {
 				<-ctx.Done()
 				if !obeys {
@@ -218,7 +176,7 @@ func TestLost(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
-			p := &fakePool{scripts: []script{{granted}}, fn: fn, lost: began.Add(4050 * time.Millisecond)}
+			p := &fakePool{Pool: poolfake.Pool{Scripts: []script{{granted}}}, fn: fn, lost: began.Add(4050 * time.Millisecond)}
 			c := newCall(p, nil)
 			err := c.Run(t.Context())
 			if !errors.Is(err, lockerr.ErrLost) || c.Outcome != txlock.RolledBack || name == "error" && !errors.Is(err, errFn) {
@@ -252,7 +210,7 @@ func TestEndedInside(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			p := &fakePool{scripts: []script{{granted}}, fn: func(ctx context.Context) error { return test.fn(ctx, cancel) }}
+			p := &fakePool{Pool: poolfake.Pool{Scripts: []script{{granted}}}, fn: func(ctx context.Context) error { return test.fn(ctx, cancel) }}
 			p.refused, p.refusal = txlock.Unknown, ended
 			if test.lost > 0 {
 				p.lost = time.Now().Add(test.lost)
@@ -285,7 +243,7 @@ func TestOneWatch(t *testing.T) {
 		began, before := time.Now(), runtime.NumGoroutine()
 		var all sync.WaitGroup
 		for i := range holders {
-			p := &fakePool{scripts: []script{{granted}}, fn: func(ctx context.Context) error { <-ctx.Done(); return nil }}
+			p := &fakePool{Pool: poolfake.Pool{Scripts: []script{{granted}}}, fn: func(ctx context.Context) error { <-ctx.Done(); return nil }}
 			p.lost = began.Add(time.Duration(i) * 100 * time.Millisecond)
 			all.Go(func() {
 				c := newCall(p, nil)
@@ -314,8 +272,8 @@ func TestExec(t *testing.T) {
 		contended bool
 	}{
 		"one message":         {execs: []txlock.Executed{{Tag: "UPDATE 3"}}, scripts: []script{nil}, one: true},
-		"dead, then good":     {execs: []txlock.Executed{{Dead: true, Err: died.err}, {Tag: "UPDATE 3"}}, scripts: []script{nil, nil}, one: true},
-		"not committed":       {execs: []txlock.Executed{{Outcome: txlock.RolledBack, Err: failed.err}}, scripts: []script{nil}, want: failed.err, one: true},
+		"dead, then good":     {execs: []txlock.Executed{{Dead: true, Err: died.Err}, {Tag: "UPDATE 3"}}, scripts: []script{nil, nil}, one: true},
+		"not committed":       {execs: []txlock.Executed{{Outcome: txlock.RolledBack, Err: failed.Err}}, scripts: []script{nil}, want: failed.Err, one: true},
 		"its wait ends":       {execs: []txlock.Executed{{Outcome: txlock.NotAcquired, Err: errTimeout}}, scripts: []script{nil}, want: errTimeout, one: true, contended: true},
 		"a slow lock":         {execs: []txlock.Executed{{Busy: true}}, scripts: []script{nil, {refused, granted}}, openings: 2, contended: true},
 		"a slow lock, shared": {execs: []txlock.Executed{{Busy: true}}, shared: true, scripts: []script{nil, {refused, granted}}, openings: 2, contended: true},
@@ -323,16 +281,16 @@ func TestExec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &fakePool{execs: test.execs, scripts: test.scripts}
+				p := &fakePool{execs: test.execs, Pool: poolfake.Pool{Scripts: test.scripts}}
 				c := newCall(p, func(c *txlock.Call) { c.Shared = test.shared })
 				tag, one, err := c.Exec(t.Context())
-				if !errors.Is(err, test.want) || one != test.one || len(p.openings) != test.openings || one && err == nil && tag != "UPDATE 3" {
-					t.Errorf("%q, one message %t, %v, %d openings", tag, one, err, len(p.openings))
+				if !errors.Is(err, test.want) || one != test.one || len(p.Openings) != test.openings || one && err == nil && tag != "UPDATE 3" {
+					t.Errorf("%q, one message %t, %v, %d openings", tag, one, err, len(p.Openings))
 				}
 				if c.Contended != test.contended {
 					t.Errorf("contended %t, want %t", c.Contended, test.contended)
 				}
-				for i, o := range p.openings {
+				for i, o := range p.Openings {
 					if test.openings == 2 && !(o.Wait && o.Quiet) {
 						t.Errorf("opening %d after a slow lock: %+v", i, o)
 					}
