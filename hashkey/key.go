@@ -67,7 +67,7 @@ func (k Key) Named(name string) Key {
 }
 
 // Slot returns the key of the i-th slot of k, for a resource that a number of
-// holders may have at once. Slot(0) is k itself. For any other i it is, in k's
+// holders may have at once. Slot(0) is k. For any other i it is, in k's
 // own key space, the xxHash64 (seed 0) of k.Int64() and i, each as eight bytes,
 // little-endian. Its name is that of k, or k's number, with "#" and i.
 func (k Key) Slot(i int) Key {

@@ -21,7 +21,7 @@ type Lock struct {
 	// which belongs to no session and of which no more than this is known.
 	PID int32
 
-	Application string // as the client calls itself
+	Application string // application_name, as the client has set it
 	User        string
 	Client      string // address:port, or "[local]" on a Unix-domain socket
 	State       string // "active", "idle in transaction", …

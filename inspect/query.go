@@ -17,7 +17,7 @@ import (
 // on the role's DateStyle.
 //
 // Functions, types and operators are written with their schema, so that no
-// search_path can put others in their place.
+// search_path can put other ones in their place.
 //
 // The details:
 //   - pg_stat_activity hides a session's fields as null, except its query,
@@ -26,7 +26,7 @@ import (
 //   - A prepared transaction has no pid, so no row there.
 //   - waitstart came with PostgreSQL 14. A field of a row made JSON may be
 //     missing, a column may not.
-//   - pg_blocking_pids needs the server's lock manager for itself for a moment,
+//   - pg_blocking_pids locks the server's whole lock manager for a moment,
 //     so it is called for waiters only.
 const selectLocks = `
 select l.classid::bigint, l.objid::bigint, l.objsubid, l.mode operator(pg_catalog.=) 'ShareLock', l.granted,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -202,26 +201,6 @@ func TestEventAfterTheConnection(t *testing.T) {
 		}
 		if want := len(calls(l)); seen != want {
 			t.Errorf("%d events, want %d", seen, want)
-		}
-	})
-}
-
-// runtime.Goexit ends a call without any return, and is an event.
-func TestEventOfGoexit(t *testing.T) {
-	t.Parallel()
-	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
-		locker, events := observed(t, l)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_ = locker.WithTx(t.Context(), hashkey.Name("k"), func(context.Context, *sql.Tx) error {
-				runtime.Goexit()
-				return nil
-			})
-		}()
-		<-done
-		if e := once(t, events()); e.Outcome != xactlock.RolledBack || e.Err != nil || e.Held <= 0 {
-			t.Errorf("%+v", e)
 		}
 	})
 }

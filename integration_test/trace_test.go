@@ -193,7 +193,7 @@ func TestTraceOfEachEnd(t *testing.T) {
 			if len(observed) != 1 || !cmp.Equal(observed[0], r.atEnd, cmpopts.EquateComparable(hashkey.Key{}), cmpopts.EquateErrors()) {
 				t.Errorf("%s: Observe was told %+v, the tracer %+v", name, observed, r.atEnd)
 			}
-			if r.atEnd.Outcome != test.outcome || r.atEnd.Err != returned {
+			if r.atEnd.Outcome != test.outcome || r.atEnd.Err != returned || (r.atEnd.Held > 0) != (len(test.told) == len(wholeCall)) {
 				t.Errorf("%s: %+v; the call returned %v", name, r.atEnd, returned)
 			}
 			observed = nil

@@ -20,7 +20,7 @@ import (
 // server executes and for no round trip.
 //
 // If Exec returns nil, the statement's effects are committed. It returns the
-// errors of WithTx; where the statement itself failed, that is the driver's
+// errors of WithTx; where the statement failed, that is the driver's
 // error, and nothing is committed. If ctx ends while the answer is awaited,
 // the server is asked to cancel; the error is [ErrCommitUnknown], joined with
 // ctx's own, where it does not tell in time whether it has. A statement that

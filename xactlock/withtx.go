@@ -28,7 +28,7 @@ import (
 // nothing of it is committed, if the error is [ErrTxEnded] after tx.Commit or
 // tx.Rollback. SQL text that ends the transaction does what it says, and the
 // error is ErrTxEnded too, joined with fn's own or ctx's. After
-// [ErrCommitUnknown] nobody knows. In every case the lock is not left behind,
+// [ErrCommitUnknown] it may be committed or not. In every case the lock is not left behind,
 // and the connection is back in the pool or closed.
 //
 // The transaction's now() is the time of the call, before any wait; use
