@@ -167,9 +167,7 @@ func TestExecCancelled(t *testing.T) {
 		_, err := xactlock.New(db).Exec(ctx, hashkey.Name("k"), `update t set n = (select 1 from pg_sleep(3600))`)
 		done <- err
 	}()
-	until(t, "the statement sleeps", func() bool {
-		return number(t, db, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`) == 1
-	})
+	untilOneSleeps(t, db)
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) || errors.Is(err, xactlock.ErrNotAcquired) {
 		t.Errorf("got %v, want context.Canceled", err)

@@ -140,9 +140,7 @@ func TestServerStoppedDuringCommit(t *testing.T) {
 				done := make(chan error, 1)
 				pool := openDB(t, dsn)
 				go func() { done <- xactlock.New(pool).With(o).WithTx(t.Context(), hashkey.Name("k"), insert) }()
-				until(t, "the server commits", func() bool {
-					return number(t, watcher, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
-				})
+				untilOneSleeps(t, watcher)
 				stop(t)
 				if err := <-done; !errors.Is(err, xactlock.ErrCommitUnknown) {
 					t.Errorf("got %v, want ErrCommitUnknown", err)
@@ -241,16 +239,14 @@ func TestSessionKilledBetweenSlices(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, func(t *testing.T, db *sql.DB, m *meter, l *xactlock.Locker) {
 		var armed atomic.Bool
-		pool := openDB(t, dsnOf(t, db), func(config *pgx.ConnConfig) {
-			dial := config.DialFunc
-			config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := dial(ctx, network, address)
-				return &doomedConn{conn, func() {
-					if armed.CompareAndSwap(true, false) {
-						kill(t, db, number(t, db, `select pid from pg_stat_activity where application_name = 'doomed'`))
-					}
-				}}, err
-			}
+		doomed := wrapping(func(c net.Conn) net.Conn {
+			return &doomedConn{c, func() {
+				if armed.CompareAndSwap(true, false) {
+					kill(t, db, number(t, db, `select pid from pg_stat_activity where application_name = 'doomed'`))
+				}
+			}}
+		})
+		pool := openDB(t, dsnOf(t, db), doomed, func(config *pgx.ConnConfig) {
 			config.RuntimeParams["application_name"] = "doomed"
 		})
 		holder := hold(t, xactlock.New(db), hashkey.Name("k"))

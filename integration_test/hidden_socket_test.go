@@ -24,26 +24,13 @@ func (noDeadlines) SetDeadline(time.Time) error      { return errNoDeadlines }
 func (noDeadlines) SetReadDeadline(time.Time) error  { return errNoDeadlines }
 func (noDeadlines) SetWriteDeadline(time.Time) error { return errNoDeadlines }
 
-// throughTunnel has pgx dial what wrap makes of the connection.
-func throughTunnel(wrap func(net.Conn) net.Conn) func(*pgx.ConnConfig) {
-	return func(config *pgx.ConnConfig) {
-		config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return wrap(conn), nil
-		}
-	}
-}
-
 // A holder whose connection cannot be looked at is not told that it is lost, and
 // its statements end with their ctx all the same.
 func TestConnectionWithoutDeadlines(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
 	watcher := openDB(t, dsn)
-	db := openDB(t, dsn, throughTunnel(func(c net.Conn) net.Conn { return noDeadlines{c} }))
+	db := openDB(t, dsn, wrapping(func(c net.Conn) net.Conn { return noDeadlines{c} }))
 	key := hashkey.Name("tunnel")
 	err := xactlock.New(db).WithTx(t.Context(), key, func(ctx context.Context, tx *sql.Tx) error {
 		passes(t, watcher, 2500*time.Millisecond) // two looks
@@ -88,7 +75,7 @@ func TestConnOfAHiddenSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	throughTunnel(func(c net.Conn) net.Conn { return struct{ net.Conn }{c} })(config)
+	opaque(config)
 	err = pgxlock.New(openPool(t, config)).WithTx(t.Context(), hashkey.Name("conn"), func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Conn().Exec(context.Background(), `select pg_sleep(2.5)`)
 		return errors.Join(err, context.Cause(ctx))

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -115,16 +114,12 @@ func TestCancelRequestComesFirst(t *testing.T) {
 	t.Parallel()
 	watcher := newDB(t)
 	var slow atomic.Bool
-	db := openDB(t, dsnOf(t, watcher), sessionlock.CancelStatements, func(config *pgx.ConnConfig) {
-		dial := config.DialFunc
-		config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dial(ctx, network, address)
-			if err != nil || slow.Load() { // that of a cancel request
-				return conn, err
-			}
-			return lateConn{conn, &slow}, nil
+	db := openDB(t, dsnOf(t, watcher), sessionlock.CancelStatements, wrapping(func(c net.Conn) net.Conn {
+		if slow.Load() { // that of a cancel request
+			return c
 		}
-	})
+		return lateConn{c, &slow}
+	}))
 	key := hashkey.Name("k")
 	err := sessionlock.New(db).WithLock(t.Context(), key, func(ctx context.Context, conn *sql.Conn) error {
 		slow.Store(true)

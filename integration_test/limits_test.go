@@ -327,9 +327,7 @@ func TestMaxHoldOfAStatementLeft(t *testing.T) {
 	l := xactlock.New(db).With(xactlock.Options{MaxHold: 300 * time.Millisecond, Grace: 200 * time.Millisecond})
 	err := l.WithTx(bounded(t), key, func(_ context.Context, tx *sql.Tx) error {
 		go tx.Exec(`select pg_sleep(3600)`)
-		until(t, "it runs", func() bool {
-			return number(t, db, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
-		})
+		untilOneSleeps(t, db)
 		return nil
 	})
 	wantError(t, err, xactlock.ErrLost)

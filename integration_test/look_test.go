@@ -43,7 +43,7 @@ func TestPgxConnDuringALook(t *testing.T) {
 	config, err := pgx.ParseConfig(newDatabase(t))
 	wantNoError(t, err)
 	looks := make(chan struct{})
-	throughTunnel(func(c net.Conn) net.Conn { return &lookedAt{Conn: c, looks: looks} })(config)
+	wrapping(func(c net.Conn) net.Conn { return &lookedAt{Conn: c, looks: looks} })(config)
 	err = pgxlock.New(openPool(t, config)).WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error {
 		<-looks
 		_, err := tx.Conn().Exec(ctx, `select 1`)
@@ -60,7 +60,7 @@ func TestHolderIsToldBesideAPreparedStatement(t *testing.T) {
 	t.Parallel()
 	dsn := newDatabase(t)
 	watcher := openDB(t, dsn)
-	db := openDB(t, dsn, throughTunnel(func(c net.Conn) net.Conn { return struct{ net.Conn }{c} }))
+	db := openDB(t, dsn, opaque)
 	err := xactlock.New(db).WithTx(t.Context(), key, func(ctx context.Context, tx *sql.Tx) error {
 		pid := number(t, tx, `select pg_backend_pid()`)
 		if _, err := tx.PrepareContext(ctx, `select 1`); err != nil {

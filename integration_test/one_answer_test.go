@@ -34,16 +34,7 @@ type answers struct {
 // oneAtATime has a pool's connections counted; most is the most answers that
 // were under way on one of them.
 func oneAtATime(most *atomic.Int64) func(*pgx.ConnConfig) {
-	return func(config *pgx.ConnConfig) {
-		dial := config.DialFunc
-		config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dial(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return &answers{Conn: conn, most: most}, nil
-		}
-	}
+	return wrapping(func(c net.Conn) net.Conn { return &answers{Conn: c, most: most} })
 }
 
 func (c *answers) Write(b []byte) (int, error) {
@@ -127,16 +118,7 @@ func isSerializationFailure(err error) bool {
 }
 
 // mortal has a pool's connections die at a random moment of their use.
-func mortal(config *pgx.ConnConfig) {
-	dial := config.DialFunc
-	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &mortalConn{Conn: conn, left: 10 + rand.IntN(40)}, nil
-	}
-}
+var mortal = wrapping(func(c net.Conn) net.Conn { return &mortalConn{Conn: c, left: 10 + rand.IntN(40)} })
 
 type mortalConn struct {
 	net.Conn

@@ -266,9 +266,7 @@ func TestPgxStatementIsCancelled(t *testing.T) {
 				defer cancel()
 				err := s.l.WithTx(ctx, key, func(ctx context.Context, tx pgx.Tx) error {
 					go func() {
-						until(t, "the statement runs", func() bool {
-							return number(t, s.watcher, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
-						})
+						untilOneSleeps(t, s.watcher)
 						cancel()
 					}()
 					if err := statement(ctx, tx); !errors.Is(err, context.Canceled) {

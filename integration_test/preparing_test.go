@@ -35,14 +35,7 @@ func whilePreparing(t *testing.T, f func(t *testing.T, v verbs, ctx context.Cont
 			if err != nil {
 				t.Fatal(err)
 			}
-			dial := config.DialFunc
-			config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := dial(ctx, network, address)
-				if err != nil {
-					return nil, err
-				}
-				return lateReader{conn}, nil
-			}
+			wrapping(func(c net.Conn) net.Conn { return lateReader{c} })(config)
 			v := open(t, config)
 			wantNoError(t, v.WithTx(t.Context(), hashkey.Name("k"), func(ctx context.Context, tx transaction) error {
 				return tx.Exec(ctx, `create table if not exists t (n int)`)

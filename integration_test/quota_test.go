@@ -189,11 +189,7 @@ type record struct {
 
 // on has what a connection sends recorded.
 func (r *record) on(config *pgx.ConnConfig) {
-	dial := config.DialFunc
-	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		return &recordedConn{conn, r}, err
-	}
+	wrapping(func(c net.Conn) net.Conn { return &recordedConn{c, r} })(config)
 }
 
 // names reports whether key was in a message.

@@ -61,9 +61,7 @@ func TestResultWaitsForNobody(t *testing.T) {
 					return err
 				})
 			}()
-			until(t, "the other call's statement runs", func() bool {
-				return number(t, watcher, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`) == 1
-			})
+			untilOneSleeps(t, watcher)
 			read := make(chan struct{})
 			go func() {
 				defer close(read)

@@ -78,7 +78,7 @@ func TestRowsOpenWhenCtxEnds(t *testing.T) {
 		watcher := openDB(t, dsn)
 		config, err := pgx.ParseConfig(dsn)
 		wantNoError(t, err)
-		throughTunnel(func(c net.Conn) net.Conn { return noDeadlines{c} })(config)
+		wrapping(func(c net.Conn) net.Conn { return noDeadlines{c} })(config)
 		ctx, cancel := context.WithCancel(bounded(t))
 		defer cancel()
 		_ = pgxlock.New(openPool(t, config)).WithTx(ctx, key, func(ctx context.Context, tx pgx.Tx) error {
@@ -306,7 +306,7 @@ func TestRowsOfASilentServer(t *testing.T) {
 			ends := make(chan net.Conn, 8)
 			config, err := pgx.ParseConfig(newDatabase(t))
 			wantNoError(t, err)
-			throughTunnel(func(c net.Conn) net.Conn {
+			wrapping(func(c net.Conn) net.Conn {
 				nothing, end := net.Pipe()
 				ends <- end
 				return mute{c, nothing, &silent}

@@ -26,16 +26,7 @@ import (
 )
 
 // opaque hides the sockets of a pool, as a dialer of the caller's own may.
-func opaque(config *pgx.ConnConfig) {
-	dial := config.DialFunc
-	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return struct{ net.Conn }{conn}, nil
-	}
-}
+var opaque = wrapping(func(c net.Conn) net.Conn { return struct{ net.Conn }{c} })
 
 // The ways in which a session ends with its socket, on a socket that can be
 // looked at and on one that cannot.

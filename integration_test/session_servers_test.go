@@ -121,16 +121,7 @@ func bySerializable(config *pgx.ConnConfig) {
 }
 
 // reticent keeps it from the client whether the server is a hot standby.
-func reticent(config *pgx.ConnConfig) {
-	dial := config.DialFunc
-	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return reticentConn{conn}, nil
-	}
-}
+var reticent = wrapping(func(c net.Conn) net.Conn { return reticentConn{c} })
 
 type reticentConn struct{ net.Conn }
 

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/pgadvisory/pgadvisory/hashkey"
 	"github.com/pgadvisory/pgadvisory/internal/pulse"
 	"github.com/pgadvisory/pgadvisory/sessionlock"
@@ -276,16 +275,7 @@ func TestSessionSlowCancelRequest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var late atomic.Bool
-			db := openDB(t, newDatabase(t), func(config *pgx.ConnConfig) {
-				dial := config.DialFunc
-				config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-					conn, err := dial(ctx, network, address)
-					if err != nil {
-						return nil, err
-					}
-					return &slowReader{conn, &late, late.Load()}, nil
-				}
-			})
+			db := openDB(t, newDatabase(t), wrapping(func(c net.Conn) net.Conn { return &slowReader{c, &late, late.Load()} }))
 			k := lock(t, sessionlock.New(db).With(o), hashkey.Name("k"))
 			late.Store(true)
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -368,9 +358,7 @@ func TestSessionMinHoldUnderAStatement(t *testing.T) {
 		_, err := k.Conn().ExecContext(context.Background(), `select pg_sleep(3600)`)
 		slept <- err
 	}()
-	until(t, "the statement runs", func() bool {
-		return number(t, other, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`) == 1
-	})
+	untilOneSleeps(t, other)
 	unlock(t, k)
 	if err := <-slept; sqlState(err) != "57014" {
 		t.Errorf("the statement: %v, want that it is cancelled", err)

@@ -27,11 +27,7 @@ type spoiler struct {
 }
 
 func (s *spoiler) on(config *pgx.ConnConfig) {
-	dial := config.DialFunc
-	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		return &spoiledConn{conn, s}, err
-	}
+	wrapping(func(c net.Conn) net.Conn { return &spoiledConn{c, s} })(config)
 }
 
 // spoil has each old text in a message replaced by the new one that follows it.

@@ -115,6 +115,14 @@ func number(tb testing.TB, db interface {
 	return n
 }
 
+// untilOneSleeps waits until one session of the database of db executes pg_sleep.
+func untilOneSleeps(tb testing.TB, db *sql.DB) {
+	tb.Helper()
+	until(tb, "a statement sleeps", func() bool {
+		return number(tb, db, `select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`) == 1
+	})
+}
+
 const inThisDatabase = ` locktype = 'advisory' and database = (select oid from pg_database where datname = current_database()) `
 
 // heldLocks and waitingLocks count the advisory locks of the database of db.
@@ -200,6 +208,20 @@ func unreachable(tb testing.TB) xactlock.Func {
 type meter struct {
 	messages atomic.Int64 // writes: what pgx sends at once, it waits for at once
 	dials    atomic.Int64
+}
+
+// wrapping has pgx use what wrap makes of each connection.
+func wrapping(wrap func(net.Conn) net.Conn) func(*pgx.ConnConfig) {
+	return func(config *pgx.ConnConfig) {
+		dial := config.DialFunc
+		config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return wrap(conn), nil
+		}
+	}
 }
 
 // on has a connection's dialer metered.

@@ -22,17 +22,10 @@ import (
 // distant has each write of a pool's connections arrive late: a server that is
 // far away. Cancel requests go the same way.
 func distant(delay time.Duration) func(*pgx.ConnConfig) {
-	return func(config *pgx.ConnConfig) {
-		dial := config.DialFunc
-		config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-			time.Sleep(delay)
-			conn, err := dial(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return &distantConn{conn, delay}, nil
-		}
-	}
+	return wrapping(func(c net.Conn) net.Conn {
+		time.Sleep(delay)
+		return &distantConn{c, delay}
+	})
 }
 
 type distantConn struct {

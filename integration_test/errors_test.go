@@ -97,9 +97,7 @@ func TestCancelledDuringCommit(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			other := openSame(t, db)
 			go func() {
-				until(t, "COMMIT runs", func() bool {
-					return number(t, other, `select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`) == 1
-				})
+				untilOneSleeps(t, other)
 				cancel(cause)
 			}()
 			err := call(ctx, xactlock.New(db))
