@@ -1,4 +1,4 @@
-// Package poolfake fakes a pool on whose connections locks are asked for, for the tests
+// Package poolfake fakes a pool with connections that are asked for locks, for the tests
 // of acquire and txlock. It is made for synctest: a wait on the server is a sleep.
 package poolfake
 
