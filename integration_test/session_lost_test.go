@@ -82,11 +82,20 @@ func TestSessionOutstayedHoldIsOver(t *testing.T) {
 			}()
 			<-entered
 			becomesFree(t, other, key)
-			if err := l.WithLock(t.Context(), key, func(context.Context, *sql.Conn) error { return nil }); err != nil {
+			o.MaxHold = 0
+			err := l.With(o).WithLock(t.Context(), key, func(context.Context, *sql.Conn) error {
+				close(hang)
+				wantError(t, <-done, sessionlock.ErrLost)
+				next, err := sessionlock.New(other).TryLock(t.Context(), key)
+				wantError(t, err, sessionlock.ErrNotAcquired) // the lock that was lost is not given back once more
+				if err == nil {
+					unlock(t, next)
+				}
+				return nil
+			})
+			if err != nil {
 				t.Errorf("the next call: %v", err)
 			}
-			close(hang)
-			wantError(t, <-done, sessionlock.ErrLost)
 		})
 	}
 }
