@@ -58,7 +58,9 @@
 //     connection: at once. The old leader notices within Check.
 //   - The server restarts or fails over: as soon as a candidate reaches it, at
 //     most five seconds after it accepts connections. The old leader notices
-//     within Check that its socket is closed. The promotion of a standby does
+//     within Check that its socket is closed. If the server's machine has vanished,
+//     a candidate that waits for it notices by TCP keepalives, after two and a half
+//     minutes where a program leaves them as Go has them. The promotion of a standby does
 //     not carry locks over: if the old primary lives on, so does its leader.
 //   - The machine loses its power or its network: after DeadClient, when the
 //     server has had no sign of life. An old leader that still runs notices
