@@ -16,8 +16,10 @@ import (
 // order of [hashkey.Compare], and free when tx ends. Taking a key that tx holds
 // already succeeds.
 //
-// It waits with tx's connection, in one piece: a crowd takes the whole pool, and
-// VACUUM and CREATE INDEX CONCURRENTLY wait for it, unless there is Options.Poll.
+// It waits with tx's connection and in one piece, so that the server sees a deadlock
+// over what else tx has locked. But a crowd takes the whole pool, and VACUUM and CREATE
+// INDEX CONCURRENTLY wait for it. With Options.Poll they do not, and the server sees no
+// deadlock: bound the wait then.
 //
 // When Lock returns nil, tx holds all keys, and whatever it reads from then on
 // is as fresh as they are. That cannot be had from a REPEATABLE READ or

@@ -53,10 +53,8 @@ func ExampleLocker_TryWithTx() {
 		return err
 	})
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		log.Print("ctx ended: ", err) // while waiting for a connection of the pool, for example
 	case errors.Is(err, xactlock.ErrNotAcquired):
-		log.Print("somebody else is at it")
+		log.Print(err) // somebody else is at it, or ctx ended before that was known
 	case err != nil:
 		log.Print(err)
 	}

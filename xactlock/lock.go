@@ -24,8 +24,10 @@ type Tx interface {
 // Options.Wait allow. They are taken in the order of [hashkey.Compare], and
 // free when tx ends. Taking a key that tx holds already succeeds.
 //
-// It waits with tx's connection, in one piece: a crowd takes the whole pool, and
-// VACUUM and CREATE INDEX CONCURRENTLY wait for it, unless there is Options.Poll.
+// It waits with tx's connection and in one piece, so that the server sees a deadlock
+// over what else tx has locked. But a crowd takes the whole pool, and VACUUM and CREATE
+// INDEX CONCURRENTLY wait for it. With Options.Poll they do not, and the server sees no
+// deadlock: bound the wait then.
 // [WithTxOf] waits as the other calls do.
 //
 // When Lock returns nil, tx holds all keys, and whatever it reads from then on
