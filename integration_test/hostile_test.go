@@ -275,6 +275,9 @@ func fullOfConnections(t *testing.T, db *sql.DB, connect func() error, leave fun
 	defer cancel()
 	failed := make(chan error, 1)
 	leader := sessionlock.New(db).With(sessionlock.Options{Observe: func(e sessionlock.Event) {
+		if e.Kind != sessionlock.Failed {
+			return
+		}
 		select {
 		case failed <- e.Err:
 		default:
