@@ -90,25 +90,6 @@ func startChild(t *testing.T, env ...string) *childProcess {
 	return &childProcess{cmd: cmd, stdin: stdin, stdout: bufio.NewReader(stdout), dir: dir}
 }
 
-// publicDir is a directory for servers, which may run under another account;
-// that of t.TempDir is private.
-func publicDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "pgtest-child-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // readDSN reads the next line that the child prints.
 func (c *childProcess) readDSN(t *testing.T) string {
 	t.Helper()

@@ -1,6 +1,7 @@
 package pgtest_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -30,4 +31,23 @@ func query[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) T {
 		t.Fatal(err)
 	}
 	return v
+}
+
+// publicDir is a directory for servers, which may run under another account;
+// that of t.TempDir is private.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pgtest-child-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
