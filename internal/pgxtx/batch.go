@@ -20,6 +20,7 @@ type batchResults struct {
 	watch   *interrupt.Watch // guarded by conn: nil where it is over
 	rows    *rows            // guarded by conn: of the last query, nil if there was none
 	read    int              // guarded by conn: how many results have been asked for
+	failed  bool             // guarded by conn: it could not be sent, or a result was an error
 	done    bool             // guarded by conn: nothing of it reaches the connection any more
 	err     error            // guarded by conn
 }
@@ -41,6 +42,7 @@ func (r *batchResults) use(f func() error) error {
 	r.read++
 	err := f()
 	r.conn.Note(err)
+	r.failed = r.failed || err != nil
 	return lockerr.Because(r.ctx, err)
 }
 
@@ -109,12 +111,14 @@ func (r *batchResults) Close() error {
 	}
 	defer r.conn.leave()
 	if r.done || r.conn.Over() {
+		r.err = cmp.Or(failed, r.err) // a callback may have closed the batch
 		return r.err
 	}
 	return r.finish(errRowsClosed, failed)
 }
 
-// callBack reads the batch and runs its callbacks, up to the first error. pgx would run
+// callBack reads the batch and runs its callbacks, up to the first error, and none where
+// there was an error before. It returns the error of a callback. pgx would run
 // them as a part of its Close: one that is slow would pass for a server that does not
 // answer, and have the connection cut where ctx has ended.
 func (r *batchResults) callBack() (err error) {
@@ -139,12 +143,17 @@ func (r *batchResults) next() (fn func(pgx.BatchResults) error, more bool) {
 		return nil, false
 	}
 	defer r.conn.leave()
-	if r.done || r.conn.Over() || r.read >= len(r.batch.QueuedQueries) {
+	if r.done || r.conn.Over() || r.hasFailed() || r.read >= len(r.batch.QueuedQueries) {
 		return nil, false
 	}
 	q := r.batch.QueuedQueries[r.read]
 	fn, q.Fn = q.Fn, nil
 	return fn, true
+}
+
+// hasFailed reports whether there was an error, also in rows that were read.
+func (r *batchResults) hasFailed() bool {
+	return r.failed || r.rows != nil && r.rows.Rows.Err() != nil
 }
 
 // CloseLocked is txguard.Open's. It runs no callbacks: fn has returned.

@@ -192,6 +192,7 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		}
 		r.results = tx.c.pgx.SendBatch(ctx, b)
 		r.watch = w
+		r.failed = b.Len() > 0 && tx.c.free() // it was not sent
 		tx.c.Add(r)
 		r.used()
 		return nil
