@@ -169,3 +169,42 @@ func TestPgxBatchCallbacks(t *testing.T) {
 		})
 	}
 }
+
+// A callback cannot have its transaction run a statement, and its batch goes on.
+func TestPgxStatementInCallback(t *testing.T) {
+	t.Parallel()
+	inEachMode(t, func(t *testing.T, s *pgxStage, _ pgx.QueryExecMode) {
+		for name, statement := range map[string]func(ctx context.Context, tx pgx.Tx) error{
+			"Exec":      func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, `select 1`); return err },
+			"Query":     func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Query(ctx, `select 1`); return err },
+			"QueryRow":  func(ctx context.Context, tx pgx.Tx) error { return tx.QueryRow(ctx, `select 2`).Scan(nil) },
+			"Begin":     func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Begin(ctx); return err },
+			"Prepare":   func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Prepare(ctx, "", `select 1`); return err },
+			"SendBatch": func(ctx context.Context, tx pgx.Tx) error { return send(ctx, tx, `select 1`).Close() },
+			"CopyFrom": func(ctx context.Context, tx pgx.Tx) error {
+				_, err := tx.CopyFrom(ctx, pgx.Identifier{"t"}, []string{"n"}, pgx.CopyFromRows(nil))
+				return err
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				s.keepsItsConnection(t, func() {
+					wantNoError(t, s.l.WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error {
+						var c callbacks
+						c.Queue(`select 1`).QueryRow(func(row pgx.Row) error {
+							if err := statement(ctx, tx); err == nil || !strings.Contains(err.Error(), "conn busy") {
+								t.Errorf("got %v, want that it is busy", err)
+							}
+							return row.Scan(new(int))
+						})
+						c.row(`select 2`, errOfCallback)
+						err := tx.SendBatch(ctx, &c.Batch).Close()
+						if len(c.log) != 1 {
+							t.Errorf("the next callback has seen %v", c.log)
+						}
+						return err
+					}))
+				})
+			})
+		}
+	})
+}

@@ -160,6 +160,9 @@ func (tx *Tx) query(ctx context.Context, sql string, args []any) (*rows, error) 
 	r := &rows{conn: tx.c, ctx: ctx}
 	r.reading = &r.watch
 	err := tx.use(ctx, true, func(ctx context.Context, w *interrupt.Watch) (err error) {
+		if !tx.c.free() { // pgx would end the batch that is open, or the session with it
+			return errBusy
+		}
 		if r.Rows, err = tx.c.pgx.Query(ctx, sql, args...); err == nil {
 			r.watch = w
 			tx.c.Add(r)
