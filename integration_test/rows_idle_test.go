@@ -230,6 +230,45 @@ func TestCopySourceIsSlowWhenCtxEnds(t *testing.T) {
 	})
 }
 
+// slowScanner is a destination of Scan that is slow.
+type slowScanner struct{ slow func() }
+
+func (s slowScanner) Scan(any) error         { s.slow(); return nil }
+func (s slowScanner) ScanRow(pgx.Rows) error { s.slow(); return nil }
+
+// So may be what a row is scanned into: a sql.Scanner, or pgx's RowScanner.
+func TestScannerIsSlowWhenCtxEnds(t *testing.T) {
+	t.Parallel()
+	for name, scan := range map[string]func(ctx context.Context, tx pgx.Tx, slow slowScanner) error{
+		"sql.Scanner": func(ctx context.Context, tx pgx.Tx, slow slowScanner) error {
+			return tx.QueryRow(ctx, manyRows).Scan(struct{ sql.Scanner }{slow})
+		},
+		"RowScanner": func(ctx context.Context, tx pgx.Tx, slow slowScanner) error {
+			return tx.QueryRow(ctx, manyRows).Scan(struct{ pgx.RowScanner }{slow})
+		},
+		"sql.Scanner in a batch": func(ctx context.Context, tx pgx.Tx, slow slowScanner) error {
+			results := send(ctx, tx, manyRows)
+			defer results.Close()
+			return results.QueryRow().Scan(struct{ sql.Scanner }{slow})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newPgxStage(t)
+			ctx, cancel := context.WithCancel(bounded(t))
+			defer cancel()
+			_ = s.l.WithTx(ctx, key, func(ctx context.Context, tx pgx.Tx) error { // fails where ctx has ended
+				_ = scan(ctx, tx, slowScanner{func() {
+					cancel()
+					passes(t, s.watcher, pastTheCut)
+				}})
+				keepsLock(t, s.watcher)
+				return nil
+			})
+		})
+	}
+}
+
 // slowValue is a parameter whose value is being computed until release is closed.
 type slowValue struct{ asked, release chan struct{} }
 

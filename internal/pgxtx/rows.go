@@ -44,9 +44,6 @@ func (r *rows) use(f func() error) error {
 	case r.done.Load(), r.conn.Over():
 		return errRowsClosed
 	}
-	w := *r.reading
-	w.Idle(false)
-	defer w.Idle(true)
 	err := f()
 	if err != nil || r.conn.free() { // which a RowScanner may have seen to
 		_ = r.close(nil) // as pgx has done; r.err keeps the error
@@ -62,6 +59,9 @@ var (
 // Next is pgx.Rows's.
 func (r *rows) Next() bool {
 	err := r.use(func() error {
+		w := *r.reading // and over nothing else: what a row is scanned into may be slow
+		w.Idle(false)
+		defer w.Idle(true)
 		if !r.Rows.Next() {
 			return errNoMore
 		}
