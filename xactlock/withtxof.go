@@ -42,7 +42,8 @@ import (
 //     [ErrStaleSnapshot], and fn has not run.
 //   - A Commit of fn's, or SQL text that ends the transaction, is noticed when fn
 //     returns, but not prevented: the error is [ErrTxEnded], what was committed
-//     is, and the lock was free from then on.
+//     is, and the lock was free from then on. Where fn leaves rows open, SQL text that
+//     ends the transaction is not noticed: the connection takes no question then.
 //   - If ctx ends while a statement of fn runs, pgx closes the connection, and the
 //     lock is free before fn returns.
 //   - fn is not told when its session is gone, before a statement tells it.
