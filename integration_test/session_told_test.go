@@ -205,6 +205,10 @@ func TestSessionEndedForTheLockBeside(t *testing.T) {
 			c.s.spoil("select pg_catalog.pg_advisory_unlock(", "select from pg_catalog.pg_advisory_unlock(")
 			return c.beside.Unlock()
 		}},
+		"an answer to something else": {both, func(t *testing.T, c call) error {
+			c.s.spoil("select pg_catalog.pg_advisory_unlock(", "select; select pg_catalog.pg_advisory_unlock(")
+			return c.beside.Unlock()
+		}},
 		"a grant that is not understood": {both, func(t *testing.T, c call) error {
 			c.s.spoil("select asked.slot", "select 'x' || asked.slot")
 			return c.third()

@@ -33,6 +33,7 @@ func holdingsOf(s *pgsession.Session) *holdings {
 	if !ok {
 		h = &holdings{callers: make(map[hashkey.Key]bool), locks: make(map[losable]bool)}
 		data[holdingsKey] = h
+		s.BeforeDiscard = h.lose // a holder must be told before the next one comes
 	}
 	return h
 }

@@ -253,11 +253,10 @@ func (s *Session) flush() error {
 	if err == nil {
 		return nil
 	}
-	s.Discard()
 	if pgconn.SafeToRetry(err) {
-		return fmt.Errorf("%w: %w", errNotSent, err)
+		return s.discarded(fmt.Errorf("%w: %w", errNotSent, err))
 	}
-	return fmt.Errorf("%w: %w", errNoAnswer, err)
+	return s.discarded(fmt.Errorf("%w: %w", errNoAnswer, err))
 }
 
 // read reads the answer to one message, to its end, and checks that it is one
@@ -359,22 +358,29 @@ func answers(tag, want string) bool {
 }
 
 func (s *Session) outOfStep(got string) error {
-	s.Discard()
-	return fmt.Errorf("%w: got %s", errOutOfStep, got)
+	return s.discarded(fmt.Errorf("%w: got %s", errOutOfStep, got))
 }
 
 // lost closes the connection, on which an answer was due, and returns why there
 // is none: what the server said last, if it said something.
 func (s *Session) lost(said, lost error) error {
-	s.Discard()
 	var server *pgconn.PgError
 	switch {
 	case said != nil:
-		return said
+		return s.discarded(said)
 	case errors.As(lost, &server): // it ended the session
-		return lost
+		return s.discarded(lost)
 	}
-	return fmt.Errorf("%w: %w", errNoAnswer, lost)
+	return s.discarded(fmt.Errorf("%w: %w", errNoAnswer, lost))
+}
+
+// discarded discards the session, and returns why.
+func (s *Session) discarded(why error) error {
+	if s.BeforeDiscard != nil {
+		s.BeforeDiscard(why)
+	}
+	s.Discard()
+	return why
 }
 
 func copied(values [][]byte) [][]byte {

@@ -21,6 +21,10 @@ import (
 // Session is one connection, and what is known of it. It lives as long as the
 // connection, and has one user at a time, as the connection has.
 type Session struct {
+	// BeforeDiscard, if it is not nil, is told why a message, or its answer, is about
+	// to have the session discarded.
+	BeforeDiscard func(why error)
+
 	conn        *pgx.Conn
 	pg          *pgconn.PgConn
 	defaultMode pgx.QueryExecMode
