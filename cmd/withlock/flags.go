@@ -175,7 +175,7 @@ func (o *options) validate(fs *flag.FlagSet) error {
 		}
 	}
 	if o.list {
-		if err := goesWith(fs, "list", "json", "watch", "db", "key", "pooler"); err != nil {
+		if err := goesWith(fs, "list", "json", "watch", "db", "key", "pooler", "slots"); err != nil {
 			return err
 		}
 	}
