@@ -279,7 +279,9 @@ func TestSessionSlowCancelRequest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var late atomic.Bool
-			db := openDB(t, newDatabase(t), wrapping(func(c net.Conn) net.Conn { return &slowReader{c, &late, late.Load()} }))
+			db := openDB(t, newDatabase(t), wrapping(func(c net.Conn) net.Conn {
+				return &slowReader{c, &late, late.Load(), func() { time.Sleep(3 * time.Second) }}
+			}))
 			k := lock(t, sessionlock.New(db).With(o), hashkey.Name("k"))
 			late.Store(true)
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -292,19 +294,46 @@ func TestSessionSlowCancelRequest(t *testing.T) {
 	}
 }
 
+// A cancel request that is not answered may reach a later message, so that the session is
+// ended. The lock beside is not free before its holder is told.
+func TestSessionBesideCancelUnanswered(t *testing.T) {
+	t.Parallel()
+	var late atomic.Bool
+	over, dsn := make(chan struct{}), newDatabase(t)
+	defer close(over)
+	db := openDB(t, dsn, wrapping(func(c net.Conn) net.Conn { return &slowReader{c, &late, late.Load(), func() { <-over }} }))
+	other, conn := openDB(t, dsn), ownConn(t, db)
+	l := sessionlock.New(db).With(sessionlock.Options{Check: time.Hour, DeadClient: 3 * time.Hour})
+	ctx := pulse.With(t.Context(), time.Hour)
+	k, err := l.LockConn(ctx, conn, hashkey.Name("k"))
+	wantNoError(t, err)
+	beside, err := l.LockConn(ctx, conn, hashkey.Name("beside"))
+	wantNoError(t, err)
+	atGrant := errAtGrant(t, other, k)
+	late.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	_, err = beside.Token(ctx)
+	wantError(t, err, context.DeadlineExceeded)
+	wantError(t, <-atGrant, sessionlock.ErrLost)
+	late.Store(false)
+	_, _ = k.Unlock(), beside.Unlock()
+}
+
 // slowReader gets answers 300 ms late when they are to be, and those to a cancel request
-// three seconds.
+// when cancel has returned.
 type slowReader struct {
 	net.Conn
 	late    *atomic.Bool
 	request bool
+	cancel  func()
 }
 
 func (c *slowReader) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	switch {
 	case c.request:
-		time.Sleep(3 * time.Second)
+		c.cancel()
 	case c.late.Load():
 		time.Sleep(300 * time.Millisecond)
 	}

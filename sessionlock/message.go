@@ -113,8 +113,9 @@ func end(s *pgsession.Session, loss error, lose loser) {
 	s.Discard()
 }
 
-// telling returns p for a session that has locks: where the server does not answer, the
-// session is ended for that, and lose is called before. It is told then, and the session
+// telling returns p for a session that has locks: where the server does not answer, to
+// the message or to a cancel request, the session is ended for that, and lose is called
+// before. It is told then, and the session
 // is to be discarded: the answer may have come just after that.
 func telling(p interrupt.Policy, lose loser) (_ interrupt.Policy, told *bool) {
 	told = new(bool)
@@ -129,7 +130,7 @@ func telling(p interrupt.Policy, lose loser) (_ interrupt.Policy, told *bool) {
 func send(ctx context.Context, s *pgsession.Session, p interrupt.Policy, m locksql.Message, lose loser) (pgsession.Answer, error) {
 	p, told := telling(p, lose)
 	answer, err := s.Send(ctx, p, m)
-	if *told {
+	if *told && !(err == nil && s.Closed()) { // or else it is answered, and a cancel request is not
 		s.Discard()
 		return answer, errSilence
 	}

@@ -25,8 +25,8 @@ type Policy struct {
 	// the connection is cut.
 	DeadlineDelay time.Duration
 
-	// BeforeCut, if it is not nil, is called just before that. The watch's Stop waits
-	// for it.
+	// BeforeCut, if it is not nil, is called just before that, and before the watch's
+	// Stop closes the connection. Stop waits for it.
 	BeforeCut func()
 }
 
@@ -88,6 +88,7 @@ func (w *Watch) Stop() {
 	switch {
 	case w.conn.IsClosed():
 	case w.lateCancel:
+		w.beforeCut()
 		closeNow(w.conn)
 	default: // the cut may have come just after the answer
 		_ = w.conn.Conn().SetDeadline(time.Time{}) // fails only on a closed connection
@@ -131,9 +132,7 @@ func (w *Watch) end(answered <-chan struct{}) (lateCancel bool) {
 		cut = time.Now().Add(w.policy.DeadlineDelay)
 	}
 	if !ClosedWithin(answered, 0) {
-		if w.policy.BeforeCut != nil {
-			w.policy.BeforeCut()
-		}
+		w.beforeCut()
 		// pgx takes the failed read for the end of the connection, and sends a
 		// cancel request of its own before it closes the socket.
 		if err := w.conn.Conn().SetDeadline(time.Unix(1, 0)); err != nil {
@@ -142,6 +141,12 @@ func (w *Watch) end(answered <-chan struct{}) (lateCancel bool) {
 	}
 	<-answered
 	return requests != nil && !(w.conn.IsClosed() || requests.Done(cancelTimeout))
+}
+
+func (w *Watch) beforeCut() {
+	if w.policy.BeforeCut != nil {
+		w.policy.BeforeCut()
+	}
 }
 
 // cancelTimeout bounds the wait for the server's word that it has dealt with cancel
