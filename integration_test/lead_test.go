@@ -364,6 +364,37 @@ func TestLeadWaitsForTheDatabase(t *testing.T) {
 	noTrace(t, db)
 }
 
+// It lets them go first also where its term has ended in a panic of fn, or with the
+// goroutine.
+func TestLeadLetsOthersGoFirstAfterAPanic(t *testing.T) {
+	t.Parallel()
+	const slice = 500 * time.Millisecond
+	for name, end := range map[string]func(){"panic": func() { panic("fn") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			waiting := make(chan time.Time, 10)
+			o := sessionlock.Options{Observe: func(e sessionlock.Event) {
+				if e.Kind == sessionlock.Waiting {
+					waiting <- time.Now()
+				}
+			}}
+			l, key := sessionlock.New(newDB(t)).With(o), hashkey.Name("k")
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				defer func() { _ = recover() }()
+				_ = l.Lead(bounded(t), key, func(context.Context) error { end(); return nil })
+			}()
+			<-over
+			wantNoError(t, l.Lead(bounded(t), key, func(context.Context) error { return nil }))
+			began := <-waiting
+			if again := (<-waiting).Sub(began); again < slice {
+				t.Errorf("the leader campaigns again after %v, want %v at least", again, slice)
+			}
+		})
+	}
+}
+
 // A leader lets the candidates of other processes go first: with MinHold it does not
 // wait for the lock that it has still itself, but begins when the others have asked. A
 // lock that is lost is free.

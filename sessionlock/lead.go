@@ -64,12 +64,10 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 		switch {
 		case err == nil:
 			pause, failure = firstPause, nil
-			err = k.during(ctx, fn)
-			if !k.wasLost() {
-				l.terms.ended(key, k.granted.Add(l.opts.MinHold))
+			lost, err := l.term(ctx, k, fn)
+			if !lost {
 				return err
 			}
-			l.terms.ended(key, time.Now())
 			failure = k.Unlock()
 		case ctx.Err() != nil && errors.Is(err, ErrNotAcquired): // ctx has cut the campaign
 			if failure != nil {
@@ -86,6 +84,19 @@ func (l *Locker) Lead(ctx context.Context, key hashkey.Key, fn func(ctx context.
 		}
 		pause = min(2*pause, lastPause)
 	}
+}
+
+// term runs fn, gives the lock back, and reports whether it was lost. The end of the
+// term is noted also where fn panics or ends the goroutine.
+func (l *Locker) term(ctx context.Context, k *Lock, fn func(ctx context.Context) error) (lost bool, err error) {
+	defer func() {
+		free := k.granted.Add(l.opts.MinHold)
+		if lost = k.wasLost(); lost {
+			free = time.Now()
+		}
+		l.terms.ended(k.key, free)
+	}()
+	return false, k.during(ctx, fn)
 }
 
 // campaignOver is the error of a campaign that ctx has ended. failure is why the
