@@ -84,6 +84,7 @@ func (p *program) keep(ctx context.Context, h *hold, signals <-chan os.Signal) {
 	if p.verbose {
 		say(p.stderr, "keeping the lock for another %v", rest.Round(time.Millisecond))
 	}
+	defer supervise.Reap()()
 	timer := time.NewTimer(rest)
 	defer timer.Stop()
 	for {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +42,22 @@ func TestDaemonIsLetGo(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// A daemon that ends in the rest of --min-hold is reaped.
+func TestDaemonIsReaped(t *testing.T) {
+	t.Parallel()
+	p := start(t, newDatabase(t), "--min-hold", "1h", "job", "--", "sh", "-c",
+		`setsid sh -c 'echo $$ >daemon; until test -e end; do sleep 0.05; done' 2>/dev/null & until test -s daemon; do sleep 0.05; done`)
+	daemon := p.pid(t, "daemon")
+	until(t, "the guard has ended", func() bool {
+		parent, _ := exec.Command("ps", "-o", "ppid=", "-p", strconv.Itoa(daemon)).Output() // no process: no parent
+		return strings.TrimSpace(string(parent)) == strconv.Itoa(p.cmd.Process.Pid)
+	})
+	p.touch(t, "end")
+	until(t, "the daemon is reaped", func() bool { return state(daemon) == "" })
+	p.signal(t, syscall.SIGTERM)
+	p.ends(t, 0)
 }
 
 // When a withlock that was killed lets the next one in, none of its work is

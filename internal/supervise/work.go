@@ -115,6 +115,10 @@ func reapChildren(ended func(pid int)) (stop func()) {
 	}
 }
 
+// Reap reaps the children of this process that end, until it is stopped: what the work
+// has let go is among them.
+func Reap() (stop func()) { return reapChildren(func(int) {}) }
+
 // Start executes the command in a process group of its own, with this
 // environment. After an error no process of it is left, nor the guard; a
 // syscall.Errno is what the system says about the file.
