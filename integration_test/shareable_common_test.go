@@ -255,6 +255,60 @@ func TestShareableTokenDuringUnlock(t *testing.T) {
 	noTrace(t, watcher, db)
 }
 
+// Token of a lock whose session has ended does not wait for the connection that another
+// call takes in its place.
+func TestShareableTokenAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	watcher := newDB(t)
+	p, through := newProxy(t, dsnOf(t, watcher))
+	db := openDB(t, dsnOf(t, watcher), through)
+	db.SetMaxOpenConns(1)
+	l := sessionlock.New(db).With(sessionlock.Options{Shareable: true, Check: time.Hour, DeadClient: 3 * time.Hour})
+	ctx, cancel := context.WithCancel(pulse.With(t.Context(), time.Hour))
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer cancel()
+	k := lockUnder(ctx, t, l, hashkey.Name("k"))
+
+	// A call uses the session, another one waits for it, and then Token does.
+	s := &swallow{text: "asked.slot", hang: true, reached: make(chan struct{})}
+	p.swallow.Store(s)
+	try := func(name string) {
+		calls.Go(func() {
+			if k, err := l.TryLock(ctx, hashkey.Name(name)); err == nil {
+				unlock(t, k)
+			}
+		})
+	}
+	try("uses")
+	<-s.reached
+	try("waits")
+	passes(t, watcher, 50*time.Millisecond)
+	token := make(chan error, 1)
+	go func() {
+		_, err := k.Token(bounded(t))
+		token <- err
+	}()
+	passes(t, watcher, 50*time.Millisecond)
+
+	// The connection goes to a stranger.
+	stranger := make(chan *sql.Conn)
+	go func() {
+		conn, err := db.Conn(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		stranger <- conn
+	}()
+	until(t, "the stranger waits for a connection", func() bool { return db.Stats().WaitCount == 1 })
+	p.swallow.Store(&swallow{text: "nothing is lost", hang: true})
+	p.cutAll()
+	conn := <-stranger
+	wantError(t, <-token, sessionlock.ErrLost)
+	wantNoError(t, conn.Close())
+	wantError(t, k.Unlock(), sessionlock.ErrLost)
+}
+
 // ctx bounds the question, too, and the other locks of a session that does not
 // answer do not suffer from a caller's short one.
 func TestShareableDeadlineDuringTheQuestion(t *testing.T) {

@@ -61,6 +61,9 @@ func (c *common) use(ctx context.Context, k *Lock, f func(sender) error) error {
 	select {
 	case c.busy <- struct{}{}:
 		defer func() { <-c.busy }()
+	case <-k.session.PG().CleanupDone(): // a call may be waiting for another one
+		k.lose(errDead)
+		return errDead
 	case <-ctx.Done():
 		return ctx.Err()
 	}
