@@ -1,11 +1,18 @@
 package ptytest_test
 
 import (
+	"os"
 	"os/exec"
 	"testing"
 
 	"github.com/pgadvisory/pgadvisory/internal/ptytest"
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
+
+func TestMain(m *testing.M) {
+	testneed.Signals()
+	os.Exit(m.Run())
+}
 
 // The program has the terminal: it reads what is typed, and Ctrl-C ends it.
 func TestTerminal(t *testing.T) {
