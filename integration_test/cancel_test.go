@@ -29,7 +29,7 @@ func TestLateCancelRequest(t *testing.T) {
 	}()
 	until(t, "fn waits", func() bool { return waitingLocks(t, db) == 1 })
 	cancel()
-	late := <-p.cancels
+	late := received(t, "the wait is cancelled", p.cancels)
 	if err := errors.Join(holder.release(), expect(context.Canceled, <-done)); err != nil {
 		t.Error(err)
 	}

@@ -247,7 +247,7 @@ func TestExecCommitUnknown(t *testing.T) {
 			_, err := xactlock.New(db).Exec(ctx, hashkey.Name("k"), `insert into t (s) values ($1)`, "swallow me")
 			done <- err
 		}()
-		<-s.reached
+		received(t, "the statement is sent", s.reached)
 		if hang {
 			cancel()
 		}

@@ -403,7 +403,7 @@ func TestNetworkHangsDuringTheTry(t *testing.T) {
 			p.swallow.Store(lost)
 			done := make(chan error, 1)
 			go func() { done <- call(ctx, unreachable(t)) }()
-			<-lost.reached
+			received(t, "the question is sent", lost.reached)
 			ended := time.Now()
 			cancel()
 			notAcquired(t, <-done, context.Canceled)
@@ -433,7 +433,7 @@ func TestNetworkHangsDuringTheRollback(t *testing.T) {
 				return errExpected
 			})
 		}()
-		<-lost.reached
+		received(t, "the rollback is sent", lost.reached)
 		cancel()
 		select {
 		case err := <-done:
@@ -461,7 +461,7 @@ func TestNetworkHangsDuringTheDial(t *testing.T) {
 		go func() {
 			done <- xactlock.New(pool).With(paths[pathOf(t)]).WithTx(ctx, hashkey.Name("k"), unreachable(t))
 		}()
-		<-lost.reached
+		received(t, "the connection is begun", lost.reached)
 		ended := time.Now()
 		cancel()
 		notAcquired(t, <-done, context.Canceled)

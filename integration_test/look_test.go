@@ -45,7 +45,7 @@ func TestPgxConnDuringALook(t *testing.T) {
 	looks := make(chan struct{})
 	wrapping(func(c net.Conn) net.Conn { return &lookedAt{Conn: c, looks: looks} })(config)
 	err = pgxlock.New(openPool(t, config)).WithTx(bounded(t), key, func(ctx context.Context, tx pgx.Tx) error {
-		<-looks
+		received(t, "the connection is looked at", looks)
 		_, err := tx.Conn().Exec(ctx, `select 1`)
 		return err
 	})

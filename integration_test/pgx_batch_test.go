@@ -171,7 +171,7 @@ func TestPgxQueryWhileTheCallEnds(t *testing.T) {
 							t.Errorf("%s: the column is %q", name, d[0].Name)
 						}
 					}()
-					<-v.asked
+					received(t, "the parameter is asked for its value", v.asked)
 					close(v.release)
 					return nil
 				}))

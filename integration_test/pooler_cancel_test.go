@@ -64,7 +64,7 @@ func TestPoolerOutlivesCancelRequests(t *testing.T) {
 			var pid int
 			until(t, "the statement runs", func() bool { return other.QueryRow(test.running).Scan(&pid) == nil })
 			cancel()
-			request := <-p.cancels // PgBouncer has sent it on, and it is slow to arrive
+			request := received(t, "the statement is cancelled", p.cancels) // PgBouncer has sent it on, and it is slow to arrive
 			exec(t, other, `select pg_terminate_backend($1)`, pid)
 			if err := <-ended; err == nil {
 				t.Error("the call succeeded")

@@ -23,6 +23,7 @@ type proxy struct {
 	inject   []byte                    // put behind the server's first answer, AuthenticationOk
 	rewrite  atomic.Pointer[[2]string] // what clients say, and what the server hears; of one length
 	cancels  chan *heldCancel          // if not nil, each cancel request is kept until let
+	over     chan struct{}             // closed at the end of the test
 	silent   atomic.Bool               // nothing is carried, and no end of a connection
 	messages atomic.Int64              // what clients said, counted by reads
 
@@ -61,7 +62,7 @@ func newProxy(tb testing.TB, dsn string, options ...func(*proxy)) (*proxy, func(
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &proxy{listener: listener, target: fmt.Sprintf("%s:%d", config.Host, config.Port)}
+	p := &proxy{listener: listener, target: fmt.Sprintf("%s:%d", config.Host, config.Port), over: make(chan struct{})}
 	for _, option := range options {
 		option(p)
 	}
@@ -69,6 +70,7 @@ func newProxy(tb testing.TB, dsn string, options ...func(*proxy)) (*proxy, func(
 	serving.Go(p.serve)
 	tb.Cleanup(func() {
 		listener.Close()
+		close(p.over)
 		p.cutAll()
 		serving.Wait()
 	})
@@ -150,15 +152,23 @@ func (p *proxy) pass(server, client net.Conn, lost *atomic.Bool) {
 				lost.Store(true)
 			}
 			said := buf[:n]
-			request := bytes.HasPrefix(said, cancelRequest)
+			request := isCancelRequest(said)
 			if request {
 				p.requests.Store(client, true)
 			}
 			if request && p.cancels != nil {
 				held := &heldCancel{make(chan struct{}), make(chan struct{})}
 				defer close(held.over)
-				p.cancels <- held
-				<-held.letGo
+				select {
+				case p.cancels <- held:
+				case <-p.over:
+					return
+				}
+				select {
+				case <-held.letGo:
+				case <-p.over:
+					return
+				}
 			}
 			if rewrite := p.rewrite.Load(); rewrite != nil {
 				said = bytes.ReplaceAll(said, []byte(rewrite[0]), []byte(rewrite[1]))
@@ -209,8 +219,11 @@ func (p *proxy) answer(client, server net.Conn, lost *atomic.Bool) {
 	}
 }
 
-// cancelRequest is how such a message begins.
-var cancelRequest = []byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e}
+// isCancelRequest reports whether such a message is what a client says. Its length
+// stands before its code, and depends on the server.
+func isCancelRequest(said []byte) bool {
+	return len(said) > 8 && int(binary.BigEndian.Uint32(said)) == len(said) && bytes.Equal(said[4:8], []byte{0x04, 0xd2, 0x16, 0x2e})
+}
 
 // parameterStatus is the message in which a server reports a setting.
 func parameterStatus(name, value string) []byte {

@@ -292,7 +292,7 @@ func TestRowsBesideAStatement(t *testing.T) {
 			defer close(over)
 			_, _ = tx.Exec(ctx, `select $1::text`, pgx.QueryExecModeExec, v) // conn busy
 		}()
-		<-v.asked
+		received(t, "the parameter is asked for its value", v.asked)
 		if all, err := pgx.CollectRows(rows, pgx.RowTo[int]); err == nil && len(all) != 3 {
 			t.Errorf("%d of 3 rows, and no error", len(all))
 		}

@@ -234,7 +234,7 @@ func TestSessionEndedForTheLockBeside(t *testing.T) {
 			s := &swallow{text: "pg_sleep", hang: true, reached: make(chan struct{})}
 			c.p.swallow.Store(s)
 			go func() { _, _ = c.conn.ExecContext(context.Background(), `select pg_sleep(0)`) }()
-			<-s.reached
+			received(t, "the statement is sent", s.reached)
 			return c.beside.Unlock()
 		}},
 	} {

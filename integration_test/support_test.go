@@ -95,6 +95,18 @@ func bounded(tb testing.TB) context.Context {
 	return ctx
 }
 
+// received returns what is sent on a channel, or the zero value once it is closed, and
+// ends the test if that does not come.
+func received[T any](tb testing.TB, what string, from <-chan T) (value T) {
+	tb.Helper()
+	select {
+	case value = <-from:
+	case <-time.After(patience):
+		tb.Fatalf("after %v it is still not so that %s", patience, what)
+	}
+	return value
+}
+
 // exec runs a statement that must succeed.
 func exec(tb testing.TB, db *sql.DB, query string, args ...any) {
 	tb.Helper()
