@@ -18,6 +18,9 @@ func guard(linkFD int, path string, args []string) {
 	// A parent-death signal comes when the thread ends that has started the
 	// process. This one is the process's first, and stays.
 	runtime.LockOSThread()
+	// The Go runtime opens a file for its first timer, and ends the process if there is
+	// none to be had. So the first is this one, before there is any work.
+	time.AfterFunc(time.Hour, func() {}).Stop()
 	caller := linkAt(linkFD)
 	outliveSignals()
 	adoptOrphans()
@@ -44,9 +47,6 @@ func guard(linkFD int, path string, args []string) {
 			orders <- order{kind, value}
 		}
 	}()
-	// The Go runtime opens a file for its first timer, and ends the process if there is
-	// none to be had. So the first is this one.
-	time.AfterFunc(time.Hour, func() {}).Stop()
 	newKeeper(g.pid, g.report).run(orders)
 	g.over()
 }
