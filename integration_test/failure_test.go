@@ -242,7 +242,7 @@ func TestSessionKilledBetweenSlices(t *testing.T) {
 		doomed := wrapping(func(c net.Conn) net.Conn {
 			return &doomedConn{c, func() {
 				if armed.CompareAndSwap(true, false) {
-					kill(t, db, number(t, db, `select pid from pg_stat_activity where application_name = 'doomed'`))
+					kill(t, db, number(t, db, `select pid from pg_stat_activity where datname = current_database() and application_name = 'doomed'`))
 				}
 			}}
 		})

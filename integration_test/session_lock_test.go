@@ -243,7 +243,7 @@ func TestSessionWaitIsNotTheRoles(t *testing.T) {
 	go func() { locked <- lock(t, sessionlock.New(db), key) }()
 	until(t, "it waits for longer than the role would", func() bool {
 		return number(t, other, `select count(*) from pg_stat_activity
-			where wait_event_type = 'Lock' and clock_timestamp() - query_start > interval '300 ms'`) == 1
+			where datname = current_database() and wait_event_type = 'Lock' and clock_timestamp() - query_start > interval '300 ms'`) == 1
 	})
 	unlock(t, holding)
 	k := <-locked
