@@ -143,12 +143,14 @@ func TestHolderIsToldOfARestart(t *testing.T) {
 	server := pgtest.Dedicated(t)
 	watcher := openDB(t, server.DSN())
 	db := openSame(t, watcher)
+	restarted := make(chan struct{})
 	// hold holds a lock until its ctx ends, under a statement or without.
 	hold := func(ctx context.Context, inside func(), statement func() error) error {
 		inside()
 		if statement != nil && statement() == nil {
 			t.Error("the statement is executed")
 		}
+		<-restarted
 		isTold(t, ctx)
 		return nil
 	}
@@ -189,10 +191,13 @@ func TestHolderIsToldOfARestart(t *testing.T) {
 		}
 	}
 	there.Wait()
+	restart := sync.OnceFunc(func() { close(restarted) })
+	defer restart()
 	until(t, "the statements run", func() bool {
 		return number(t, watcher, `select count(*) from pg_stat_activity where wait_event = 'PgSleep'`) == len(paths)+1
 	})
 	server.Restart(t)
+	restart()
 	all.Wait()
 	until(t, "the test's own connections are new", func() bool { return watcher.Ping() == nil })
 	noTrace(t, watcher, db)
