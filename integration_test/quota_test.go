@@ -115,11 +115,11 @@ func TestTakenQuotaStarvesNoKey(t *testing.T) {
 			}
 			until(t, "the key is busy all the time", func() bool { return rivalTurns.Load() >= 20 })
 			before := rivalTurns.Load()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			for n := range turns {
 				if err := call(ctx, l, busy); err != nil {
-					t.Fatalf("%d turns in 10 s, and %d of the other process: %v", n, rivalTurns.Load()-before, err)
+					t.Fatalf("%d turns in %v, and %d of the other process: %v", n, patience, rivalTurns.Load()-before, err)
 				}
 			}
 		})

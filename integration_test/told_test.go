@@ -24,7 +24,7 @@ var endsOfSessions = map[string]struct {
 		exec(t, watcher, `select pg_terminate_backend($1)`, pid)
 	}},
 	"cut":       {"0", func(t *testing.T, watcher *sql.DB, p *proxy, pid int) { p.cutAll() }},
-	"timed out": {"1s", func(t *testing.T, watcher *sql.DB, p *proxy, pid int) {}},
+	"timed out": {"3s", func(t *testing.T, watcher *sql.DB, p *proxy, pid int) {}},
 }
 
 // fnAfterTheEnd are what fn does when its session is gone.
