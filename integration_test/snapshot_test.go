@@ -20,6 +20,7 @@ func TestFreshReads(t *testing.T) {
 	t.Parallel()
 	for _, route := range routes {
 		t.Run(route.name, func(t *testing.T) {
+			t.Parallel()
 			for _, isolation := range isolations {
 				for _, plain := range []bool{false, true} {
 					if plain && route.pooler {
