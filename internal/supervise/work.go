@@ -130,11 +130,11 @@ func Reap() (stop func()) { return reapChildren(func(int) {}) }
 // that it then names to Spare, are none of the work.
 func (g *Guard) Start(env []string, keep int) (*Work, error) {
 	w := &Work{guard: g.pid, link: g.link, terminal: terminalAt(g.command.Stdin, g.command.Stdout), done: make(chan struct{})}
+	g.stopReaping()
+	w.guardGone = g.gone
 	w.strangers = children()
 	delete(w.strangers, g.pid)
 	adoptOrphans()
-	g.stopReaping()
-	w.guardGone = g.gone
 	kind := start
 	if w.terminal != nil && w.terminal.eager {
 		kind = startGated
