@@ -25,11 +25,11 @@ import (
 // fn has not run if the error is [ErrNotAcquired] (ctx or Options.Wait ended
 // first, wherever the call was by then), [ErrNested], [ErrDeadlock],
 // [ErrLockTableFull], [ErrUnsupportedServer] or [ErrStandby]. It has run, and
-// nothing of it is committed, if the error is [ErrTxEnded] after tx.Commit or
-// tx.Rollback. SQL text that ends the transaction does what it says, and the
-// error is ErrTxEnded too, joined with fn's own or ctx's. After
-// [ErrCommitUnknown] it may be committed or not. In every case the lock is not left behind,
-// and the connection is back in the pool or closed.
+// nothing of it is committed, if the error is [ErrLost], which wraps fn's own, or
+// [ErrTxEnded] after tx.Commit or tx.Rollback. SQL text that ends the transaction
+// does what it says, and the error is ErrTxEnded too, joined with fn's own or
+// ctx's. After [ErrCommitUnknown] it may be committed or not. In every case the
+// lock is not left behind, and the connection is back in the pool or closed.
 //
 // The transaction's now() is the time of the call, before any wait; use
 // clock_timestamp() for times that must come after an earlier holder's. A
