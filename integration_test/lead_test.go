@@ -98,8 +98,8 @@ func TestLeadCandidateGivesUpWithCtx(t *testing.T) {
 	key := hashkey.Name("candidate")
 	k := lock(t, sessionlock.New(other), key)
 	for _, o := range []sessionlock.Options{{Wait: time.Millisecond}, {Wait: time.Millisecond, Poll: 5 * time.Millisecond}} {
+		start := time.Now() // before ctx's time begins
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errExpected)
-		start := time.Now()
 		err := sessionlock.New(db).With(o).Lead(ctx, key, func(context.Context) error { t.Error("fn ran"); return nil })
 		cancel()
 		wantError(t, err, sessionlock.ErrNotAcquired, context.DeadlineExceeded, errExpected)
