@@ -115,8 +115,8 @@ func end(s *pgsession.Session, loss error, lose loser) {
 
 // telling returns p for a session that has locks: where the server does not answer, to
 // the message or to a cancel request, the session is ended for that, and lose is called
-// before. It is told then, and the session
-// is to be discarded: the answer may have come just after that.
+// before. It is told then, and the session is to be discarded: the answer may have come
+// just after that.
 func telling(p interrupt.Policy, lose loser) (_ interrupt.Policy, told *bool) {
 	told = new(bool)
 	p.BeforeCut = func() {

@@ -54,12 +54,11 @@ const (
 	nowMilliseconds = "(extract(epoch from pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000)::bigint"
 )
 
-// lockWithin is a statement that waits for a transaction's lock of key, for at
-// most limit, and puts lock_timeout back. A wait that ends
-// is an error, which the server logs. So is one that reaches the statement_timeout of
-// the role; transaction_timeout, which would end the session, is set aside as well. The
-// text is the same for all keys of a kind. The numbers go as text, which no protocol
-// misreads.
+// lockWithin is a statement that waits for a transaction's lock of key, for at most limit.
+// A wait that ends is an error, which the server logs, and so is one that reaches the
+// role's statement_timeout. The role's lock_timeout and transaction_timeout are set aside
+// and put back. The text is the same for all keys of a kind. The numbers go as text, which
+// no protocol misreads.
 func lockWithin(shared bool, key hashkey.Key, limit time.Duration) Statement {
 	all := []Param{{Number: Milliseconds(limit)}}
 	args := "($2::pg_catalog.text::bigint)"
