@@ -2,10 +2,15 @@ package supervise
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgadvisory/pgadvisory/internal/testneed"
 )
 
 // A guard can be killed before it has told of the command, or of its end. The
@@ -92,6 +97,40 @@ func TestGuardStoppedAtItsPost(t *testing.T) {
 		g.Dismiss()
 		t.Fatal("the command does not start")
 	}
+}
+
+// A guard that has ended is not killed by its pid, which another process may have by
+// then.
+func TestDismissOfAGuardThatIsGone(t *testing.T) {
+	g, err := Post(Command{Path: "/bin/sh", Args: []string{"sh"}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(g.pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testneed.Until(t, "the guard is reaped", func() bool { return syscall.Kill(g.pid, 0) == syscall.ESRCH })
+	var other *exec.Cmd
+	testneed.Until(t, "another process has its pid", func() bool {
+		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(g.pid-1)), 0); err != nil {
+			testneed.Missing(t, fmt.Errorf("to choose a pid: %w", err))
+		}
+		other = exec.Command("sleep", "1000")
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := other.Process.Pid
+		if pid != g.pid {
+			_ = other.Process.Kill()
+		}
+		return pid == g.pid
+	})
+	g.Dismiss()
+	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the other process: %v", err)
+	}
+	_ = other.Process.Kill()
+	_ = other.Wait()
 }
 
 // adoptNoOrphansLater undoes adoptOrphans at the end of the test.
