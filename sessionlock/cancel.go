@@ -20,9 +20,9 @@ import (
 //
 // The error of such a statement, on all connections of the pool, is the server's
 // (SQLSTATE 57014) and not ctx's. If the server does not answer within five seconds,
-// the connection is closed all the same. So it is where rows of pgx's own are open for longer once their ctx has
-// ended, and under pgx's WaitForNotification, which is no statement that could be
-// cancelled: use a connection of another pool for it.
+// the connection is closed all the same. So it is where rows of pgx's own are open for
+// longer once their ctx has ended, and under pgx's WaitForNotification, which is no
+// statement that could be cancelled: use a connection of another pool for it.
 func CancelStatements(config *pgx.ConnConfig) {
 	const patience = 5 * time.Second
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
